@@ -1,0 +1,1 @@
+"""Attacks: shared objectives and latent loops, then one paper per file, and the catalog."""

@@ -1,0 +1,185 @@
+"""The attack base class: it owns access, order, shapes and range; a subclass owns the paper, and only the paper."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar, final
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from auditor.contracts.access import Access
+from auditor.errors import AccessDenied
+from auditor.priors.base import Prior
+from auditor.targets.views import LabelView, ScoreView, WhiteBoxView
+from auditor.tensors import Reconstructions, RunContext, Snapshot
+
+
+class AttackConfig(BaseModel):
+    """Base of every attack's parameters: frozen, unknown keys refused, ranges checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+C = TypeVar("C", bound=AttackConfig)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The flat batch: one row per (class, sample).
+
+    Attributes:
+        labels: (N,) int64.
+        sample: (N,) int64, index within the class.
+    """
+
+    labels: Tensor
+    sample: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Inversion:
+    """What `invert` gives back; rows aligned with the `Rows` it was given.
+
+    Attributes:
+        start: (N, C, H, W) images before optimisation.
+        images: (N, C, H, W) images after it, in [0, 1].
+        snapshots: images at the fractions asked for.
+        notes: remarks for the report.
+    """
+
+    start: Tensor
+    images: Tensor
+    snapshots: tuple[Snapshot, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+class Attack(ABC, Generic[C]):
+    """One model-inversion attack. Subclasses set the class attributes and implement `invert`."""
+
+    name: ClassVar[str]
+    """Catalog name; equals the file name with dashes for underscores."""
+    access: ClassVar[Access]
+    paper: ClassVar[str]
+    """Authors, venue, arXiv id."""
+    Config: ClassVar[type[Any]] = AttackConfig
+    needs_critic: ClassVar[bool] = False
+    """True when the objective uses the prior's critic."""
+    is_control: ClassVar[bool] = False
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether this configuration is built to see through a defense."""
+        return False
+
+    @final
+    def run(
+        self,
+        view: LabelView,
+        prior: Prior,
+        classes: tuple[int, ...],
+        samples_per_class: int,
+        ctx: RunContext,
+        *,
+        key: str | None = None,
+        snapshot_fracs: tuple[float, ...] = (),
+    ) -> Reconstructions:
+        """Attack every class of `classes`, `samples_per_class` times each.
+
+        Args:
+            view: the target, narrowed to this attack's level.
+            prior: the image prior; its pictures must have the target's shape.
+            classes: distinct class indices.
+            samples_per_class: rows per class, each with its own generators.
+            ctx: device, seed, batch size, progress.
+            key: what seeds the draws; default: the attack's name.
+            snapshot_fracs: points in [0, 1] at which to keep images (empty: none).
+
+        Raises:
+            AccessDenied: `view` offers another level than the attack declares.
+            ValueError: shapes, ranges or class indices are wrong.
+        """
+        if view.access is not self.access:
+            raise AccessDenied(f"'{self.name}' is a {self.access} attack but was handed a {view.access} view")
+        if tuple(prior.image_shape) != tuple(view.image_shape):
+            raise ValueError(f"prior draws {prior.image_shape}, target takes {view.image_shape}")
+        if len(set(classes)) != len(classes) or not all(0 <= c < view.n_classes for c in classes):
+            raise ValueError("classes must be distinct indices of the target")
+        rows = Rows(
+            labels=torch.tensor(classes, dtype=torch.int64).repeat_interleave(samples_per_class),
+            sample=torch.arange(samples_per_class).repeat(len(classes)),
+        )
+        result = self.invert(view, prior, rows, _keyed(ctx, key or self.name), snapshot_fracs)
+        expected = (len(rows), *view.image_shape)
+        for images in (result.start, result.images):
+            if tuple(images.shape) != expected:
+                raise ValueError(f"'{self.name}' returned images of shape {tuple(images.shape)}, expected {expected}")
+        if not bool(torch.isfinite(result.images).all()):
+            raise ValueError(f"'{self.name}' returned images that are not finite")
+        images = result.images.detach().float().clamp(0, 1).cpu()
+        return Reconstructions(
+            images=images,
+            labels=rows.labels,
+            sample=rows.sample,
+            start_confidence=_confidence(view, result.start.detach(), rows.labels, ctx),
+            end_confidence=_confidence(view, images, rows.labels, ctx),
+            snapshots=result.snapshots,
+            notes=tuple(result.notes),
+        )
+
+    @abstractmethod
+    def invert(
+        self, view: Any, prior: Prior, rows: Rows, ctx: KeyedContext, snapshot_fracs: tuple[float, ...]
+    ) -> Inversion:
+        """The paper. `view` is the view class of `self.access`; randomness only through `ctx.rng(label, sample, purpose)`."""
+
+
+@dataclass(frozen=True)
+class KeyedContext(RunContext):
+    """A RunContext whose generators are further keyed by the attack."""
+
+    attack_key: str = ""
+
+    def rng(self, *key: str | int) -> torch.Generator:
+        """A generator for (attack, *key)."""
+        return super().rng(self.attack_key, *key)
+
+
+def _keyed(ctx: RunContext, key: str) -> KeyedContext:
+    return KeyedContext(
+        device=ctx.device,
+        seed=ctx.seed,
+        batch_size=ctx.batch_size,
+        autocast_bf16=ctx.autocast_bf16,
+        deadline=ctx.deadline,
+        on_tick=ctx.on_tick,
+        is_cancelled=ctx.is_cancelled,
+        attack_key=key,
+    )
+
+
+@torch.no_grad()
+def _confidence(view: LabelView, images: Tensor, labels: Tensor, ctx: RunContext) -> Tensor:
+    """(N,) target probability of each row's class; 0 or 1 at label level."""
+    parts = []
+    for start in range(0, len(images), ctx.batch_size):
+        chunk = images[start : start + ctx.batch_size].to(ctx.device)
+        wanted = labels[start : start + ctx.batch_size].to(ctx.device)
+        if isinstance(view, WhiteBoxView):
+            log_probs = log_softmax(view.logits(chunk).float(), dim=1)
+        elif isinstance(view, ScoreView):
+            log_probs = view.log_probs(chunk)
+        else:
+            parts.append((view.labels(chunk) == wanted).float().cpu())
+            continue
+        parts.append(log_probs.gather(1, wanted[:, None]).squeeze(1).exp().cpu())
+    return torch.cat(parts)

@@ -1,0 +1,92 @@
+"""Cards: what a report says about the data, the evaluator, the judge and the priors behind its numbers."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from auditor.contracts.base import Contract
+from auditor.contracts.scores import Score
+
+
+class DataCard(Contract):
+    """One image set as it was used."""
+
+    role: str
+    """`private-fit`, `private-heldout`, `public`."""
+    name: str
+    digest: str
+    """sha256 over images, labels and their order."""
+    n_images: int
+    n_classes: int | None
+    """None: unlabelled."""
+    note: str = ""
+
+
+class OverlapCheck(Contract):
+    """Private images found among the public ones."""
+
+    checked: bool
+    exact_duplicates: int = 0
+    near_duplicates: int = 0
+    """Pairs closer than the perceptual-hash limit that are not byte-identical."""
+    note: str = ""
+
+
+class ClassifierCard(Contract):
+    """The evaluator: a classifier of the private classes that never saw the target."""
+
+    architecture: str
+    digest: str
+    n_parameters: int
+    training_data_digest: str
+    split: str
+    """Which private images it was trained on."""
+    epochs: int
+    seed: int
+    heldout_accuracy: Score
+    heldout_top5: Score
+    target_heldout_accuracy: Score
+    """The target's own accuracy on the same images."""
+    independent: bool
+    """Other architecture, other weights than the target (an audit is refused otherwise)."""
+    cached: bool = False
+
+
+class JudgeCard(Contract):
+    """The judge: an embedder that never saw the private classes."""
+
+    source: str
+    """`trained` on the public data or `supplied` by the team."""
+    objective: str
+    """`metric-learning`, `self-supervised` or `supplied`."""
+    architecture: str
+    digest: str
+    training_data_digest: str
+    heldout_top1: Score
+    """Nearest-centroid identification of held-out real private images."""
+    heldout_top5: Score
+    cached: bool = False
+
+
+class PriorCard(Contract):
+    """An image prior and what it can draw."""
+
+    name: str
+    digest: str
+    source: str
+    """`trained` on the public data or `supplied` by the team."""
+    latent_dim: int
+    has_critic: bool
+    training_data_digest: str
+    config: dict[str, JsonValue] = {}
+    quality: dict[str, float] = {}
+    """Named quality figures: pixel spread ratio, reconstruction error, KID where it can be had."""
+    class_coverage: Score
+    """Share of classes that win at least one of the prior's samples, by the evaluator."""
+    ceiling_evaluator: Score
+    """Real held-out private images projected into the prior, accepted by the evaluator."""
+    ceiling_judge: Score
+    ceiling_both: Score
+    control_both: Score
+    """Unguided samples that both accept for a class, averaged over classes."""
+    cached: bool = False

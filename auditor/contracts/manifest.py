@@ -1,0 +1,137 @@
+"""auditor.yaml: the manifest a team commits beside its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from auditor.contracts.base import Contract
+from auditor.contracts.plan import AttackSpec, PriorSpec
+from auditor.contracts.policy import Policy
+
+
+class InputSpec(Contract):
+    """How the model wants its images. The auditor works in [0, 1]; it scales to `low..high`, then applies mean and std."""
+
+    channels: int = Field(ge=1, le=4)
+    height: int = Field(ge=8, le=1024)
+    width: int = Field(ge=8, le=1024)
+    low: float = 0.0
+    """Pixel value of black before mean and std."""
+    high: float = 1.0
+    """Pixel value of white before mean and std."""
+    mean: tuple[float, ...] = ()
+    """Per channel, subtracted after scaling; empty means 0."""
+    std: tuple[float, ...] = ()
+    """Per channel, divided by after subtracting; empty means 1."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InputSpec:
+        problems = []
+        if self.high <= self.low:
+            problems.append("`high` must be above `low`")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values and len(values) != self.channels:
+                problems.append(f"`{name}` has {len(values)} values for {self.channels} channels")
+        if any(value <= 0 for value in self.std):
+            problems.append("`std` must be positive")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class ModelSpec(Contract):
+    """What is needed to read the model file. What ONNX says itself may be left out and is inferred."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    architecture: str | None = None
+    """Name from the allow-list; needed for safetensors and state dicts, optional for ONNX (helps repair)."""
+    input: InputSpec | None = None
+    """Inferred from ONNX when absent (range [0, 1], no mean or std)."""
+    n_classes: int | None = Field(default=None, ge=1)
+    weights_published: bool = False
+    """True when the weights themselves are public (on a device, on a hub): the policy is stricter then."""
+
+
+class DataSpec(Contract):
+    """An image folder (`class name/image file`) or an npz with `images` (uint8, NHW or NHWC) and `labels`."""
+
+    path: Path
+    """Relative to the manifest."""
+    images_key: str = "images"
+    labels_key: str | None = "labels"
+    """None: no labels (public data only)."""
+    class_map: dict[str, int] | None = None
+    """Folder name (or npz label, as text) to the target's class index; default: sorted order, or the label itself."""
+    max_per_class: int | None = Field(default=None, ge=1)
+
+
+class GeneratorSpec(Contract):
+    """A generator supplied by the team as ONNX: one latent input ~ N(0, 1), one image output."""
+
+    path: Path
+    low: float = -1.0
+    """Output value of black."""
+    high: float = 1.0
+    """Output value of white."""
+    channels: int = Field(ge=1, le=4)
+    height: int = Field(ge=8)
+    width: int = Field(ge=8)
+    """Image shape; a flat (N, C*H*W) output is reshaped to it."""
+
+
+class JudgeSpec(Contract):
+    """An embedder supplied by the team as ONNX: images in, one feature vector per image out."""
+
+    path: Path
+    input: InputSpec
+
+
+class DataSection(Contract):
+    """The data an audit needs. Without private data nothing can be judged; without public data no prior can be trained."""
+
+    private: DataSpec | None = None
+    """The images the target was trained on; used only to judge and to repair."""
+    heldout: DataSpec | None = None
+    """Images of the same classes that the target never saw; default: a stratified fifth of `private` (optimistic)."""
+    public: DataSpec | None = None
+    """Images an attacker could own: same kind, disjoint classes."""
+    generator: GeneratorSpec | None = None
+    judge: JudgeSpec | None = None
+
+
+class PlanSection(Contract):
+    """The plan: a preset, with anything overridden."""
+
+    preset: Literal["quick", "standard", "deep"] = "quick"
+    seed: int | None = Field(default=None, ge=0)
+    n_classes: int | None = Field(default=None, ge=1)
+    samples_per_class: int | None = Field(default=None, ge=1)
+    attacks: tuple[AttackSpec, ...] | None = None
+    priors: tuple[PriorSpec, ...] | None = None
+    overrides: dict[str, JsonValue] = Field(default_factory=dict)
+    """Any other field of the plan, by name."""
+
+
+class RepairBudget(Contract):
+    """What a repair may cost."""
+
+    max_accuracy_loss: float = Field(default=0.03, ge=0, le=1)
+    """Held-out accuracy points (0..1) the repaired model may lose against the submitted one."""
+    defense: str = "tl-dmi"
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Manifest(Contract):
+    """The whole of auditor.yaml."""
+
+    version: Literal[1] = 1
+    model: ModelSpec
+    data: DataSection = DataSection()
+    plan: PlanSection = PlanSection()
+    policy: Policy | None = None
+    """Default: the built-in policy."""
+    repair: RepairBudget = RepairBudget()

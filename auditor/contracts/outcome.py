@@ -1,0 +1,96 @@
+"""What one attack did to one target, and the evidence the policy reads."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import JsonValue
+
+from auditor.contracts.access import Access
+from auditor.contracts.base import Contract
+from auditor.contracts.scores import NotMeasured, Score
+
+
+class OutcomeStatus(StrEnum):
+    """How an attack ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    """It raised; the error is in the outcome and the verdict is inconclusive."""
+    SKIPPED = "skipped"
+    """It could not run on this submission, and the reason says why."""
+
+
+class Coverage(Contract):
+    """Done over planned."""
+
+    classes_done: int
+    classes_planned: int
+    samples_done: int
+    samples_planned: int
+
+    @property
+    def frac(self) -> float:
+        """Samples done over planned, in [0, 1]."""
+        return self.samples_done / self.samples_planned if self.samples_planned else 0.0
+
+
+class ClassRow(Contract):
+    """One class under one attack: shares of that class's images, in [0, 1]."""
+
+    label: int
+    name: str
+    n: int
+    evaluator_top1: float
+    evaluator_top5: float
+    judge_top1: float
+    judge_top5: float
+    both: float
+    control_both: float
+    """Prior-only samples that both would accept as this class."""
+    ceiling_both: float | None
+    """Projected real images of this class that both accept; None: no held-out image."""
+    knn: float | None
+    """Mean squared L2 distance to the nearest private image of the class in the evaluator's features."""
+
+
+class AttackOutcome(Contract):
+    """One attack of the plan: what it cost, whether it moved, and how its pictures were judged."""
+
+    key: str
+    attack: str
+    access: Access
+    paper: str
+    params: dict[str, JsonValue]
+    prior: str
+    adaptive: bool
+    """Built to see through a defense (gradient averaging and the like)."""
+    is_control: bool = False
+    """`best-of-prior`: selection by the target without optimisation."""
+    status: OutcomeStatus
+    reason: str = ""
+    coverage: Coverage
+    forward_queries: int = 0
+    """Images sent forward through the target."""
+    backward_queries: int = 0
+    start_confidence: float | None = None
+    """Mean target confidence in the wanted class before the attack."""
+    end_confidence: float | None = None
+    moved: bool = False
+    """The target's confidence rose above its start; an attack that did not move cannot count towards a pass."""
+    scores: tuple[Score, ...] = ()
+    """`evaluator_top1`, `evaluator_top5`, `judge_top1`, `judge_top5`, `both_agree`, `implied_fpr`, `knn_distance`,
+    `control_evaluator`, `control_judge`, `control_both`, `ceiling_both`, `lift`."""
+    per_class: tuple[ClassRow, ...] = ()
+    w95_high: float | None = None
+    """Upper bound of the 95th percentile over classes of the posterior mean success rate."""
+    named_classes: tuple[int, ...] = ()
+    """Classes whose own rate exceeds their control by more than the policy's rate (Benjamini-Hochberg, 5 %)."""
+    notes: tuple[str, ...] = ()
+
+    def score(self, metric: str) -> Score:
+        """The score named `metric`, or a NotMeasured that says it is absent."""
+        for score in self.scores:
+            if score.metric == metric:
+                return score
+        return NotMeasured(metric=metric, reason=self.reason or "not part of this outcome")

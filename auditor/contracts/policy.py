@@ -1,0 +1,80 @@
+"""The policy: thresholds that turn evidence into a risk level and a verdict; versioned and hashed into the report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from auditor.contracts.access import Access
+from auditor.contracts.base import Contract
+
+
+class RiskLevel(StrEnum):
+    """Risk levels, lowest first."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 (low) to 3 (critical)."""
+        return list(RiskLevel).index(self)
+
+
+class Verdict(StrEnum):
+    """What the gate says."""
+
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Thresholds(Contract):
+    """Bounds on the normalised lift R and its companions (method card E.3)."""
+
+    critical_lift: float = Field(default=0.50, ge=0, le=1)
+    high_lift: float = Field(default=0.30, ge=0, le=1)
+    clear_lift: float = Field(default=0.10, ge=0, le=1)
+    critical_named_frac: float = Field(default=0.05, ge=0, le=1)
+    named_rate: float = Field(default=0.50, ge=0, le=1)
+    clear_worst_class: float = Field(default=0.25, ge=0, le=1)
+    min_classes: int = Field(default=20, ge=2)
+    """Below this many classes nothing is decided."""
+    min_classes_low: int = Field(default=60, ge=2)
+    """`low` needs at least this many classes."""
+    min_prior_ceiling: float = Field(default=0.30, ge=0, le=1)
+    """An attack whose prior's ceiling (both-agree, lower bound) is under this cannot count towards a pass."""
+    min_evaluator_accuracy: float = Field(default=0.40, ge=0, le=1)
+    """Held-out accuracy under which the evaluator cannot count."""
+    min_judge_accuracy: float = Field(default=0.40, ge=0, le=1)
+    """Held-out identification rate under which the judge cannot count."""
+    min_attacks: int = Field(default=2, ge=1)
+    """Valid attacks needed for a pass."""
+    min_seeds: int = Field(default=3, ge=1)
+    """Samples per class needed for a pass."""
+    min_coverage: float = Field(default=1.0, ge=0, le=1)
+    """Share of planned samples that must be done for a pass."""
+
+
+class Policy(Contract):
+    """A named, versioned table of thresholds and what they gate."""
+
+    name: str = "default"
+    version: str = "1"
+    fail_on: RiskLevel = RiskLevel.HIGH
+    """The gate fails at this level and above."""
+    thresholds: Thresholds = Thresholds()
+    access_weighting: Literal["measured", "extrapolated"] = "measured"
+    """`measured`: weight 1 for a level that was attacked. `extrapolated`: the weights below, never better than medium."""
+    access_weights: dict[Access, float] = {
+        Access.WHITE_BOX: 1.0,
+        Access.SPLIT: 0.9,
+        Access.SCORE: 0.7,
+        Access.LABEL: 0.5,
+    }
+    deployment_access: Access = Access.WHITE_BOX
+    """What an attacker of this deployment reaches; used by `extrapolated`."""

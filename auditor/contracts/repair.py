@@ -1,0 +1,92 @@
+"""A repair and its proof: every boundary tried, the one chosen, before against after."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from auditor.contracts.base import Contract
+from auditor.contracts.manifest import RepairBudget
+from auditor.contracts.policy import Verdict
+from auditor.contracts.scores import Score
+
+
+class NormMode(StrEnum):
+    """What BatchNorm inside frozen units does during fine-tuning."""
+
+    FROZEN = "frozen"
+    """Evaluation mode: buffers stay bit-identical (default)."""
+    REFERENCE = "reference"
+    """Training mode, as the paper's code does: buffers take up private statistics."""
+    RECALIBRATE_PUBLIC = "recalibrate_public"
+    """Evaluation mode after one pass that re-estimates the statistics on public data."""
+
+
+class FreezePlan(Contract):
+    """Parameter names held fixed, and the proof."""
+
+    boundary: int
+    """Number of leading units frozen."""
+    n_units: int
+    units: tuple[str, ...]
+    parameters: tuple[str, ...]
+    norm_mode: NormMode
+    tuned_parameters: int
+    total_parameters: int
+    digest_before: str = ""
+    """sha256 over frozen parameters and buffers before training."""
+    digest_after: str = ""
+
+
+class RepairCandidate(Contract):
+    """One boundary, trained and audited with the quick plan."""
+
+    freeze: FreezePlan
+    proposed_by: str
+    """`fisher`, `quantile` or `user`."""
+    best_epoch: int
+    validation_accuracy: Score
+    heldout_accuracy: Score
+    within_budget: bool
+    report_id: str
+    lift: dict[str, Score]
+    """Lift by attack key, same plan and seeds as before."""
+    both_agree: dict[str, Score]
+    evaluator_top1: dict[str, Score]
+
+
+class PairedDifference(Contract):
+    """Before minus after, paired by class."""
+
+    attack: str
+    metric: str
+    before: Score
+    after: Score
+    difference: Score
+
+
+class RepairReport(Contract):
+    """What the repair did, and whether it can be believed."""
+
+    schema_version: int = 1
+    id: str
+    defense: str
+    paper: str
+    before_report_id: str
+    before_quick_report_id: str
+    after_report_id: str | None
+    """None: no candidate stayed within the budget."""
+    budget: RepairBudget
+    accuracy_before: Score
+    accuracy_after: Score
+    pretraining: str
+    """Where the frozen weights came from."""
+    candidates: tuple[RepairCandidate, ...]
+    chosen: int | None
+    """Boundary of the chosen candidate."""
+    differences: tuple[PairedDifference, ...]
+    verdict_before: Verdict
+    verdict_after: Verdict | None
+    model_digest: str | None
+    model_format: str
+    parity_max_abs_error: float | None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,108 @@
+"""The audit report: the one artifact that every door (CLI, CI, page) reads."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from auditor.contracts.base import Contract
+from auditor.contracts.cards import ClassifierCard, DataCard, JudgeCard, OverlapCheck, PriorCard
+from auditor.contracts.fisher import FisherReport
+from auditor.contracts.outcome import AttackOutcome
+from auditor.contracts.plan import AuditPlan
+from auditor.contracts.policy import Policy, RiskLevel, Verdict
+from auditor.contracts.scores import NotMeasured
+from auditor.contracts.submission import TargetCard
+
+
+class AttackLevel(Contract):
+    """How the policy read one attack."""
+
+    key: str
+    level: RiskLevel | None
+    """None: this attack decides nothing."""
+    rule: str
+    """The rule of the table that fired, e.g. `E3.3`."""
+    reason: str
+
+
+class RiskVerdict(Contract):
+    """The gate's answer, with every reason."""
+
+    verdict: Verdict
+    level: RiskLevel | None
+    """None when inconclusive."""
+    reasons: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    """What would settle an inconclusive verdict."""
+    attacks: tuple[AttackLevel, ...] = ()
+    vector: str = ""
+    """CVSS-like summary string (not an official scheme)."""
+    policy_digest: str
+
+
+class Finding(Contract):
+    """Something a reviewer must know that is not a number of an attack."""
+
+    code: str
+    severity: str = Field(pattern="^(info|warning|problem)$")
+    message: str
+
+
+class Provenance(Contract):
+    """What produced the report. Times and machine are here only, so scores can be compared byte by byte."""
+
+    code_digest: str
+    plan_digest: str
+    data_digest: str
+    versions: dict[str, str]
+    device: str
+    seed: int
+    started_at: str
+    """ISO 8601, UTC."""
+    seconds: dict[str, float]
+    """Wall time by stage."""
+    peak_memory_bytes: int | None = None
+
+
+class AuditReport(Contract):
+    """A complete audit of one target."""
+
+    schema_version: int = 1
+    id: str
+    """sha256 over plan, model file, data and code version: the same audit has the same id."""
+    target: TargetCard
+    plan: AuditPlan
+    policy: Policy
+    data: tuple[DataCard, ...]
+    overlap: OverlapCheck
+    evaluator: ClassifierCard | NotMeasured
+    judge: JudgeCard | NotMeasured
+    priors: tuple[PriorCard, ...]
+    attacks: tuple[AttackOutcome, ...]
+    fisher: FisherReport | NotMeasured
+    weights_published: bool = False
+    verdict: RiskVerdict
+    findings: tuple[Finding, ...] = ()
+    limitations: tuple[str, ...] = ()
+    gallery_digest: str | None = None
+    """Artifact with the pictures; kept apart, since pictures of people are access-controlled and expire."""
+    provenance: Provenance
+
+
+class GalleryRow(Contract):
+    """A class's reconstructions beside the nearest public image."""
+
+    label: int
+    name: str
+    attack: str
+    reconstructions_png: tuple[bytes, ...]
+    """PNG files, base64 in JSON."""
+    nearest_public_png: bytes | None
+    accepted: tuple[bool, ...]
+    """Accepted by evaluator and judge, per reconstruction."""
+
+
+class Gallery(Contract):
+    """The pictures of one report."""
+
+    rows: tuple[GalleryRow, ...]

@@ -1,0 +1,1 @@
+"""Image sets: folders and npz files, splits, class maps, content hashes, overlap checks."""

@@ -1,0 +1,1 @@
+"""Procedural identities and the guided demo."""

@@ -1,0 +1,136 @@
+"""One error tree. Each class carries a code, an HTTP status, whether a retry can help, and what the user can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """Process exit codes of every command (DESIGN section 8)."""
+
+    OK = 0
+    GATE_FAILED = 1
+    ERROR = 2
+    INCONCLUSIVE = 3
+    DENIED = 4
+    WAIT_TIMEOUT = 5
+    INTERRUPTED = 130
+
+
+class AuditorError(Exception):
+    """Base of every error a user can meet.
+
+    Attributes:
+        code: stable snake_case identifier, used in JSON and logs.
+        http_status: status of an API answer that carries this error.
+        retryable: True when the same request may succeed later without a change.
+        exit_code: what a command that ends with this error returns.
+        remedy: one sentence that says what to do.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[ExitCode] = ExitCode.ERROR
+    default_remedy: ClassVar[str] = "This is a defect of the auditor: please report it with the log."
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy if remedy is not None else self.default_remedy
+
+
+class InvalidInput(AuditorError):
+    """Something the user gave cannot be used; all problems found are listed together."""
+
+    code = "invalid_input"
+    http_status = 422
+    default_remedy = "Correct the listed problems and submit again; nothing was stored."
+
+    def __init__(self, problems: str | Sequence[str], *, remedy: str | None = None) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("; ".join(self.problems), remedy=remedy)
+
+
+class RefusedFile(InvalidInput):
+    """A model file in a format that could execute code, or that breaks a safety limit."""
+
+    code = "refused_file"
+
+
+class UnknownName(InvalidInput):
+    """A name that is not in a catalog."""
+
+    code = "unknown_name"
+
+
+class NotFound(AuditorError):
+    """An id that does not exist in the store."""
+
+    code = "not_found"
+    http_status = 404
+    default_remedy = "List what exists with `auditor list`."
+
+
+class AccessDenied(AuditorError):
+    """An attack asked a target for more than its access level allows."""
+
+    code = "access_denied"
+    http_status = 403
+    default_remedy = "Declare the access level the attack needs, or use what its view offers."
+
+
+class QueryBudgetExceeded(AuditorError):
+    """A target view's query counter would pass its budget; raised before the query is made."""
+
+    code = "query_budget_exceeded"
+    http_status = 409
+    default_remedy = "Raise `max_queries` in the plan."
+
+
+class UnsupportedModel(AuditorError):
+    """The model can be read but not differentiated: score-level attacks only."""
+
+    code = "unsupported_model"
+    http_status = 422
+    exit_code = ExitCode.INCONCLUSIVE
+    default_remedy = "Export the model with the listed operators only, or submit safetensors with an architecture name."
+
+
+class StorageFailure(AuditorError):
+    """The database or the artifact store could not be read or written."""
+
+    code = "storage_failure"
+    http_status = 503
+    retryable = True
+    default_remedy = "Check the database address, the free disk space and the folder's permissions, then run it again."
+
+
+class RunnerFailure(AuditorError):
+    """The sandboxed compute process died or broke its protocol."""
+
+    code = "runner_failure"
+    retryable = True
+    default_remedy = "See the log of the unit; run the audit again, with a smaller batch if memory ran out."
+
+
+class Cancelled(AuditorError):
+    """The job was cancelled or interrupted; finished units are kept."""
+
+    code = "cancelled"
+    http_status = 409
+    retryable = True
+    exit_code = ExitCode.INTERRUPTED
+    default_remedy = "Run `auditor submit --resume ID` to go on from the last finished unit."
+
+
+class WaitTimeout(AuditorError):
+    """The wait for a job ran out of time; the job goes on."""
+
+    code = "wait_timeout"
+    http_status = 504
+    retryable = True
+    exit_code = ExitCode.WAIT_TIMEOUT
+    default_remedy = "Ask again with `auditor status ID`."

@@ -1,0 +1,1 @@
+"""Evaluators, judges, ceilings, controls, metrics and intervals."""

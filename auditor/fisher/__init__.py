@@ -1,0 +1,1 @@
+"""Diagonal Fisher information, execution-ordered units and per-layer scores."""

@@ -1,0 +1,1 @@
+"""Submission to target: format sniffing, safety checks, and the loaders behind them."""

@@ -1,0 +1,1 @@
+"""Image priors: generators that carry public knowledge; training, ceiling, content-addressed caching."""

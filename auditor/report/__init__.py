@@ -1,0 +1,1 @@
+"""Render a report as JSON, HTML and Markdown."""

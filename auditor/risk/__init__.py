@@ -1,0 +1,1 @@
+"""Pure policy arithmetic: evidence and thresholds in, verdict out."""

@@ -1,0 +1,1 @@
+"""The sandboxed compute process that a worker starts per unit."""

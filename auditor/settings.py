@@ -1,0 +1,42 @@
+"""The only reader of environment variables (prefix AUDITOR_)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_home() -> Path:
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "auditor"
+
+
+class Settings(BaseSettings):
+    """Where things are stored and how work is run. Flags win over these; these win over auditor.yaml."""
+
+    model_config = SettingsConfigDict(env_prefix="AUDITOR_", extra="ignore", frozen=True)
+
+    home: Path = Field(default_factory=_default_home)
+    """Data folder: SQLite file, artifacts, caches."""
+    database_url: SecretStr | None = None
+    """SQLAlchemy URL; unset means SQLite under `home`."""
+    broker_url: SecretStr | None = None
+    """Redis URL of the Celery broker; unset means jobs run in place."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`: what the runner computes on."""
+    unit_timeout_s: int = 6 * 3600
+    """Wall-clock limit of one unit of work in the runner process."""
+    runner_memory_bytes: int = 0
+    """Address-space limit of the runner process; 0 means none (CUDA reserves far more than it uses)."""
+    threads: int = 0
+    """Compute threads of the runner; 0 leaves the choice to torch."""
+
+    @property
+    def effective_database_url(self) -> str:
+        """The SQLAlchemy URL in use."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.home / 'auditor.db'}"

@@ -1,0 +1,1 @@
+"""Targets: the model under audit, and the narrowed views through which attacks reach it."""

@@ -1,0 +1,116 @@
+"""Narrowed, query-counted views: an attack is handed one of these and cannot reach more than its level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from auditor.contracts.access import Access
+from auditor.errors import AccessDenied, QueryBudgetExceeded
+from auditor.targets.base import Target, offers
+
+
+@dataclass
+class QueryCounter:
+    """Images sent through the target so far, and the limit."""
+
+    limit: int | None = None
+    forward: int = 0
+    backward: int = 0
+
+    def charge(self, n_images: int, *, differentiable: bool = False) -> None:
+        """Book `n_images`; raises QueryBudgetExceeded before anything is sent when the limit would be passed."""
+        if self.limit is not None and self.forward + n_images > self.limit:
+            raise QueryBudgetExceeded(f"{self.forward} of {self.limit} queries used, {n_images} more wanted")
+        self.forward += n_images
+        if differentiable:
+            self.backward += n_images
+
+
+class _View:
+    """What every level knows: shape, class count, counter. The target itself is reachable only by the methods given."""
+
+    access: Access
+
+    def __init__(self, target: Target, counter: QueryCounter) -> None:
+        self.n_classes = target.n_classes
+        self.image_shape = target.image_shape
+        self.counter = counter
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AccessDenied(f"a view at access level '{self.access}' has no '{name}'")
+
+
+class LabelView(_View):
+    """Label access: the winning class only."""
+
+    access = Access.LABEL
+
+    def __init__(self, target: Target, counter: QueryCounter) -> None:
+        super().__init__(target, counter)
+
+        @torch.no_grad()
+        def labels(images: Tensor) -> Tensor:
+            counter.charge(len(images))
+            return target.logits(images).argmax(dim=1)
+
+        self.labels = labels
+        """(B, C, H, W) in [0, 1] to (B,) int64."""
+
+
+class ScoreView(LabelView):
+    """Score access: log-probabilities, detached."""
+
+    access = Access.SCORE
+
+    def __init__(self, target: Target, counter: QueryCounter) -> None:
+        super().__init__(target, counter)
+
+        @torch.no_grad()
+        def log_probs(images: Tensor) -> Tensor:
+            counter.charge(len(images))
+            return log_softmax(target.logits(images).float(), dim=1)
+
+        self.log_probs = log_probs
+        """(B, C, H, W) in [0, 1] to (B, K) float32, no gradient."""
+
+
+class WhiteBoxView(ScoreView):
+    """White-box access: differentiable logits."""
+
+    access = Access.WHITE_BOX
+
+    def __init__(self, target: Target, counter: QueryCounter) -> None:
+        super().__init__(target, counter)
+
+        def logits(images: Tensor) -> Tensor:
+            counter.charge(len(images), differentiable=torch.is_grad_enabled() and images.requires_grad)
+            return target.logits(images)
+
+        self.logits = logits
+        """(B, C, H, W) in [0, 1] to (B, K), differentiable with respect to the images."""
+
+
+_VIEWS: dict[Access, type[LabelView]] = {
+    Access.LABEL: LabelView,
+    Access.SCORE: ScoreView,
+    Access.WHITE_BOX: WhiteBoxView,
+}
+
+
+def narrow(target: Target, access: Access, *, max_queries: int | None = None) -> LabelView:
+    """The view of `target` at `access`, with a fresh query counter.
+
+    Raises:
+        AccessDenied: the target does not offer this level.
+    """
+    if access not in _VIEWS or not offers(target, access):
+        offered = ", ".join(target.card.access)
+        raise AccessDenied(f"target '{target.card.name}' offers {offered}; '{access}' is not among them")
+    return _VIEWS[access](target, QueryCounter(limit=max_queries))

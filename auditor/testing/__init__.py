@@ -1,0 +1,1 @@
+"""Shipped fakes: a toy target with a known answer, a toy prior, in-memory ports."""

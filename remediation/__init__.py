@@ -1,0 +1,1 @@
+"""Repair: freezing, fine-tuning, format round trip, re-audit and comparison."""

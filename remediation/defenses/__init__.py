@@ -1,0 +1,1 @@
+"""Defenses, one paper per file, and their catalog."""
