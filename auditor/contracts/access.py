@@ -1,5 +1,7 @@
 """How much of a target an attacker reaches."""
 
+from __future__ import annotations
+
 from enum import StrEnum
 
 
@@ -14,3 +16,12 @@ class Access(StrEnum):
     """Class scores only."""
     LABEL = "label"
     """The winning class only."""
+
+    @property
+    def rank(self) -> int:
+        """0 (white-box, reaches most) to 3 (label)."""
+        return list(Access).index(self)
+
+    def covers(self, other: Access) -> bool:
+        """Whether an attacker with this access can do all that one with `other` can."""
+        return self.rank <= other.rank

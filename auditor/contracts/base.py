@@ -20,6 +20,7 @@ class Contract(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
         ser_json_bytes="base64",
+        val_json_bytes="base64",
     )
 
 

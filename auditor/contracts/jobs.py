@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from auditor.contracts.access import Access
 from auditor.contracts.base import Contract
+from auditor.contracts.plan import AuditPlan
 
 
 class JobKind(StrEnum):
@@ -102,3 +104,90 @@ class Failed(Contract):
 
 
 RunnerMessage = Annotated[Progress | Log | Finished | Failed, Field(discriminator="event")]
+
+
+class AuditJob(Contract):
+    """What an audit job was asked to do; stored with the job, and all that its pipeline knows."""
+
+    name: str
+    """The submission's name, for lists."""
+    plan: AuditPlan
+    inputs: dict[str, str]
+    """Workspace file name to artifact digest: `model`, `manifest.json`, `plan.json`, `policy.json`, `target.json`,
+    and, where given, `private.npz`, `heldout.npz`, `public.npz`, `generator.onnx`, `judge.onnx`."""
+
+
+class AttackReadiness(Contract):
+    """What `prepare` says about one attack of the plan; its result value lists one per attack under `attacks`."""
+
+    key: str
+    """The attack's key in the plan."""
+    runnable: bool
+    reason: str = ""
+    """Why it cannot run."""
+    prior: str | None = None
+    """The prior it uses; None: the one its entry names, else the plan's first."""
+    access: Access | None = None
+    """Its access level. The Fisher stage gets the images of the first white-box attack."""
+
+
+class UnitView(Contract):
+    """One unit of a job, as shown to people."""
+
+    key: str
+    kind: str
+    state: UnitState
+    attempt: int
+    """How many times it was started."""
+    worker: str | None = None
+    stalled: bool = False
+    """It says it runs, but its worker has not been heard of since its lease ran out."""
+    progress: Progress | None = None
+    error: Failed | None = None
+    seconds: float | None = None
+
+
+class JobView(Contract):
+    """A job, as shown to people."""
+
+    id: str
+    kind: JobKind
+    name: str
+    state: JobState
+    created_at: str
+    """ISO 8601, UTC."""
+    finished_at: str | None = None
+    cancel_requested: bool = False
+    error: Failed | None = None
+    report_ids: tuple[str, ...] = ()
+    """Reports it left, the final one last."""
+    units: tuple[UnitView, ...] = ()
+
+
+class JobEvent(Contract):
+    """Something happened to a job that somebody follows."""
+
+    job_id: str
+    unit_key: str
+    unit_state: UnitState
+    message: RunnerMessage | None = None
+    """What the runner said; None: the unit changed its state."""
+    units_done: int = 0
+    units_known: int = 0
+    """Units created so far; more follow as stages end."""
+
+
+class RepairJob(Contract):
+    """What a repair job was asked to do; stored with the job, and all that its pipeline knows."""
+
+    name: str
+    plan: AuditPlan
+    """Of the audit before; the chosen candidate is audited with it again."""
+    quick_plan: AuditPlan
+    """Every candidate, and the submission itself, are audited with this one."""
+    quick_plan_digest: str
+    """Artifact of the quick plan's JSON."""
+    inputs: dict[str, str]
+    """As in AuditJob; `manifest.json` carries the budget."""
+    data: dict[str, str]
+    """What the audit before left: `fit.npz`, `heldout.npz`, `report.json`; and `weights.safetensors` where given."""

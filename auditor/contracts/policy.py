@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from auditor.contracts.access import Access
 from auditor.contracts.base import Contract
@@ -58,6 +58,32 @@ class Thresholds(Contract):
     """Samples per class needed for a pass."""
     min_coverage: float = Field(default=1.0, ge=0, le=1)
     """Share of planned samples that must be done for a pass."""
+    min_end_confidence: float = Field(default=0.10, ge=0, le=1)
+    """Mean target confidence an attack must end with to count towards a pass: one that never convinced the target
+    it attacked (masked gradients, a broken search) shows nothing about it."""
+    min_target_accuracy: float = Field(default=0.20, ge=0, le=1)
+    """Held-out accuracy (lower bound) of the target itself, under which a pass is refused: a model fed wrongly scaled
+    images, or an untrained one, looks clean without being so."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Thresholds:
+        problems = []
+        if not self.clear_lift <= self.high_lift <= self.critical_lift:
+            problems.append("`clear_lift` <= `high_lift` <= `critical_lift` must hold")
+        if self.min_classes > self.min_classes_low:
+            problems.append("`min_classes_low` must be at least `min_classes`")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+DEFAULT_ACCESS_WEIGHTS: dict[Access, float] = {
+    Access.WHITE_BOX: 1.0,
+    Access.SPLIT: 0.9,
+    Access.SCORE: 0.7,
+    Access.LABEL: 0.5,
+}
+"""Method card E.2."""
 
 
 class Policy(Contract):
@@ -69,12 +95,32 @@ class Policy(Contract):
     """The gate fails at this level and above."""
     thresholds: Thresholds = Thresholds()
     access_weighting: Literal["measured", "extrapolated"] = "measured"
-    """`measured`: weight 1 for a level that was attacked. `extrapolated`: the weights below, never better than medium."""
-    access_weights: dict[Access, float] = {
-        Access.WHITE_BOX: 1.0,
-        Access.SPLIT: 0.9,
-        Access.SCORE: 0.7,
-        Access.LABEL: 0.5,
-    }
+    """`measured`: weight 1 for a level that was attacked. `extrapolated`: the weights below,
+    never better than medium."""
+    access_weights: dict[Access, Annotated[float, Field(gt=0, le=1)]] = DEFAULT_ACCESS_WEIGHTS
+    """By access level, in (0, 1]; a level left out keeps its default."""
     deployment_access: Access = Access.WHITE_BOX
-    """What an attacker of this deployment reaches; used by `extrapolated`."""
+    """What an attacker of this deployment reaches: a pass needs an attack at this level or a stronger one, and
+    `extrapolated` weights stronger attacks down to it. Published weights always mean white-box."""
+
+    @field_validator("access_weights", mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        return {**DEFAULT_ACCESS_WEIGHTS, **given} if isinstance(given, dict) else given
+
+    def loosened(self) -> tuple[str, ...]:
+        """What this policy lets through that the built-in one does not, one line each; empty: nothing."""
+        built_in = Policy()
+        lines = []
+        for name in Thresholds.model_fields:
+            mine, theirs = getattr(self.thresholds, name), getattr(built_in.thresholds, name)
+            looser = mine < theirs if name.startswith("min_") else mine > theirs
+            if looser:
+                lines.append(f"{name} is {mine} (built-in: {theirs})")
+        if self.fail_on.rank > built_in.fail_on.rank:
+            lines.append(f"fails only on {self.fail_on} (built-in: {built_in.fail_on})")
+        if self.access_weighting != built_in.access_weighting:
+            lines.append("attacks on stronger access are weighted down to the deployment (built-in: not)")
+        if self.deployment_access is not built_in.deployment_access:
+            lines.append(f"attackers are taken to have {self.deployment_access} access only (built-in: white-box)")
+        return tuple(lines)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from auditor.contracts.base import Contract
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.policy import Verdict
@@ -29,12 +31,54 @@ class FreezePlan(Contract):
     n_units: int
     units: tuple[str, ...]
     parameters: tuple[str, ...]
+    buffers: tuple[str, ...] = ()
+    """Buffers of the frozen units (running statistics): covered by the proof in every mode but `reference`."""
+    modules: tuple[str, ...] = ()
+    """Modules that run entirely inside frozen units; kept in evaluation mode in every mode but `reference`."""
     norm_mode: NormMode
     tuned_parameters: int
     total_parameters: int
     digest_before: str = ""
     """sha256 over frozen parameters and buffers before training."""
     digest_after: str = ""
+
+
+class TrainedCandidate(Contract):
+    """One boundary, trained and written; not yet audited."""
+
+    freeze: FreezePlan
+    proposed_by: str
+    """`fisher`, `quantile` or `user`."""
+    best_epoch: int
+    """Epoch (from 0) with the best validation accuracy; its weights were kept."""
+    epochs: int
+    validation_accuracy: Score
+    heldout_accuracy: Score
+    model_digest: str
+    """sha256 of the written file."""
+    model_format: str
+    parity_max_abs_error: float | None
+    """Bound on the difference between the trained network and the written file in onnxruntime; None: bare weights."""
+    notes: tuple[str, ...] = ()
+
+
+class RepairStart(Contract):
+    """What every boundary starts from."""
+
+    defense: str
+    paper: str
+    pretraining: str
+    """Where the frozen weights come from."""
+    weights_digest: str
+    """sha256 over the names and values of the starting weights, head excluded."""
+    network: str
+    """Architecture name, or `submitted graph`."""
+    n_units: int
+    boundaries: dict[int, str]
+    """Boundaries to try, ascending, and who proposed each: `fisher`, `quantile` or `user`."""
+    accuracy_before: Score
+    """Held-out accuracy of the submitted model."""
+    notes: tuple[str, ...] = ()
 
 
 class RepairCandidate(Contract):
@@ -83,6 +127,8 @@ class RepairReport(Contract):
     candidates: tuple[RepairCandidate, ...]
     chosen: int | None
     """Boundary of the chosen candidate."""
+    quick_lift_before: dict[str, Score] = Field(default_factory=dict)
+    """Lift of the submitted model by attack key under the quick plan: what the candidates are compared with."""
     differences: tuple[PairedDifference, ...]
     verdict_before: Verdict
     verdict_after: Verdict | None

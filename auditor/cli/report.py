@@ -1,0 +1,188 @@
+"""`auditor convert` and `auditor diff`: stored reports in other formats, and two of them side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from auditor.contracts.repair import PairedDifference
+from auditor.contracts.report import AuditReport
+from auditor.contracts.scores import Measured
+from auditor.errors import InvalidInput, StorageFailure, UnknownName
+
+DIFF_FORMATS = ("table", "json", "markdown")
+
+_SUFFIXES = {".json": "json", ".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add `convert` and `diff` to the command line."""
+    app.command("convert")(convert)
+    app.command("diff")(diff)
+
+
+def convert(
+    report_path: Annotated[Path, typer.Argument(metavar="REPORT", help="JSON report of an audit or of a repair.")],
+    fmt: Annotated[
+        str | None, typer.Option("-f", "--format", help="json, html or markdown; default: by the name of --out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: stdout.")] = None,
+    gallery_path: Annotated[
+        Path | None,
+        typer.Option("--gallery", help="JSON gallery of the same audit: embeds its pictures in the HTML."),
+    ] = None,
+) -> None:
+    """Write a stored report in another format. The exit code says nothing about its verdict: use `auditor gate`."""
+    from auditor.contracts.report import AuditReport
+    from auditor.report.formats import format_named, render
+    from auditor.report.read import read_any_report, read_gallery
+
+    chosen = format_named(fmt if fmt is not None else _by_name(out))
+    report = read_any_report(report_path)
+    gallery = None
+    if gallery_path is not None:
+        if chosen != "html" or not isinstance(report, AuditReport):
+            raise InvalidInput(
+                "--gallery is for the HTML of an audit report; no other format shows pictures",
+                remedy="Leave --gallery out, or choose -f html.",
+            )
+        gallery = read_gallery(gallery_path, report)
+    text = render(report, chosen, gallery)
+    if out is None or str(out) == "-":
+        sys.stdout.write(text)
+        return
+    write_whole(out, text)
+    typer.echo(f"wrote {out}", err=True)
+
+
+def _by_name(out: Path | None) -> str:
+    if out is not None and out.suffix.lower() in _SUFFIXES:
+        return _SUFFIXES[out.suffix.lower()]
+    raise InvalidInput("no format was given", remedy="Choose one with -f, or name the output .html, .md or .json.")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write all of `text` or nothing: a full disk never leaves half a report behind."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
+            path.write_text(text, encoding="utf-8")
+            return
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StorageFailure(
+            f"{path} could not be written: {error}", remedy="Check the folder and its space."
+        ) from None
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def diff(
+    before_path: Annotated[Path, typer.Argument(metavar="A", help="JSON report of the first audit.")],
+    after_path: Annotated[Path, typer.Argument(metavar="B", help="JSON report of the second audit.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare although the plans differ; the difference may be the plan's.")
+    ] = False,
+    fmt: Annotated[str, typer.Option("-f", "--format", help="table, json or markdown.")] = "table",
+) -> None:
+    """Compare two audits class by class, A minus B, with paired intervals: one over 0 proves that B leaks less."""
+    from auditor.evaluation.paired import compare_reports
+    from auditor.report.read import read_audit_report
+
+    if fmt not in DIFF_FORMATS:
+        raise UnknownName(f"unknown format '{fmt}'. Known: {', '.join(DIFF_FORMATS)}.", remedy="Choose one of these.")
+    before, after = read_audit_report(before_path), read_audit_report(after_path)
+    _comparable(before, after, force=force)
+    rows = compare_reports(before, after)
+    if not rows:
+        raise InvalidInput("the two reports have no attack in common", remedy="Run both audits with one plan.")
+    sys.stdout.write(_diff_text(before, after, rows, fmt))
+
+
+def _comparable(before: AuditReport, after: AuditReport, *, force: bool) -> None:
+    if before.target.n_classes != after.target.n_classes:
+        raise InvalidInput(
+            f"the models have {before.target.n_classes} and {after.target.n_classes} classes: they cannot be paired",
+            remedy="Compare audits of models with the same classes.",
+        )
+    changed = _changed_fields(before, after)
+    if changed and not force:
+        raise InvalidInput(
+            [f"the plans differ: {line}" for line in changed],
+            remedy="A difference between these audits may come from the plan and not from the model. Run both with "
+            "one plan, or use --force and keep that in mind.",
+        )
+    for line in changed:
+        typer.echo(f"warning: the plans differ: {line}", err=True)
+    if before.provenance.data_digest != after.provenance.data_digest:
+        typer.echo("warning: the two audits used different data", err=True)
+    if before.provenance.code_digest != after.provenance.code_digest:
+        typer.echo("warning: the two audits ran on different versions of the auditor", err=True)
+
+
+def _changed_fields(before: AuditReport, after: AuditReport) -> list[str]:
+    """Plan fields that differ; the plan's name alone is no difference."""
+    if before.provenance.plan_digest == after.provenance.plan_digest:
+        return []
+    one, other = before.plan.model_dump(mode="json"), after.plan.model_dump(mode="json")
+    return [f"{key}: {one[key]} and {other[key]}" for key in one if key != "name" and one[key] != other[key]]
+
+
+def _diff_text(before: AuditReport, after: AuditReport, rows: Sequence[PairedDifference], fmt: str) -> str:
+    from auditor.report.wording import headline, score_text
+
+    if fmt == "json":
+        answer = {
+            "before": {"id": before.id, "verdict": before.verdict.verdict, "level": before.verdict.level},
+            "after": {"id": after.id, "verdict": after.verdict.verdict, "level": after.verdict.level},
+            "differences": [row.model_dump(mode="json") for row in rows],
+        }
+        return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+    head = ("attack", "metric", "A", "B", "A minus B", "reading")
+    cells = [
+        (
+            row.attack,
+            row.metric,
+            *(score_text(score) for score in (row.before, row.after, row.difference)),
+            _reading(row),
+        )
+        for row in rows
+    ]
+    summary = f"A {before.target.name}: {headline(before.verdict)}   B {after.target.name}: {headline(after.verdict)}"
+    if fmt == "markdown":
+        from auditor.report.markdown import plain, table
+
+        return "\n".join([f"**{plain(summary)}**", "", *table(head, cells, numeric_from=2)]) + "\n"
+    widths = [max(len(line[column]) for line in (head, *cells)) for column in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (head, *cells)
+    ]
+    return "\n".join([*lines, "", summary]) + "\n"
+
+
+def _reading(row: PairedDifference) -> str:
+    if not isinstance(row.difference, Measured):
+        return row.difference.reason
+    if row.difference.low > 0:
+        return "B leaks less"
+    return "B leaks more" if row.difference.high < 0 else "no proven difference"

@@ -1,0 +1,34 @@
+"""What `prepare` found, as the later units of an audit read it."""
+
+from __future__ import annotations
+
+from auditor.contracts.base import Contract
+from auditor.contracts.cards import ClassifierCard, DataCard, JudgeCard, OverlapCheck, PriorCard
+from auditor.contracts.jobs import AttackReadiness
+from auditor.contracts.report import Finding
+from auditor.contracts.scores import NotMeasured
+
+
+class PreparedAudit(Contract):
+    """Cards, classes and readiness of one audit."""
+
+    classes: tuple[int, ...]
+    """Attacked classes, ascending."""
+    class_names: tuple[str, ...]
+    """Name of every class of the target."""
+    attacks: tuple[AttackReadiness, ...]
+    data: tuple[DataCard, ...]
+    overlap: OverlapCheck
+    evaluator: ClassifierCard | NotMeasured
+    judge: JudgeCard | NotMeasured
+    priors: tuple[PriorCard, ...]
+    findings: tuple[Finding, ...] = ()
+    limitations: tuple[str, ...] = ()
+
+
+class AttackCost(Contract):
+    """What one attack unit spent."""
+
+    forward_queries: int
+    backward_queries: int
+    notes: tuple[str, ...] = ()

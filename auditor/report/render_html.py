@@ -1,0 +1,94 @@
+"""The audit report as one self-contained HTML file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from auditor.contracts.outcome import AttackOutcome
+from auditor.contracts.policy import Thresholds
+from auditor.contracts.report import AuditReport, Gallery
+from auditor.contracts.scores import NotMeasured, Score
+from auditor.report.page import drawn, picture_source, render_page
+from auditor.report.pictures import contrast_chart, fisher_chart, lift_chart, rate_chart
+from auditor.report.view import RATE_COLUMNS, attack_rows, leading_attack, totals, worst_first
+from auditor.report.wording import (
+    GLOSSARY,
+    LEVEL_MEANING,
+    NOT_LEGAL_ADVICE,
+    PASS_CAVEAT,
+    REFERENCES,
+    VERDICT_SIGN,
+    VERDICT_WORD,
+    headline,
+    meaning,
+)
+
+
+def render_html(report: AuditReport, gallery: Gallery | None = None) -> str:
+    """The page. Pictures are embedded only when a gallery is given, and blurred until the reader asks."""
+    verdict, rows, leading = report.verdict, attack_rows(report), leading_attack(report)
+    fisher = None if isinstance(report.fisher, NotMeasured) else report.fisher
+    return render_page(
+        "report.html.j2",
+        report=report,
+        headline=headline(verdict),
+        meaning=meaning(report),
+        verdict_word=VERDICT_WORD[verdict.verdict],
+        verdict_sign=VERDICT_SIGN[verdict.verdict],
+        level_meaning=LEVEL_MEANING[verdict.level] if verdict.level else "",
+        pass_caveat=PASS_CAVEAT,
+        leading_key=leading.key if leading else "",
+        leading_lift=_score_of(leading, "lift"),
+        leading_both=_score_of(leading, "both_agree"),
+        totals=totals(report),
+        attacks=rows,
+        rate_columns=RATE_COLUMNS,
+        lift_chart=drawn(lift_chart(rows, report.policy.thresholds)),
+        rate_chart=drawn(rate_chart(rows)),
+        class_attack=leading,
+        class_rows=worst_first(leading.per_class) if leading else [],
+        fisher_chart=drawn(fisher_chart(fisher)) if fisher else "",
+        contrast_chart=drawn(contrast_chart(fisher)) if fisher else "",
+        gallery=_gallery(gallery),
+        gallery_absent=_why_no_pictures(report),
+        thresholds=[(name, getattr(report.policy.thresholds, name)) for name in Thresholds.model_fields],
+        references=REFERENCES,
+        not_legal_advice=NOT_LEGAL_ADVICE,
+        glossary=GLOSSARY,
+    )
+
+
+def _score_of(outcome: AttackOutcome | None, metric: str) -> Score:
+    return outcome.score(metric) if outcome else NotMeasured(metric=metric, reason="no attack was judged")
+
+
+def _why_no_pictures(report: AuditReport) -> str:
+    if report.gallery_digest:
+        return (
+            "The pictures are kept apart from the report, since they may show recognisable people "
+            f"(artifact {report.gallery_digest[:16]}). They were not included in this file."
+        )
+    return "This audit stored no pictures."
+
+
+def _gallery(gallery: Gallery | None) -> dict[str, Any] | None:
+    if gallery is None or not gallery.rows:
+        return None
+    rows = []
+    for row in gallery.rows:
+        accepted = (*row.accepted, *[False] * len(row.reconstructions_png))
+        pictures = [
+            {"source": picture_source(png), "accepted": accepted[index]}
+            for index, png in enumerate(row.reconstructions_png)
+        ]
+        rows.append(
+            {
+                "name": row.name,
+                "label": row.label,
+                "attack": row.attack,
+                "accepted": row.accepted,
+                "pictures": [picture for picture in pictures if picture["source"]],
+                "nearest": picture_source(row.nearest_public_png),
+            }
+        )
+    return {"rows": rows}

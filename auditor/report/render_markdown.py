@@ -1,0 +1,125 @@
+"""The audit report as Markdown, for a CI job summary or a pull request. Pictures are never part of it."""
+
+from __future__ import annotations
+
+from auditor.contracts.cards import ClassifierCard, JudgeCard
+from auditor.contracts.fisher import FisherReport
+from auditor.contracts.policy import Verdict
+from auditor.contracts.report import AuditReport
+from auditor.report.markdown import bullets, folded, plain, table
+from auditor.report.view import RATE_COLUMNS, attack_rows, leading_attack, totals, worst_first
+from auditor.report.wording import (
+    NOT_LEGAL_ADVICE,
+    PASS_CAVEAT,
+    REFERENCES,
+    VERDICT_SIGN,
+    headline,
+    meaning,
+    percent,
+    score_text,
+)
+
+_WORST_CLASSES = 10
+
+
+def render_markdown(report: AuditReport) -> str:
+    """Verdict first, then reasons, attacks, validity; the long tables are folded."""
+    sections = (_verdict(report), _attacks(report), _classes(report), _validity(report), _layers(report), _end(report))
+    return "\n".join(line for section in sections for line in (*section, "")).rstrip() + "\n"
+
+
+def _verdict(report: AuditReport) -> list[str]:
+    verdict, policy, done = report.verdict, report.policy, totals(report)
+    lines = [
+        f"## {VERDICT_SIGN[verdict.verdict]} {headline(verdict)}: {plain(report.target.name)}",
+        "",
+        f"**{plain(meaning(report))}**" + (f" {PASS_CAVEAT}" if verdict.verdict is Verdict.PASS else ""),
+        "",
+        f"Coverage {percent(done.frac)}: {done.attacks_done} of {done.attacks_planned} attacks, {done.classes_done} of "
+        f"{done.classes_planned} classes, {done.samples_done} of {done.samples_planned} samples. "
+        f"Policy {plain(policy.name)} {plain(policy.version)} fails on {policy.fail_on} and above.",
+        "",
+        *bullets(verdict.reasons),
+    ]
+    if verdict.needs:
+        lines += ["", "**What would settle it**", "", *bullets(verdict.needs)]
+    return lines
+
+
+def _attacks(report: AuditReport) -> list[str]:
+    rows = [(row.outcome.key, row.outcome.access, row.status, *row.cells) for row in attack_rows(report)]
+    head = ("Attack", "Access", "Reading", *(name for _, name in RATE_COLUMNS))
+    return ["### Attacks", "", *table(head, rows, numeric_from=3)]
+
+
+def _classes(report: AuditReport) -> list[str]:
+    leading = leading_attack(report)
+    if leading is None:
+        return []
+    rows = [
+        (
+            row.name + (" (leaks for certain)" if row.label in leading.named_classes else ""),
+            percent(row.both),
+            percent(row.control_both),
+            percent(row.ceiling_both) if row.ceiling_both is not None else "none",
+            percent(row.judge_top1),
+            percent(row.evaluator_top1),
+        )
+        for row in worst_first(leading.per_class)[:_WORST_CLASSES]
+    ]
+    head = ("Class", "Both agree", "Control", "Ceiling", "Judge", "Evaluator")
+    return folded(f"The {len(rows)} classes that leak most, under {plain(leading.key)}", table(head, rows))
+
+
+def _validity(report: AuditReport) -> list[str]:
+    lines = ["### Validity", ""]
+    if isinstance(report.evaluator, ClassifierCard):
+        card = report.evaluator
+        text = f"Evaluator {card.architecture}: {score_text(card.heldout_accuracy)} of held-out private images"
+        lines += bullets([f"{text}; the target itself: {score_text(card.target_heldout_accuracy)}"])
+    else:
+        lines += bullets([f"No evaluator: {report.evaluator.reason}"])
+    if isinstance(report.judge, JudgeCard):
+        lines += bullets([f"Judge ({report.judge.source}): identifies {score_text(report.judge.heldout_top1)}"])
+    else:
+        lines += bullets([f"No judge: {report.judge.reason}"])
+    lines += bullets(f"Prior {card.name}: ceiling {score_text(card.ceiling_both)}" for card in report.priors)
+    lines += bullets(f"{finding.severity}: {finding.message}" for finding in report.findings)
+    return [*lines, "", *folded("What this audit cannot show", bullets(report.limitations))]
+
+
+def _layers(report: AuditReport) -> list[str]:
+    fisher = report.fisher
+    if not isinstance(fisher, FisherReport):
+        return ["### Layers", "", plain(f"No Fisher layer scores: {fisher.reason}")]
+    name = fisher.aggregator
+    rows = [
+        (
+            unit.name,
+            percent(unit.classification_share.get(name, 0.0)),
+            percent(unit.inversion_share.get(name, 0.0)),
+            f"{unit.contrast:+.2f} [{unit.contrast_low:.2f}, {unit.contrast_high:.2f}]",
+        )
+        for unit in fisher.units
+    ]
+    found = f"freeze the first {fisher.boundary} units" if fisher.boundary is not None else "no boundary stands out"
+    head = ("Unit", "Classification", "Inversion", "Contrast")
+    return folded(f"Fisher layer scores ({fisher.verdict}: {found})", table(head, rows))
+
+
+def _end(report: AuditReport) -> list[str]:
+    made = report.provenance
+    rows = [
+        ("Report", report.id),
+        ("Model file", report.target.digest),
+        ("Plan", made.plan_digest),
+        ("Policy", report.verdict.policy_digest),
+        ("Data", made.data_digest),
+        ("Code", made.code_digest),
+    ]
+    cited = "; ".join(f"{reference.identifier} ({reference.title})" for reference in REFERENCES)
+    return [
+        *folded("Provenance", table(("What", "sha256"), rows, numeric_from=2)),
+        "",
+        f"<sub>{plain(report.verdict.vector)} · {plain(cited)}. {NOT_LEGAL_ADVICE}</sub>",
+    ]

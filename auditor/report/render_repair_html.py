@@ -1,0 +1,41 @@
+"""The repair report as one self-contained HTML file: before against after, paired by class."""
+
+from __future__ import annotations
+
+from auditor.contracts.policy import Verdict
+from auditor.contracts.repair import RepairReport
+from auditor.contracts.scores import NotMeasured
+from auditor.report.page import drawn, render_page
+from auditor.report.repair_view import (
+    attack_keys,
+    chosen_candidate,
+    difference_chart,
+    frozen_proof,
+    lift_difference,
+    repair_headline,
+    repair_meaning,
+    trade_chart,
+)
+from auditor.report.wording import VERDICT_SIGN
+
+
+def render_repair_html(report: RepairReport) -> str:
+    """The page. The banner takes the colour of the verdict after the repair; without one, of the verdict before."""
+    verdict = report.verdict_after or report.verdict_before
+    keys = attack_keys(report)
+    effect = lift_difference(report)
+    return render_page(
+        "repair.html.j2",
+        report=report,
+        verdict=verdict,
+        verdict_sign=VERDICT_SIGN[verdict],
+        headline=repair_headline(report),
+        meaning=repair_meaning(report),
+        passed=report.verdict_after is Verdict.PASS,
+        chosen=chosen_candidate(report),
+        keys=keys,
+        trades=[(key, drawn(trade_chart(report, key))) for key in keys],
+        difference_chart=drawn(difference_chart(report)) if report.differences else "",
+        effect=effect.difference if effect else NotMeasured(metric="lift", reason="nothing to compare"),
+        frozen=[frozen_proof(candidate) for candidate in report.candidates],
+    )

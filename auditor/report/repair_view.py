@@ -1,0 +1,139 @@
+"""What a repair report shows: the sentence it amounts to, its candidates, and its paired differences."""
+
+from __future__ import annotations
+
+from auditor.contracts.policy import Verdict
+from auditor.contracts.repair import PairedDifference, RepairCandidate, RepairReport
+from auditor.contracts.scores import Measured, Score
+from auditor.report.charts import Axis, Mark, Point, Row, Zone, mark_chart, scatter_chart
+from auditor.report.wording import VERDICT_WORD, quantity, score_text
+
+
+def chosen_candidate(report: RepairReport) -> RepairCandidate | None:
+    """The candidate that was kept; None when none stayed within the budget."""
+    return next((item for item in report.candidates if item.freeze.boundary == report.chosen), None)
+
+
+def repair_headline(report: RepairReport) -> str:
+    """`FAIL → INCONCLUSIVE`, or that there is no repaired model."""
+    before = VERDICT_WORD[report.verdict_before].upper()
+    after = VERDICT_WORD[report.verdict_after].upper() if report.verdict_after else "no repaired model"
+    return f"{before} → {after}"
+
+
+def repair_meaning(report: RepairReport) -> str:
+    """What the repair did, in one or two sentences that claim no more than the intervals do."""
+    chosen = chosen_candidate(report)
+    if chosen is None:
+        loss = report.budget.max_accuracy_loss
+        return f"No boundary stayed within the accuracy budget (at most {100 * loss:g} points): nothing was repaired."
+    done = f"Freezing the first {chosen.freeze.boundary} of {chosen.freeze.n_units} units"
+    effect = lift_difference(report)
+    if effect is None or not isinstance(effect.difference, Measured):
+        told = f"{done} has an effect on the lift that could not be measured."
+    elif effect.difference.low > 0:
+        told = f"{done} lowered the lift by {score_text(effect.difference)} under {effect.attack}."
+    elif effect.difference.high < 0:
+        worse = abs(effect.difference.value)
+        told = f"{done} raised the lift by {worse:.2f} under {effect.attack}: the repair made it worse."
+    else:
+        told = f"{done} has no proven effect on the lift: {score_text(effect.difference)} under {effect.attack}."
+    if report.verdict_after is Verdict.PASS:
+        return f"{told} After it, no attack of this suite succeeded within this budget."
+    return told
+
+
+def lift_difference(report: RepairReport) -> PairedDifference | None:
+    """The smallest proven gain in lift: a repair is worth what its worst attack says."""
+    found = [item for item in report.differences if item.metric == "lift"]
+    return min(
+        found, key=lambda item: item.difference.low if isinstance(item.difference, Measured) else -1e9, default=None
+    )
+
+
+def frozen_proof(candidate: RepairCandidate) -> str:
+    """Whether the frozen parameters and buffers are bit-identical before and after."""
+    freeze = candidate.freeze
+    if not freeze.digest_before or not freeze.digest_after:
+        return "not proved"
+    return "unchanged" if freeze.digest_before == freeze.digest_after else "CHANGED"
+
+
+def attack_keys(report: RepairReport) -> list[str]:
+    """Attacks that any candidate was audited with, in order of appearance."""
+    return list(dict.fromkeys(key for item in report.candidates for key in item.lift))
+
+
+def difference_chart(report: RepairReport) -> str:
+    """Before minus after for every attack and metric, with paired intervals; right of 0 is an improvement."""
+    shown = [
+        item for item in report.differences if isinstance(item.difference, Measured) and item.metric != "knn_distance"
+    ]
+    rows = []
+    for item in shown:
+        score = item.difference
+        if isinstance(score, Measured):
+            rows.append(
+                Row(
+                    f"{item.attack}: {item.metric}",
+                    score_text(score),
+                    (Mark("main", score.value, score.low, score.high),),
+                )
+            )
+    ends = [
+        abs(end)
+        for item in shown
+        if isinstance(item.difference, Measured)
+        for end in (item.difference.low, item.difference.high)
+    ]
+    top = min(max([0.1, *ends]), 1.5)
+    top = 0.1 * -(-top // 0.1)
+    zones = (Zone("worse", -top, 0, "critical"), Zone("better", 0, top, "low"))
+    axis = Axis(-top, top, (-top, -top / 2, 0, top / 2, top), "ratio", zones)
+    text = "; ".join(f"{row.label}: {row.text}" for row in rows)
+    return mark_chart(rows, axis, title="Before minus after, paired by class", description=text)
+
+
+def trade_chart(report: RepairReport, key: str) -> str:
+    """Accuracy against lift at every boundary tried, for one attack; the submitted model beside them."""
+    points = []
+    before = report.quick_lift_before.get(key) or _before(report, key)
+    start = _point("submitted", report.accuracy_before, before, "before")
+    points += [start] if start else []
+    for item in report.candidates:
+        style = "chosen" if item.freeze.boundary == report.chosen else ""
+        point = _point(f"{item.freeze.boundary} frozen", item.heldout_accuracy, item.lift.get(key), style)
+        points += [point] if point else []
+    lows, highs = [p.x[1] for p in points], [p.x[2] for p in points]
+    left = max(0.1 * (min(lows, default=0.0) // 0.1), 0.0)
+    right = min(0.1 * -(-max(highs, default=1.0) // 0.1), 1.0)
+    x_axis = Axis(left, max(right, left + 0.1), _steps(left, max(right, left + 0.1)), "frac")
+    top = min(max(0.2, *(p.y[2] for p in points), 0.2), 1.5)
+    top = 0.2 * -(-top // 0.2)
+    low = -0.2 if any(p.y[1] < -0.02 for p in points) else 0.0
+    y_axis = Axis(low, top, _steps(low, top, 0.2), "ratio")
+    text = "; ".join(f"{p.label}: accuracy {p.x[0]:.3f}, lift {p.y[0]:.2f}" for p in points)
+    return scatter_chart(
+        points,
+        x_axis,
+        y_axis,
+        x_name="held-out accuracy",
+        y_name="lift R",
+        title=f"Accuracy and lift under {key}",
+        description=text,
+    )
+
+
+def _before(report: RepairReport, key: str) -> Score | None:
+    return next((item.before for item in report.differences if item.attack == key and item.metric == "lift"), None)
+
+
+def _point(label: str, accuracy: Score, lift: Score | None, style: str) -> Point | None:
+    if not isinstance(accuracy, Measured) or not isinstance(lift, Measured):
+        return None
+    x, y = ((score.value, score.low, score.high) for score in (accuracy, lift))
+    return Point(f"{label} · {quantity(accuracy.value, 'frac')}, R {lift.value:.2f}", x, y, style)
+
+
+def _steps(low: float, high: float, step: float = 0.1) -> tuple[float, ...]:
+    return tuple(round(low + step * k, 2) for k in range(round((high - low) / step) + 1))

@@ -1,0 +1,179 @@
+"""What an audit as a whole must have before a pass can be given."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from auditor.contracts.access import Access
+from auditor.contracts.cards import ClassifierCard, JudgeCard, OverlapCheck, PriorCard
+from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
+from auditor.contracts.plan import AuditPlan
+from auditor.contracts.policy import Thresholds
+from auditor.contracts.scores import NotMeasured, Score
+from auditor.contracts.submission import TargetCard
+from auditor.risk.evidence import AttackEvidence, Shortfall, crashed
+
+_PRIVATE = "private images of the attacked classes (`data.private`), so that reconstructions can be judged"
+
+
+def judging_shortfalls(
+    evaluator: ClassifierCard | NotMeasured, judge: JudgeCard | NotMeasured, target: TargetCard, t: Thresholds
+) -> tuple[Shortfall, ...]:
+    """Why the success rates cannot be believed at all, in either direction; empty when they can."""
+    return (*_evaluator_shortfalls(evaluator, target, t), *_judge_shortfalls(judge, evaluator, target, t))
+
+
+def _evaluator_shortfalls(
+    card: ClassifierCard | NotMeasured, target: TargetCard, t: Thresholds
+) -> tuple[Shortfall, ...]:
+    if isinstance(card, NotMeasured):
+        return (Shortfall(f"there is no evaluator ({card.reason})", _PRIVATE),)
+    same_weights = card.digest in (target.digest, target.weights_digest)
+    if not card.independent or same_weights or card.architecture == target.architecture:
+        reason = "the evaluator is not independent of the target (same architecture or same weights)"
+        return (Shortfall(reason, "an evaluator of another architecture (`plan.overrides.evaluator.architecture`)"),)
+    return _accuracy_shortfall(
+        card.heldout_accuracy,
+        t.min_evaluator_accuracy,
+        "the evaluator recognises held-out private images in",
+        "more private images per class, or more epochs for the evaluator",
+    )
+
+
+def _judge_shortfalls(
+    card: JudgeCard | NotMeasured, evaluator: ClassifierCard | NotMeasured, target: TargetCard, t: Thresholds
+) -> tuple[Shortfall, ...]:
+    need = "a judge: more (best: labelled) public data, or your own embedder as ONNX (`data.judge`)"
+    if isinstance(card, NotMeasured):
+        return (Shortfall(f"there is no judge ({card.reason})", need),)
+    others = {target.digest, target.weights_digest}
+    if isinstance(evaluator, ClassifierCard):
+        others.add(evaluator.digest)
+        if card.training_data_digest and card.training_data_digest == evaluator.training_data_digest:
+            return (Shortfall("the judge was trained on the private images it is to identify", need),)
+    if card.digest in others:
+        return (Shortfall("the judge is the evaluator or the target itself", need),)
+    return _accuracy_shortfall(
+        card.heldout_top1, t.min_judge_accuracy, "the judge identifies held-out private images in", need
+    )
+
+
+def _accuracy_shortfall(score: Score, floor: float, what: str, need: str) -> tuple[Shortfall, ...]:
+    if isinstance(score, NotMeasured):
+        return (Shortfall(f"{what} an unknown share of cases ({score.reason})", need),)
+    if score.n < 1 or not score.low <= score.value <= score.high or score.low < floor:
+        reason = f"{what} {score.value:.0%} of cases (at least {score.low:.0%}; the policy asks for {floor:.0%})"
+        return (Shortfall(reason, need),)
+    return ()
+
+
+def data_shortfalls(
+    evaluator: ClassifierCard | NotMeasured,
+    priors: Sequence[PriorCard],
+    overlap: OverlapCheck,
+    t: Thresholds,
+) -> tuple[Shortfall, ...]:
+    """What is missing or wrong about the data: public images, overlap with private ones, the input description."""
+    found: list[Shortfall] = []
+    if not priors:
+        found.append(
+            Shortfall(
+                "there is no image prior: no public data and no generator was given",
+                "public images of the same kind, other classes (`data.public`), or a generator (`data.generator`)",
+            )
+        )
+    if not overlap.checked:
+        note = f" ({overlap.note})" if overlap.note else ""
+        need = "private and public images, so that their overlap can be checked"
+        found.append(Shortfall(f"public data was not checked against private data{note}", need))
+    elif overlap.exact_duplicates:
+        reason = f"private images found in the public data: {overlap.exact_duplicates}"
+        found.append(Shortfall(reason, "public data without private images"))
+    if isinstance(evaluator, ClassifierCard):
+        found += _prior_contamination(evaluator, priors)
+        found += _accuracy_shortfall(
+            evaluator.target_heldout_accuracy,
+            t.min_target_accuracy,
+            "the target itself recognises held-out private images in",
+            "the right input description: check range, mean and std in `model.input`, and `data.private.class_map`",
+        )
+    return tuple(found)
+
+
+def _prior_contamination(evaluator: ClassifierCard, priors: Sequence[PriorCard]) -> list[Shortfall]:
+    private = evaluator.training_data_digest
+    return [
+        Shortfall(f"prior '{card.name}' was trained on the private images", "a prior trained on public data only")
+        for card in priors
+        if private and card.training_data_digest == private
+    ]
+
+
+def run_shortfalls(outcomes: Sequence[AttackOutcome], plan: AuditPlan, deployment: Access) -> tuple[Shortfall, ...]:
+    """Planned work that crashed, was skipped although the deployment exposes it, or left no outcome."""
+    found: list[Shortfall] = []
+    keys = Counter(outcome.key for outcome in outcomes)
+    found += [
+        Shortfall(f"{key}: reported {count} times", "a report in which every attack appears once")
+        for key, count in keys.items()
+        if count > 1
+    ]
+    found += [
+        Shortfall(f"{spec.key}: planned, but there is no result", f"the result of {spec.key}: resume the audit")
+        for spec in plan.attacks
+        if spec.key not in keys
+    ]
+    for outcome in outcomes:
+        why = f": {outcome.reason}" if outcome.reason else ""
+        if outcome.status is OutcomeStatus.FAILED:
+            found.append(crashed(outcome))
+        elif outcome.status is OutcomeStatus.SKIPPED and deployment.covers(outcome.access):
+            need = f"what {outcome.key} needs to run, or a plan without it"
+            found.append(Shortfall(f"{outcome.key}: planned, but skipped{why}", need))
+    return tuple(found)
+
+
+def suite_shortfalls(
+    evidence: Sequence[AttackEvidence], plan: AuditPlan, target: TargetCard, deployment: Access, t: Thresholds
+) -> tuple[Shortfall, ...]:
+    """Whether enough different, working attacks stand behind a pass, at the access level of the deployment."""
+    valid = [item for item in evidence if counts(item, plan)]
+    reaching = [item for item in valid if item.outcome.access.covers(deployment)]
+    found: list[Shortfall] = []
+    if not any(level.covers(deployment) for level in target.access):
+        found.append(_unreachable(target, deployment))
+    elif not reaching:
+        reason = f"no working attack at the deployment's access level ({deployment}) is among the evidence"
+        found.append(Shortfall(reason, f"a working {deployment} attack in the plan"))
+    n_methods = len({item.outcome.attack for item in valid})
+    if n_methods < t.min_attacks:
+        reason = f"working attack methods behind this audit: {n_methods}; the policy asks for {t.min_attacks}"
+        found.append(Shortfall(reason, f"{t.min_attacks - n_methods} more attack method(s) that work on this model"))
+    if reaching and not any(item.outcome.adaptive for item in reaching):
+        reason = "no working attack was built to see through a defense"
+        need = "an adaptive attack in the plan (for example gradients averaged over augmentations)"
+        found.append(Shortfall(reason, need))
+    return tuple(found)
+
+
+def counts(item: AttackEvidence, plan: AuditPlan) -> bool:
+    """Whether an attack counts towards a pass: valid, and the one that the plan asked for under this key."""
+    planned = {(spec.key, spec.name) for spec in plan.attacks}
+    return item.valid and (item.outcome.key, item.outcome.attack) in planned
+
+
+def _unreachable(target: TargetCard, deployment: Access) -> Shortfall:
+    best = target.access[0] if target.access else None
+    offered = f"only {best} attacks could be run" if best else "no attack could be run"
+    causes = []
+    if target.unsupported_operators:
+        causes.append(f"unsupported operators: {', '.join(target.unsupported_operators)}")
+    if target.parity is not None and not target.parity.passed:
+        causes.append("the parity check failed")
+    why = f" ({'; '.join(causes)})" if causes else ""
+    return Shortfall(
+        f"the deployment exposes the model to {deployment} attackers, but {offered}{why}",
+        "an export that can be differentiated (supported operators, parity), or safetensors with an architecture name; "
+        "or, if attackers really reach less, `deployment_access` in the policy",
+    )

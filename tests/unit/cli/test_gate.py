@@ -1,0 +1,206 @@
+"""`auditor gate`: exit codes as a matrix, offline decisions, and refusals."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from auditor.cli import gate
+from auditor.contracts.outcome import OutcomeStatus
+from auditor.contracts.policy import Policy, RiskLevel, Verdict
+from auditor.errors import ExitCode, InvalidInput, UnknownName
+from auditor.report.formats import render
+from auditor.risk.exit_code import exit_code, worst_verdict
+from auditor.testing.reports import LIFTS, sample_attacks, sample_report
+
+CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
+FLAGS = [(), ("--exit-zero",), ("--allow-inconclusive",), ("--exit-zero", "--allow-inconclusive")]
+
+
+@pytest.fixture(scope="module")
+def app():
+    app = typer.Typer()
+    gate.register(app)
+    app.command("other")(lambda: None)  # two commands, so that `gate` keeps its name
+    return app
+
+
+@pytest.fixture
+def run(app, tmp_path):
+    def call(report, *flags, code=None):
+        path = tmp_path / "report.json"
+        path.write_text(render(report, "json"))
+        result = CliRunner().invoke(app, ["gate", str(path), *flags])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        if code is not None:
+            assert result.exit_code == code, result.output
+        return result
+
+    return call
+
+
+def expected(verdict, flags):
+    if (verdict is Verdict.FAIL and "--exit-zero" in flags) or (
+        verdict is Verdict.INCONCLUSIVE and "--allow-inconclusive" in flags
+    ):
+        return 0
+    return CODES[verdict]
+
+
+@pytest.mark.parametrize(("verdict", "fmt", "flags"), list(itertools.product(Verdict, gate.FORMATS, FLAGS)))
+def test_exit_codes(run, verdict, fmt, flags):
+    result = run(sample_report(verdict), "-f", fmt, *flags, code=expected(verdict, flags))
+    assert verdict in result.stdout.lower()
+    if flags and expected(verdict, flags) != CODES[verdict]:
+        assert "the exit code is 0 because of" in result.stderr
+
+
+@pytest.mark.parametrize(("verdict", "zero", "allow"), list(itertools.product(Verdict, [False, True], [False, True])))
+def test_the_code_is_a_function_of_verdict_and_flags(verdict, zero, allow):
+    code = exit_code(verdict, exit_zero=zero, allow_inconclusive=allow)
+    assert code is exit_code(sample_report(verdict).verdict, exit_zero=zero, allow_inconclusive=allow)
+    flags = [flag for flag, on in (("--exit-zero", zero), ("--allow-inconclusive", allow)) if on]
+    assert code == expected(verdict, flags)
+
+
+def test_fail_decides_over_inconclusive_over_pass():
+    assert worst_verdict([Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL]) is Verdict.FAIL
+    assert worst_verdict([Verdict.PASS, Verdict.INCONCLUSIVE]) is Verdict.INCONCLUSIVE
+    assert worst_verdict([Verdict.PASS]) is Verdict.PASS
+    assert worst_verdict([]) is Verdict.INCONCLUSIVE
+
+
+def test_a_proven_leak_stays_1_beside_a_crash(run):
+    attacks = tuple(
+        a.model_copy(update={"status": OutcomeStatus.FAILED, "reason": "boom"}) if a.key == "mirror-b" else a
+        for a in sample_attacks(LIFTS[Verdict.FAIL])
+    )
+    run(sample_report(attacks=attacks), code=1)
+
+
+def test_stdout_is_data_only(run):
+    result = run(sample_report(Verdict.FAIL), "-f", "json", "--exit-zero", "--fail-on", "critical")
+    answer = json.loads(result.stdout)
+    assert set(answer) == {"verdict", "exit_code", "report_id", "model", "policy", "decision", "stored"}
+    assert answer["exit_code"] == result.exit_code
+    assert result.stderr
+
+
+def test_another_policy_decides_anew(run, tmp_path):
+    policy = tmp_path / "p.yaml"
+    policy.write_text("name: strict\nthresholds: {high_lift: 0.05, clear_lift: 0.01}\n")
+    result = run(sample_report(Verdict.PASS), "--policy", str(policy), "-f", "json", code=3)
+    answer = json.loads(result.stdout)
+    assert answer["policy"]["name"] == "strict"
+    assert answer["stored"]["verdict"] == "pass"
+    assert "another policy than the report's" in result.stderr
+
+
+def test_fail_on_overrides_the_policy(run):
+    medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
+    assert medium.verdict.level is RiskLevel.MEDIUM
+    run(medium, code=0)
+    run(medium, "--fail-on", "medium", code=1)
+
+
+def test_a_loose_policy_is_named(run, tmp_path):
+    policy = tmp_path / "p.yaml"
+    policy.write_text("thresholds: {min_attacks: 1}\n")
+    assert "looser than the built-in one" in run(sample_report(Verdict.PASS), "--policy", str(policy)).stderr
+
+
+def test_named_rate_cannot_change_offline(run, tmp_path):
+    policy = tmp_path / "p.yaml"
+    policy.write_text("thresholds: {named_rate: 0.2}\n")
+    with pytest.raises(InvalidInput, match="named_rate"):
+        run(sample_report(Verdict.PASS), "--policy", str(policy))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "claimed", "code"),
+    [
+        (Verdict.FAIL, Verdict.PASS, 1),
+        (Verdict.INCONCLUSIVE, Verdict.PASS, 3),
+        (Verdict.PASS, Verdict.FAIL, 1),
+        (Verdict.PASS, Verdict.INCONCLUSIVE, 3),
+    ],
+)
+def test_an_edited_verdict_changes_nothing_for_the_better(run, evidence, claimed, code):
+    report = sample_report(evidence)
+    edited = report.model_copy(update={"verdict": report.verdict.model_copy(update={"verdict": claimed})})
+    result = run(edited, code=code)
+    assert f"the report says {claimed}, its evidence says {evidence}" in result.stderr
+    assert CODES[Verdict(json.loads(run(edited, "-f", "json").stdout)["verdict"])] == code
+
+
+class TestRefusals:
+    """All of these end with exit code 2."""
+
+    def refused(self, app, *arguments):
+        result = CliRunner().invoke(app, ["gate", *map(str, arguments)])
+        assert isinstance(result.exception, InvalidInput), result.output
+        assert result.exception.exit_code is ExitCode.ERROR
+        assert result.stdout == ""
+        return result.exception
+
+    def test_files_that_are_no_reports(self, app, tmp_path):
+        path = tmp_path / "r.json"
+        assert "cannot be read" in str(self.refused(app, path))
+        path.write_text('{"schema_version": 99}')
+        assert "schema version 99" in str(self.refused(app, path))
+        path.write_text(render(sample_report(), "json")[:-40])
+        assert "not JSON" in str(self.refused(app, path))
+
+    def test_policies_with_typos(self, app, tmp_path):
+        path, policy = tmp_path / "r.json", tmp_path / "p.yaml"
+        path.write_text(render(sample_report(), "json"))
+        policy.write_text("fail_onn: low\n")
+        assert "Did you mean 'fail_on'?" in str(self.refused(app, path, "--policy", policy))
+
+    def test_unknown_formats(self, app, tmp_path):
+        path = tmp_path / "r.json"
+        path.write_text(render(sample_report(), "json"))
+        assert isinstance(self.refused(app, path, "-f", "sarif2"), UnknownName)
+
+    def test_unknown_levels_are_usage_errors(self, app, tmp_path):
+        path = tmp_path / "r.json"
+        path.write_text(render(sample_report(), "json"))
+        assert CliRunner().invoke(app, ["gate", str(path), "--fail-on", "severe"]).exit_code == 2
+
+
+HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "numpy", "sqlalchemy", "celery", "jinja2", "rich", "PIL"}
+
+
+@pytest.mark.parametrize("fmt", gate.FORMATS)
+def test_it_reaches_no_heavy_package(tmp_path, fmt):
+    path = tmp_path / "report.json"
+    path.write_text(render(sample_report(Verdict.PASS), "json"))
+    policy = tmp_path / "p.yaml"
+    policy.write_text("fail_on: high\n")
+    program = (
+        "import sys, typer\n"
+        "from auditor.cli import gate, report\n"
+        "app = typer.Typer(pretty_exceptions_enable=False)\n"
+        "gate.register(app); report.register(app)\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        f"heavy = sorted({HEAVY!r} & set(sys.modules))\n"
+        "assert not heavy, heavy\n"
+        "sys.exit(code)\n"
+    )
+    command = [sys.executable, "-c", program, "gate", str(path), "-f", fmt, "--policy", str(policy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_digest_of_the_report_policy_is_the_default():
+    report = sample_report()
+    assert report.policy == Policy()
+    assert not gate.redecide(report, Policy()).needs

@@ -1,0 +1,69 @@
+"""The policy contract's own rules, access order, and validation messages."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from auditor.contracts.access import Access
+from auditor.contracts.base import Contract, digest_of
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.policy import Policy, RiskLevel, Thresholds
+from auditor.contracts.problems import problems_in
+from auditor.contracts.report import AuditReport
+from auditor.testing.reports import sample_report
+
+
+def test_access_covers_what_is_weaker():
+    assert Access.WHITE_BOX.covers(Access.LABEL)
+    assert Access.SCORE.covers(Access.SCORE)
+    assert not Access.LABEL.covers(Access.SCORE)
+    assert [access.rank for access in Access] == [0, 1, 2, 3]
+
+
+def test_levels_are_ordered():
+    assert [level.rank for level in RiskLevel] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"clear_lift": 0.4}, {"high_lift": 0.6}, {"critical_lift": 1.2}, {"min_classes": 1}, {"min_classes": 61}],
+)
+def test_thresholds_that_cannot_be_meant(bad):
+    with pytest.raises(ValidationError):
+        Thresholds(**bad)
+
+
+def test_digests_follow_content():
+    assert digest_of(Policy()) == digest_of(Policy())
+    assert digest_of(Policy(fail_on=RiskLevel.MEDIUM)) != digest_of(Policy())
+    assert digest_of(Policy.model_validate_json(Policy().model_dump_json())) == digest_of(Policy())
+
+
+def test_a_report_round_trips():
+    report = sample_report()
+    assert AuditReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_problems_know_nested_keys_and_lists():
+    with pytest.raises(ValidationError) as caught:
+        Manifest.model_validate(
+            {"model": {"name": "m", "arhitecture": "x"}, "plan": {"attacks": [{"name": "ppa", "pramas": {}}]}, "zzz": 1}
+        )
+    lines = problems_in(caught.value, Manifest, where="auditor.yaml")
+    text = "\n".join(lines)
+    assert len(lines) == 3
+    assert "model.arhitecture: unknown key. Did you mean 'architecture'?" in text
+    assert "plan.attacks.0.pramas: unknown key. Did you mean 'params'?" in text
+    assert "auditor.yaml: zzz: unknown key. Known: version, model" in text
+
+
+def test_problems_behind_a_union_tag():
+    class Holder(Contract):
+        report: AuditReport
+
+    raw = sample_report().model_dump(mode="json")
+    raw["attacks"][0]["scores"][0]["valeu"] = 1
+    with pytest.raises(ValidationError) as caught:
+        Holder.model_validate({"report": raw})
+    assert any("valeu" in line for line in problems_in(caught.value, Holder))
