@@ -1,0 +1,42 @@
+"""Announces units to workers through a Celery broker."""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from auditor.errors import StorageFailure
+
+QUEUE = "auditor.units"
+RUN_UNIT = "auditor.run_unit"
+"""Name of the task; the one thing that sender and worker share."""
+
+_RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.5, "interval_max": 1.0}
+
+
+class CeleryQueue:
+    """Sends unit ids, by task name, as JSON.
+
+    Args:
+        broker_url: Redis address.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        self._app = Celery("auditor", broker=broker_url, set_as_current=False)
+        self._app.conf.update(
+            task_serializer="json",
+            accept_content=["json"],
+            task_ignore_result=True,
+            broker_connection_timeout=5,
+            broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},
+        )
+
+    def enqueue(self, unit_id: str) -> None:
+        """Announce a unit; raises StorageFailure when the broker cannot be reached."""
+        try:
+            self._app.send_task(RUN_UNIT, args=[unit_id], queue=QUEUE, retry=True, retry_policy=_RETRY)
+        except (OperationalError, OSError) as error:
+            raise StorageFailure(
+                f"the broker could not be reached: {type(error).__name__}",
+                remedy="Check AUDITOR_BROKER_URL and that Redis runs; the work is stored and is announced again.",
+            ) from error

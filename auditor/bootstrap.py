@@ -1,0 +1,161 @@
+"""Settings to services: the one place that wires. Also the runner's handler table, which the child process loads."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine
+
+from auditor.adapters.clock import SystemClock
+from auditor.adapters.inline_queue import InlineQueue
+from auditor.adapters.local_store import LocalStore
+from auditor.contracts.jobs import JobKind, UnitSpec
+from auditor.db.engine import build_engine
+from auditor.db.migrate import HEAD, require_head, upgrade
+from auditor.db.unit_of_work import SqlTransactions
+from auditor.runner.process import ProcessRunner
+from auditor.service.audits import Audits
+from auditor.service.execution import Executor
+from auditor.service.jobs import Jobs
+from auditor.service.pipeline import AUDIT, Pipeline
+from auditor.service.ports import ArtifactStore, JobQueue
+from auditor.service.workspace import Workspace
+from auditor.settings import Settings
+from remediation.pipeline import REPAIR
+from remediation.service import Repairs
+
+if TYPE_CHECKING:
+    from auditor.service.session import Handler, Session
+
+UNIT_HANDLERS = "auditor.bootstrap:unit_handlers"
+
+PIPELINES: Mapping[JobKind, Pipeline] = {JobKind.AUDIT: AUDIT, JobKind.REPAIR: REPAIR}
+
+HANDLERS = {
+    "check": "auditor.service.stages.check:run",
+    "prepare": "auditor.service.stages.prepare:run",
+    "attack": "auditor.service.stages.attack:run",
+    "fisher": "auditor.service.stages.fisher:run",
+    "finish": "auditor.service.stages.finish:run",
+    "repair-pretrain": "remediation.stages:repair_pretrain",
+    "repair-train": "remediation.stages:repair_train",
+    "repair-choose": "remediation.stages:repair_choose",
+    "repair-compare": "remediation.stages:repair_compare",
+}
+"""Unit kind to `module:function`, called as (unit, workspace, ctx); imported in the runner process, never here."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """The use-cases, and what a door may need beside them.
+
+    Attributes:
+        audits: submit, reports.
+        repairs: repair what an audit found.
+        jobs: run in place, wait, status, list, cancel, resume.
+        executor: runs one unit; workers call it.
+        store: artifacts.
+        in_place: no broker is configured, so whoever submits also runs.
+        close: gives the database connections back.
+    """
+
+    audits: Audits
+    repairs: Repairs
+    jobs: Jobs
+    executor: Executor
+    store: ArtifactStore
+    in_place: bool
+    close: Callable[[], None]
+
+
+def build_services(
+    settings: Settings, *, handlers: str = UNIT_HANDLERS, pipelines: Mapping[JobKind, Pipeline] = PIPELINES
+) -> Services:
+    """Wire everything for `settings`. A SQLite file is migrated on the way; a PostgreSQL schema must be up to date.
+
+    Args:
+        settings: where things are.
+        handlers: `module:function` of the runner's handler table.
+        pipelines: how each kind of job runs.
+
+    Raises:
+        StorageFailure: the database cannot be used or its schema is old.
+        InvalidInput: the database address cannot be read.
+    """
+    engine = _open_database(settings)
+    transactions, clock, store = SqlTransactions(engine), SystemClock(), LocalStore(settings.home / "artifacts")
+    executor = Executor(
+        store=store,
+        transactions=transactions,
+        queue=_queue(settings),
+        runner=ProcessRunner(
+            handlers=handlers,
+            cache=settings.home / "cache",
+            device=settings.device,
+            timeout_s=settings.unit_timeout_s,
+            memory_bytes=settings.runner_memory_bytes,
+            threads=settings.threads,
+        ),
+        clock=clock,
+        pipelines=pipelines,
+        scratch=settings.home / "scratch",
+    )
+    jobs = Jobs(transactions=transactions, executor=executor, clock=clock, pipelines=pipelines)
+    audits = Audits(store=store, transactions=transactions, executor=executor, jobs=jobs, clock=clock)
+    return Services(
+        audits=audits,
+        repairs=Repairs(store=store, transactions=transactions, jobs=jobs),
+        jobs=jobs,
+        executor=executor,
+        store=store,
+        in_place=settings.broker_url is None,
+        close=engine.dispose,
+    )
+
+
+def migrate(settings: Settings) -> str:
+    """Bring the database of `settings` up to date; returns its revision."""
+    engine = build_engine(settings.effective_database_url)
+    try:
+        upgrade(engine)
+    finally:
+        engine.dispose()
+    return HEAD
+
+
+def unit_handlers() -> dict[str, Handler]:
+    """The handler table of the runner process; a stage's module is imported when its unit runs."""
+    return {kind: _lazily(place) for kind, place in HANDLERS.items()}
+
+
+def _lazily(place: str) -> Handler:
+    def handle(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+        module, _, function = place.partition(":")
+        value: dict[str, Any] = getattr(importlib.import_module(module), function)(unit, workspace, session.context())
+        return value
+
+    return handle
+
+
+def _open_database(settings: Settings) -> Engine:
+    engine = build_engine(settings.effective_database_url)
+    try:
+        if engine.dialect.name == "sqlite":
+            upgrade(engine)
+        else:
+            require_head(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _queue(settings: Settings) -> JobQueue:
+    if settings.broker_url is None:
+        return InlineQueue()
+    from auditor.adapters.celery_queue import CeleryQueue
+
+    return CeleryQueue(settings.broker_url.get_secret_value())

@@ -1,0 +1,277 @@
+"""All SQL of the project: one repository per noun, records in, records out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, delete, or_, select, update
+from sqlalchemy.orm import Session
+
+from auditor.contracts.jobs import Failed, JobState, Progress, UnitResult, UnitState
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.submission import TargetCard
+from auditor.db.models import JobRow, OutboxRow, ReportRow, SubmissionRow, UnitRow
+from auditor.db.rows import job_of, json_of, report_of, unit_of
+from auditor.errors import NotFound
+from auditor.service.records import Job, StoredReport, Submission, Unit
+
+_REFERENCE = re.compile(r"[0-9a-f]{4,64}")
+"""Ids are lower-case hexadecimal; four characters are the least a person may abbreviate one to."""
+
+
+class SqlSubmissions:
+    """Submissions in SQL."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, submission: Submission) -> None:
+        """Insert a new one."""
+        row = SubmissionRow(
+            id=submission.id,
+            name=submission.name,
+            created_at=submission.created_at,
+            manifest=submission.manifest.model_dump(mode="json"),
+            target=submission.target.model_dump(mode="json"),
+            inputs=dict(submission.inputs),
+        )
+        self._session.add(row)
+        self._session.flush()
+
+    def get(self, submission_id: str) -> Submission:
+        """By id."""
+        row = self._session.get(SubmissionRow, submission_id)
+        if row is None:
+            raise NotFound(f"there is no submission '{submission_id}'")
+        return Submission(
+            id=row.id,
+            name=row.name,
+            created_at=row.created_at,
+            manifest=Manifest.model_validate(row.manifest),
+            target=TargetCard.model_validate(row.target),
+            inputs=dict(row.inputs),
+        )
+
+
+class SqlJobs:
+    """Jobs in SQL."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, job: Job) -> None:
+        """Insert a new one."""
+        row = JobRow(
+            id=job.id,
+            kind=job.kind.value,
+            name=job.name,
+            submission_id=job.submission_id,
+            fingerprint=job.fingerprint,
+            payload=job.payload,
+            created_at=job.created_at,
+            state=job.state.value,
+            cancel_requested=job.cancel_requested,
+            error=json_of(job.error),
+            finished_at=job.finished_at,
+        )
+        self._session.add(row)
+        self._session.flush()
+
+    def get(self, job_id: str, *, lock: bool = False) -> Job:
+        """By id or unique first characters; `lock` holds the row (on SQLite, writers exclude each other anyway)."""
+        query = select(JobRow).where(JobRow.id == job_id)
+        rows = self._session.scalars(query.with_for_update() if lock else query).all()
+        if not rows and _REFERENCE.fullmatch(job_id):
+            query = select(JobRow).where(JobRow.id.startswith(job_id, autoescape=True)).limit(2)
+            rows = self._session.scalars(query.with_for_update() if lock else query).all()
+        if len(rows) > 1:
+            raise NotFound(f"more than one job starts with '{job_id}'", remedy="Give more of the id.")
+        if not rows:
+            raise NotFound(f"there is no job '{job_id}'")
+        return job_of(rows[0])
+
+    def latest(self, limit: int) -> Sequence[Job]:
+        """Newest first."""
+        query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)
+        return [job_of(row) for row in self._session.scalars(query)]
+
+    def with_fingerprint(self, fingerprint: str) -> Job | None:
+        """The newest job for this work."""
+        query = select(JobRow).where(JobRow.fingerprint == fingerprint)
+        row = self._session.scalars(query.order_by(JobRow.created_at.desc(), JobRow.id).limit(1)).first()
+        return None if row is None else job_of(row)
+
+    def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:
+        """Move the job."""
+        self._update(job_id, state=state.value, error=json_of(error), finished_at=finished_at)
+
+    def set_cancel_requested(self, job_id: str, requested: bool) -> None:
+        """Set or take back the wish to stop."""
+        self._update(job_id, cancel_requested=requested)
+
+    def _update(self, job_id: str, **values: Any) -> None:
+        self._session.execute(update(JobRow).where(JobRow.id == job_id).values(**values))
+
+
+class SqlUnits:
+    """Units in SQL. Every change of a claim is one UPDATE with its condition in the WHERE clause."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, units: Sequence[Unit]) -> None:
+        """Insert new ones."""
+        for unit in units:
+            row = UnitRow(
+                id=unit.id,
+                job_id=unit.job_id,
+                position=unit.position,
+                key=unit.spec.key,
+                spec=unit.spec.model_dump(mode="json"),
+                state=unit.state.value,
+                attempt=unit.attempt,
+            )
+            self._session.add(row)
+        self._session.flush()
+
+    def get(self, unit_id: str) -> Unit:
+        """By id."""
+        row = self._session.get(UnitRow, unit_id, populate_existing=True)
+        if row is None:
+            raise NotFound(f"there is no unit '{unit_id}'")
+        return unit_of(row)
+
+    def of_job(self, job_id: str) -> Sequence[Unit]:
+        """All units of a job, in the order they were made."""
+        query = select(UnitRow).where(UnitRow.job_id == job_id).order_by(UnitRow.position)
+        return [unit_of(row) for row in self._session.scalars(query.execution_options(populate_existing=True))]
+
+    def claim(self, unit_id: str, *, worker: str, now: datetime, lease_until: datetime) -> Unit | None:
+        """Take a pending unit, atomically."""
+        change = (
+            update(UnitRow)
+            .where(UnitRow.id == unit_id, UnitRow.state == UnitState.PENDING.value)
+            .values(
+                state=UnitState.RUNNING.value,
+                attempt=UnitRow.attempt + 1,
+                worker=worker,
+                lease_until=lease_until,
+                heartbeat_at=now,
+                progress=None,
+                error=None,
+            )
+        )
+        return self.get(unit_id) if self._changed(change) else None
+
+    def renew(self, unit: Unit, *, now: datetime, lease_until: datetime, progress: Progress | None) -> bool:
+        """Heartbeat of a claim."""
+        values = {"lease_until": lease_until, "heartbeat_at": now, "progress": json_of(progress)}
+        return self._changed(self._held(unit).values(**values))
+
+    def complete(self, unit: Unit, result: UnitResult) -> bool:
+        """Mark done."""
+        return self._settle(unit, state=UnitState.DONE.value, result=json_of(result))
+
+    def fail(self, unit: Unit, error: Failed) -> bool:
+        """Mark failed."""
+        return self._settle(unit, state=UnitState.FAILED.value, error=json_of(error))
+
+    def release(self, unit: Unit) -> bool:
+        """Give a claimed or failed unit back as pending."""
+        change = update(UnitRow).where(
+            UnitRow.id == unit.id,
+            UnitRow.attempt == unit.attempt,
+            or_(UnitRow.state == UnitState.RUNNING.value, UnitRow.state == UnitState.FAILED.value),
+        )
+        return self._changed(change.values(state=UnitState.PENDING.value, worker=None, lease_until=None, progress=None))
+
+    def expired(self, now: datetime) -> Sequence[Unit]:
+        """Running units whose lease ran out."""
+        query = select(UnitRow).where(UnitRow.state == UnitState.RUNNING.value, UnitRow.lease_until < now)
+        return [unit_of(row) for row in self._session.scalars(query.order_by(UnitRow.job_id, UnitRow.position))]
+
+    def _settle(self, unit: Unit, **values: Any) -> bool:
+        return self._changed(self._held(unit).values(lease_until=None, progress=None, **values))
+
+    def _held(self, unit: Unit) -> Any:
+        return update(UnitRow).where(
+            UnitRow.id == unit.id, UnitRow.attempt == unit.attempt, UnitRow.state == UnitState.RUNNING.value
+        )
+
+    def _changed(self, change: Any) -> bool:
+        result = self._session.execute(change.execution_options(synchronize_session=False))
+        return cast(CursorResult[Any], result).rowcount == 1
+
+
+class SqlReports:
+    """Reports in SQL."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, report: StoredReport) -> None:
+        """Insert; the same unit's earlier report is replaced."""
+        same = (ReportRow.job_id == report.job_id, ReportRow.unit_key == report.unit_key)
+        self._session.execute(delete(ReportRow).where(*same))
+        row = ReportRow(
+            report_id=report.report_id,
+            job_id=report.job_id,
+            unit_key=report.unit_key,
+            kind=report.kind.value,
+            name=report.name,
+            digest=report.digest,
+            gallery_digest=report.gallery_digest,
+            verdict=report.verdict,
+            level=report.level,
+            created_at=report.created_at,
+        )
+        self._session.add(row)
+        self._session.flush()
+
+    def find(self, reference: str) -> StoredReport:
+        """By report id or job id, or their unique first characters; of equal reports the newest."""
+        if _REFERENCE.fullmatch(reference):
+            matches = or_(
+                ReportRow.report_id.startswith(reference, autoescape=True),
+                ReportRow.job_id.startswith(reference, autoescape=True),
+            )
+            rows = self._session.scalars(select(ReportRow).where(matches).order_by(ReportRow.id.desc())).all()
+            if len({row.report_id for row in rows}) > 1 and len({row.job_id for row in rows}) > 1:
+                raise NotFound(f"more than one report starts with '{reference}'", remedy="Give more of the id.")
+            if rows:
+                return report_of(rows[0])
+        raise NotFound(f"there is no report '{reference}'")
+
+    def of_job(self, job_id: str) -> Sequence[StoredReport]:
+        """Reports of one job, oldest first."""
+        query = select(ReportRow).where(ReportRow.job_id == job_id).order_by(ReportRow.id)
+        return [report_of(row) for row in self._session.scalars(query)]
+
+    def latest(self, limit: int) -> Sequence[StoredReport]:
+        """Newest first."""
+        query = select(ReportRow).order_by(ReportRow.id.desc()).limit(limit)
+        return [report_of(row) for row in self._session.scalars(query)]
+
+
+class SqlOutbox:
+    """Units to announce, in SQL."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, unit_ids: Sequence[str]) -> None:
+        """Remember to send these."""
+        self._session.add_all([OutboxRow(unit_id=unit_id) for unit_id in unit_ids])
+        self._session.flush()
+
+    def pending(self) -> Sequence[tuple[int, str]]:
+        """Not yet sent, and not being sent by another process."""
+        query = select(OutboxRow).order_by(OutboxRow.id).with_for_update(skip_locked=True)
+        return [(row.id, row.unit_id) for row in self._session.scalars(query)]
+
+    def remove(self, entry: int) -> None:
+        """It was sent."""
+        self._session.execute(delete(OutboxRow).where(OutboxRow.id == entry))

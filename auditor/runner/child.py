@@ -1,0 +1,121 @@
+"""The child's side of the runner: one unit, then exit.
+
+Only protocol lines reach the parent: the real standard output is put aside and descriptor 1 points at standard error,
+so neither Python nor a C library can break the protocol by printing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from auditor.contracts.jobs import Failed, Finished, RunnerMessage, UnitSpec
+from auditor.errors import AuditorError, RunnerFailure, StorageFailure
+from auditor.runner.protocol import RunnerRequest, encode
+from auditor.service.failures import failure_of
+from auditor.service.session import Handler, Session
+from auditor.service.workspace import Workspace
+
+
+def main(handlers: str) -> int:
+    """Read the request, run the unit, report; returns the exit status."""
+    out = _take_standard_output()
+    lock = threading.Lock()
+
+    def send(message: RunnerMessage) -> None:
+        with lock, contextlib.suppress(BrokenPipeError):  # without a parent the watch below ends this process
+            out.write(encode(message))
+            out.flush()
+
+    request = RunnerRequest.model_validate_json(sys.stdin.buffer.readline())
+    _limit(request.memory_bytes)
+    session = Session(Workspace(Path(request.root), Path(request.cache)), request.device, send)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: session.stopped.set())
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    failure = _run(handlers, request.unit, session)
+    if failure is not None:
+        send(failure)
+    return 0 if failure is None else 1
+
+
+def _run(handlers: str, unit: UnitSpec, session: Session) -> Failed | None:
+    started = time.monotonic()
+    try:
+        value = _load(handlers, unit.kind)(unit, session.workspace, session)
+        finished = Finished(
+            value=value,
+            outputs=_outputs(session.workspace),
+            seconds=time.monotonic() - started,
+            peak_memory_bytes=_peak_memory_bytes(),
+        )
+    except AuditorError as error:
+        traceback.print_exc()
+        return failure_of(error)
+    except Exception as error:
+        traceback.print_exc()
+        return failure_of(_named(error))
+    session.send(finished)
+    return None
+
+
+def _named(error: Exception) -> AuditorError:
+    """An error of Python or torch as one that says what to do; anything unknown is a defect, with its place."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        return RunnerFailure("the unit ran out of memory", remedy="Take a smaller batch or smaller images.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFailure(f"the unit's files could not be written: {error.strerror}")
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return AuditorError(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
+
+
+def _load(handlers: str, kind: str) -> Handler:
+    """The handler of `kind` from the table that `module:function` returns."""
+    module, _, function = handlers.partition(":")
+    table: Mapping[str, Handler] = getattr(importlib.import_module(module), function)()
+    try:
+        return table[kind]
+    except KeyError:
+        raise RunnerFailure(f"no handler for units of kind '{kind}'; known: {', '.join(sorted(table))}") from None
+
+
+def _outputs(workspace: Workspace) -> tuple[str, ...]:
+    folder = workspace.root / "outputs"
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_file())) if folder.is_dir() else ()
+
+
+def _take_standard_output() -> IO[bytes]:
+    """The pipe to the parent; descriptor 1 becomes a copy of standard error."""
+    private = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return os.fdopen(private, "wb")
+
+
+def _limit(memory_bytes: int) -> None:
+    """No core dumps, since they would hold private images; and the address-space limit."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def _watch_parent() -> None:
+    """Standard input ends when the parent dies, however it dies: then this whole group ends too."""
+    while os.read(0, 1024):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _peak_memory_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

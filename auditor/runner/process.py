@@ -1,0 +1,242 @@
+"""The parent's side of the runner: one fresh process per unit, with nothing but the unit.
+
+This module never imports torch, and neither does whatever holds it (a worker, the CLI): all computing, and all
+reading of files from strangers, happens in the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from auditor.contracts.jobs import Failed, Finished, RunnerMessage, UnitSpec
+from auditor.errors import Cancelled, RunnerFailure
+from auditor.runner.protocol import MAX_LINE_BYTES, MESSAGES, RunnerRequest
+from auditor.service.failures import error_of
+
+GRACE_S = 5.0
+"""Time between asking a process to stop and killing it."""
+POLL_S = 0.2
+LOG_LINES = 200
+"""Lines of the child's standard error that are kept."""
+LOG_LINE_BYTES = 4096
+
+_PASSED_ON = (
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+)  # fmt: skip
+"""The only variables a child inherits: no database, broker or store address is among them."""
+
+
+def child_environment(parent: Mapping[str, str], *, scratch: Path, threads: int) -> dict[str, str]:
+    """The environment of a runner process.
+
+    Args:
+        parent: the parent's environment.
+        scratch: folder for temporary files.
+        threads: compute threads; 0 keeps what the parent was given, or leaves it to torch.
+    """
+    environment = {name: parent[name] for name in _PASSED_ON if name in parent}
+    environment |= {
+        "TMPDIR": str(scratch),
+        "ORT_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    if threads:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    return environment
+
+
+@dataclass
+class _Pipes:
+    """What has been read from a child so far."""
+
+    line: bytearray = field(default_factory=bytearray)
+    messages: deque[RunnerMessage] = field(default_factory=deque)
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
+
+    def feed_output(self, data: bytes) -> None:
+        """Split protocol lines; raises RunnerFailure for anything that is not one."""
+        self.line += data
+        *lines, rest = self.line.split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise RunnerFailure("the runner process wrote a line over the protocol's limit")
+        self.line = bytearray(rest)
+        for line in lines:
+            try:
+                self.messages.append(MESSAGES.validate_json(bytes(line)))
+            except ValidationError:
+                shown = bytes(line[:200]).decode(errors="replace")
+                raise RunnerFailure(f"the runner process broke its protocol: {shown!r}{self.tail}") from None
+
+    def feed_log(self, data: bytes) -> None:
+        """Keep the last lines of standard error."""
+        self.log.extend(line[:LOG_LINE_BYTES].decode(errors="replace") for line in data.splitlines() if line.strip())
+
+    @property
+    def tail(self) -> str:
+        """The last lines of the log, each on its own line, for the end of an error message."""
+        return "".join(f"\n{line}" for line in list(self.log)[-15:])
+
+
+class ProcessRunner:
+    """Runs units in child processes.
+
+    Args:
+        handlers: `module:function` of the child's handler table.
+        cache: content cache shared by all units.
+        device: `auto`, `cpu` or `cuda`.
+        timeout_s: wall-clock limit of one unit.
+        memory_bytes: address-space limit of a child; 0 means none.
+        threads: compute threads of a child; 0 leaves the choice to torch.
+    """
+
+    def __init__(
+        self,
+        *,
+        handlers: str,
+        cache: Path,
+        device: str = "auto",
+        timeout_s: float = 6 * 3600,
+        memory_bytes: int = 0,
+        threads: int = 0,
+    ) -> None:
+        self._handlers = handlers
+        self._cache = cache
+        self._device = device
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._threads = threads
+
+    def run(
+        self,
+        unit: UnitSpec,
+        root: Path,
+        *,
+        on_message: Callable[[RunnerMessage], None],
+        should_stop: Callable[[], bool],
+    ) -> Finished:
+        """Run `unit` in `root`; see the UnitRunner port. Whatever happens, no process of the group is left."""
+        process = self._start(unit, root)
+        try:
+            pipes = _Pipes()
+            self._send(process, unit, root)
+            last = self._follow(process, pipes, on_message, should_stop)
+            return _conclude(process, last, pipes)
+        finally:
+            _kill(process)
+
+    def _start(self, unit: UnitSpec, root: Path) -> subprocess.Popen[bytes]:
+        scratch = root / "tmp"
+        try:
+            scratch.mkdir(parents=True, exist_ok=True)
+            self._cache.mkdir(parents=True, exist_ok=True)
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
+                [sys.executable, "-P", "-m", "auditor.runner", "--handlers", self._handlers],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=root,
+                env=child_environment(os.environ, scratch=scratch, threads=self._threads),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise RunnerFailure(f"the process for unit '{unit.key}' could not be started: {error}") from error
+
+    def _send(self, process: subprocess.Popen[bytes], unit: UnitSpec, root: Path) -> None:
+        request = RunnerRequest(
+            unit=unit,
+            root=str(root),
+            cache=str(self._cache),
+            device=self._device,
+            memory_bytes=self._memory_bytes,
+        )
+        stdin = _pipe(process.stdin)
+        with contextlib.suppress(BrokenPipeError):  # it died at once: its exit status tells more
+            stdin.write(request.model_dump_json().encode() + b"\n")
+            stdin.flush()
+
+    def _follow(
+        self,
+        process: subprocess.Popen[bytes],
+        pipes: _Pipes,
+        on_message: Callable[[RunnerMessage], None],
+        should_stop: Callable[[], bool],
+    ) -> RunnerMessage | None:
+        """Read until both pipes end; returns the last message."""
+        deadline = time.monotonic() + self._timeout_s
+        last: RunnerMessage | None = None
+        with selectors.DefaultSelector() as selector:
+            for stream, feed in ((process.stdout, pipes.feed_output), (process.stderr, pipes.feed_log)):
+                selector.register(_pipe(stream), selectors.EVENT_READ, feed)
+            while selector.get_map():
+                for key, _events in selector.select(POLL_S):
+                    data = os.read(key.fd, 1 << 16)
+                    if data:
+                        key.data(data)
+                    else:
+                        selector.unregister(key.fileobj)
+                while pipes.messages:
+                    last = pipes.messages.popleft()
+                    on_message(last)
+                if isinstance(last, Finished | Failed):
+                    return last
+                if should_stop():
+                    raise Cancelled("the job was cancelled")
+                if time.monotonic() > deadline:
+                    raise RunnerFailure(
+                        f"the unit ran longer than {self._timeout_s:g} s and was stopped",
+                        remedy="Raise AUDITOR_UNIT_TIMEOUT_S, or take a smaller plan.",
+                    )
+        return last
+
+
+def _conclude(process: subprocess.Popen[bytes], last: RunnerMessage | None, pipes: _Pipes) -> Finished:
+    """The result, or the error that says why there is none."""
+    if isinstance(last, Finished):
+        return last
+    if isinstance(last, Failed):
+        raise error_of(last)
+    status = process.wait(GRACE_S)
+    if status < 0:
+        name = signal.Signals(-status).name
+        note = " (mostly this means that the machine ran out of memory)" if -status == signal.SIGKILL else ""
+        raise RunnerFailure(f"the runner process was killed by {name}{note}{pipes.tail}")
+    raise RunnerFailure(f"the runner process ended with status {status} and no result{pipes.tail}")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ask the whole group to stop, then make it stop."""
+    _signal_group(process, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_S)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        with contextlib.suppress(OSError):
+            _pipe(stream).close()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    if stream is None:
+        raise RunnerFailure("the runner process has no pipe")
+    return stream

@@ -1,0 +1,155 @@
+"""Use-cases on audits: submit a model, read a report."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from auditor.contracts.base import Contract, canonical_json
+from auditor.contracts.jobs import AuditJob, JobEvent, JobKind, Log, Progress, RunnerMessage, UnitSpec, UnitState
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.plan import AuditPlan
+from auditor.contracts.policy import Policy
+from auditor.contracts.repair import RepairReport
+from auditor.contracts.report import AuditReport, Gallery
+from auditor.contracts.submission import TargetCard
+from auditor.errors import InvalidInput, NotFound, RunnerFailure
+from auditor.service.execution import Executor, OnEvent, ignore
+from auditor.service.jobs import Jobs, Started
+from auditor.service.ports import ArtifactStore, Clock, Transactions
+from auditor.service.records import StoredReport, Submission
+
+CHECK = "check"
+_A = {JobKind.AUDIT: "an audit", JobKind.REPAIR: "a repair"}
+
+
+@dataclass(frozen=True)
+class SubmitRequest:
+    """What a person or a CI job submits.
+
+    Attributes:
+        model: the model file.
+        manifest: what is needed to read it, and where the data is.
+        base: the folder that the manifest's paths are relative to.
+        policy: the effective policy.
+        fresh: run again even if the same audit is stored.
+    """
+
+    model: Path
+    manifest: Manifest
+    base: Path
+    policy: Policy
+    fresh: bool = False
+
+
+class Audits:
+    """Audits.
+
+    Args:
+        store: artifacts.
+        transactions: the database.
+        executor: runs the check.
+        jobs: creates the job.
+        clock: the time.
+    """
+
+    def __init__(
+        self, *, store: ArtifactStore, transactions: Transactions, executor: Executor, jobs: Jobs, clock: Clock
+    ) -> None:
+        self._store = store
+        self._transactions = transactions
+        self._executor = executor
+        self._jobs = jobs
+        self._clock = clock
+
+    def submit(self, request: SubmitRequest, on_event: OnEvent = ignore) -> Started:
+        """Check a model and its data, store them, and create the audit job.
+
+        The check runs in the runner and reads the files where they are; the data that it found good it writes out, and
+        exactly those bytes are stored and audited, as is the model file with the digest that was checked. A refused
+        submission leaves nothing behind.
+
+        Raises:
+            InvalidInput: with every problem found.
+            UnsupportedModel, RunnerFailure, StorageFailure: as named.
+        """
+        files = {"manifest.json": _json(request.manifest), "policy.json": _json(request.policy)}
+        unit = UnitSpec(
+            kind=CHECK,
+            key=CHECK,
+            params={
+                "model": str(request.model.absolute()),
+                "base": str(request.base.absolute()),
+                "manifest": request.manifest.model_dump(mode="json"),
+            },
+        )
+
+        def on_message(message: RunnerMessage) -> None:
+            if isinstance(message, Progress | Log):
+                on_event(JobEvent(job_id="", unit_key=CHECK, unit_state=UnitState.RUNNING, message=message))
+
+        checked = self._executor.compute(unit, on_message=on_message, should_stop=lambda: False, files=files)
+        missing = [name for name in ("plan.json", "target.json") if name not in checked.outputs]
+        if missing:
+            raise RunnerFailure(f"the check left no {' and no '.join(missing)}")
+        plan = AuditPlan.model_validate_json(self._store.get_bytes(checked.outputs["plan.json"]))
+        target = TargetCard.model_validate_json(self._store.get_bytes(checked.outputs["target.json"]))
+        inputs = {name: self._store.put_bytes(data) for name, data in files.items()} | checked.outputs
+        inputs.setdefault("model", self._store_model(request.model, target))
+        submission = Submission(
+            id=secrets.token_hex(16),
+            name=request.manifest.model.name,
+            created_at=self._clock.now(),
+            manifest=request.manifest,
+            target=target,
+            inputs=inputs,
+        )
+        payload = AuditJob(name=submission.name, plan=plan, inputs=inputs).model_dump(mode="json")
+        return self._jobs.start(JobKind.AUDIT, payload, submission, new_submission=True, fresh=request.fresh)
+
+    def _store_model(self, path: Path, target: TargetCard) -> str:
+        digest = self._store.put_file(path)
+        if digest != target.digest:
+            raise InvalidInput(f"the model file {path} changed while it was being checked")
+        return digest
+
+    def submission_of(self, job_id: str) -> Submission:
+        """What a job works on."""
+        with self._transactions() as tx:
+            return tx.submissions.get(tx.jobs.get(job_id).submission_id)
+
+    def find_report(self, reference: str) -> StoredReport:
+        """The entry of a report, by its id, its job's id, or the first characters of either."""
+        with self._transactions() as tx:
+            return tx.reports.find(reference)
+
+    def list_reports(self, limit: int = 50) -> tuple[StoredReport, ...]:
+        """The newest reports."""
+        with self._transactions() as tx:
+            return tuple(tx.reports.latest(limit))
+
+    def get_report(self, reference: str) -> AuditReport:
+        """An audit's report; raises NotFound for the report of a repair."""
+        entry = self._entry(reference, JobKind.AUDIT)
+        return AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
+
+    def get_repair_report(self, reference: str) -> RepairReport:
+        """A repair's report; raises NotFound for the report of an audit."""
+        entry = self._entry(reference, JobKind.REPAIR)
+        return RepairReport.model_validate_json(self._store.get_bytes(entry.digest))
+
+    def get_gallery(self, reference: str) -> Gallery | None:
+        """The pictures of a report; None when it has none."""
+        digest = self.find_report(reference).gallery_digest
+        return None if digest is None else Gallery.model_validate_json(self._store.get_bytes(digest))
+
+    def _entry(self, reference: str, kind: JobKind) -> StoredReport:
+        entry = self.find_report(reference)
+        if entry.kind is not kind:
+            raise NotFound(f"'{reference}' is the report of {_A[entry.kind]}, not of {_A[kind]}")
+        return entry
+
+
+def _json(value: Contract) -> bytes:
+    return canonical_json(value).encode()

@@ -1,0 +1,264 @@
+"""Use-cases on jobs of any kind: create, run in place, follow, list, cancel, resume, recover."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from auditor.contracts.base import code_digest, digest_of
+from auditor.contracts.jobs import JobEvent, JobKind, JobState, JobView, UnitState, UnitView
+from auditor.errors import Cancelled, RunnerFailure, StorageFailure, WaitTimeout
+from auditor.service.execution import MAX_ATTEMPTS, TERMINAL, Executor, OnEvent, ignore, stop_if_idle
+from auditor.service.failures import failure_of
+from auditor.service.pipeline import Pipeline
+from auditor.service.ports import Clock, Transactions, UnitOfWork
+from auditor.service.records import Job, StoredReport, Submission, Unit
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job, new or found.
+
+    Attributes:
+        job_id: its id.
+        reused: the same work (inputs and code) was there already.
+        state: where it is now.
+    """
+
+    job_id: str
+    reused: bool
+    state: JobState
+
+
+class Jobs:
+    """Jobs of any kind.
+
+    Args:
+        transactions: the database.
+        executor: runs units.
+        clock: the time.
+        pipelines: how each kind of job runs.
+    """
+
+    def __init__(
+        self, *, transactions: Transactions, executor: Executor, clock: Clock, pipelines: Mapping[JobKind, Pipeline]
+    ) -> None:
+        self._transactions = transactions
+        self._executor = executor
+        self._clock = clock
+        self._pipelines = pipelines
+
+    def start(
+        self, kind: JobKind, payload: Mapping[str, Any], submission: Submission, *, new_submission: bool, fresh: bool
+    ) -> Started:
+        """Create a job with its first units, in one transaction; or find the one that does this work already.
+
+        A found job that was cancelled or has failed is resumed: finished units are not run again.
+
+        Args:
+            kind: what it does.
+            payload: JSON of the kind's contract.
+            submission: what it works on.
+            new_submission: the submission is stored with it.
+            fresh: make a new job in any case.
+        """
+        fingerprint = digest_of({"kind": kind.value, "payload": dict(payload), "code": code_digest()})
+        with self._transactions() as tx:
+            found = None if fresh else tx.jobs.with_fingerprint(fingerprint)
+            if found is None:
+                job = Job(
+                    id=secrets.token_hex(16),
+                    kind=kind,
+                    name=submission.name,
+                    submission_id=submission.id,
+                    fingerprint=fingerprint,
+                    payload=dict(payload),
+                    created_at=self._clock.now(),
+                )
+                if new_submission:
+                    tx.submissions.add(submission)
+                tx.jobs.add(job)
+                self._executor.advance(tx, job)
+        if found is not None:
+            state = found.state
+            if state in (JobState.CANCELLED, JobState.FAILED):
+                state = self.resume(found.id).state
+            return Started(found.id, reused=True, state=state)
+        self._executor.announce()
+        return Started(job.id, reused=False, state=job.state)
+
+    def run_in_place(self, job_id: str, on_event: OnEvent = ignore) -> JobView:
+        """Run a job's units here, one after the other, until it ends; other processes may take units of it too.
+
+        Raises:
+            Cancelled, KeyboardInterrupt: it was stopped; it is then marked cancelled and can be resumed.
+            StorageFailure: the database or the store failed; the job is marked failed where that can still be written.
+        """
+        job_id = self.status(job_id).id
+        try:
+            while True:
+                with self._transactions() as tx:
+                    job = tx.jobs.get(job_id, lock=True)
+                    if job.state in TERMINAL:
+                        break
+                    self._recover(tx, [unit for unit in tx.units.expired(self._clock.now()) if unit.job_id == job_id])
+                    units = tx.units.of_job(job_id)
+                    waiting = [unit.id for unit in units if unit.state is UnitState.PENDING]
+                if waiting:
+                    self._executor.execute_unit(waiting[0], on_event)
+                else:
+                    self._clock.sleep(POLL_S)  # another process has the rest
+        except (KeyboardInterrupt, Cancelled):
+            self.cancel(job_id)
+            raise
+        except StorageFailure as error:
+            self._mark_failed(job_id, error)
+            raise
+        return self.status(job_id)
+
+    def wait(self, job_id: str, on_event: OnEvent = ignore, *, timeout_s: float | None = None) -> JobView:
+        """Follow a job that workers run, until it ends.
+
+        Raises:
+            WaitTimeout: it goes on, but not within `timeout_s`.
+        """
+        deadline = None if timeout_s is None else self._clock.now().timestamp() + timeout_s
+        told: dict[str, UnitView] = {}
+        while True:
+            view = self.status(job_id)
+            for event in _changes(view, told):
+                on_event(event)
+            if view.state in TERMINAL:
+                return view
+            if deadline is not None and self._clock.now().timestamp() >= deadline:
+                raise WaitTimeout(f"job {view.id} was not done after {timeout_s:g} s; it goes on")
+            self._clock.sleep(POLL_S)
+
+    def status(self, job_id: str) -> JobView:
+        """Where a job is, with its units."""
+        with self._transactions() as tx:
+            job = tx.jobs.get(job_id)
+            return self._view(job, tx.units.of_job(job.id), tx.reports.of_job(job.id))
+
+    def list(self, limit: int = 50) -> tuple[JobView, ...]:
+        """The newest jobs, without their units."""
+        with self._transactions() as tx:
+            return tuple(self._view(job, (), tx.reports.of_job(job.id)) for job in tx.jobs.latest(limit))
+
+    def cancel(self, job_id: str) -> JobView:
+        """Ask a job to stop. Running units are stopped within seconds and wait; finished ones are kept."""
+        with self._transactions() as tx:
+            job = tx.jobs.get(job_id, lock=True)
+            if job.state not in TERMINAL:
+                tx.jobs.set_cancel_requested(job.id, True)
+                stop_if_idle(tx, tx.jobs.get(job.id), self._clock.now())
+        return self.status(job_id)
+
+    def resume(self, job_id: str) -> JobView:
+        """Go on with a job that was cancelled, has failed, or whose worker died; a finished job is left as it is.
+
+        Units that failed the job run again, and those that waited are announced again.
+        """
+        with self._transactions() as tx:
+            job = tx.jobs.get(job_id, lock=True)
+            if job.state is not JobState.DONE:
+                pipeline, waiting = self._pipelines[job.kind], []
+                tx.jobs.set_cancel_requested(job.id, False)
+                if job.state in TERMINAL:
+                    tx.jobs.set_state(job.id, JobState.QUEUED, error=None, finished_at=None)
+                self._recover(tx, [unit for unit in tx.units.expired(self._clock.now()) if unit.job_id == job.id])
+                for unit in tx.units.of_job(job.id):
+                    if unit.state is UnitState.FAILED and not pipeline.tolerates(unit.spec.key):
+                        tx.units.release(unit)
+                        waiting.append(unit.id)
+                    elif unit.state is UnitState.PENDING:
+                        waiting.append(unit.id)
+                tx.outbox.add(waiting)
+                self._executor.advance(tx, tx.jobs.get(job.id))
+        self._executor.announce()
+        return self.status(job_id)
+
+    def recover(self) -> int:
+        """Put back every unit whose worker died (its lease ran out); returns how many. Workers do it as they start."""
+        with self._transactions() as tx:
+            expired = tx.units.expired(self._clock.now())
+            for job_id in sorted({unit.job_id for unit in expired}):
+                tx.jobs.get(job_id, lock=True)
+            self._recover(tx, expired)
+        self._executor.announce()
+        return len(expired)
+
+    def _recover(self, tx: UnitOfWork, expired: Sequence[Unit]) -> None:
+        for unit in expired:
+            job = tx.jobs.get(unit.job_id)
+            if unit.attempt >= MAX_ATTEMPTS:
+                error = RunnerFailure(f"the worker died {unit.attempt} times while it ran unit '{unit.spec.key}'")
+                tx.units.fail(unit, failure_of(error))
+                self._executor.advance(tx, job)
+            elif tx.units.release(unit):
+                tx.outbox.add([unit.id])
+                stop_if_idle(tx, job, self._clock.now())
+
+    def _mark_failed(self, job_id: str, error: StorageFailure) -> None:
+        try:
+            with self._transactions() as tx:
+                job = tx.jobs.get(job_id, lock=True)
+                if job.state not in TERMINAL:
+                    now = self._clock.now()
+                    tx.jobs.set_state(job_id, JobState.FAILED, error=failure_of(error), finished_at=now)
+        except StorageFailure:
+            return  # the database is what failed: its last committed state is still true, and resume goes on from it
+
+    def _view(self, job: Job, units: Sequence[Unit], reports: Sequence[StoredReport]) -> JobView:
+        return JobView(
+            id=job.id,
+            kind=job.kind,
+            name=job.name,
+            state=job.state,
+            created_at=job.created_at.isoformat(),
+            finished_at=None if job.finished_at is None else job.finished_at.isoformat(),
+            cancel_requested=job.cancel_requested,
+            error=job.error,
+            report_ids=tuple(report.report_id for report in reports),
+            units=tuple(self._unit_view(unit) for unit in units),
+        )
+
+    def _unit_view(self, unit: Unit) -> UnitView:
+        running = unit.state is UnitState.RUNNING
+        return UnitView(
+            key=unit.spec.key,
+            kind=unit.spec.kind,
+            state=unit.state,
+            attempt=unit.attempt,
+            worker=unit.worker,
+            stalled=running and unit.lease_until is not None and unit.lease_until < self._clock.now(),
+            progress=unit.progress,
+            error=unit.error,
+            seconds=None if unit.result is None else unit.result.seconds,
+        )
+
+
+def _changes(view: JobView, told: dict[str, UnitView]) -> list[JobEvent]:
+    """Events for the units that look different from when they were last told; `told` is brought up to date."""
+    finished = sum(unit.state in (UnitState.DONE, UnitState.FAILED) for unit in view.units)
+    events = []
+    for unit in view.units:
+        before = told.get(unit.key)
+        changed = before is None or before.state is not unit.state or before.progress != unit.progress
+        if changed and (before is not None or unit.state is not UnitState.PENDING):
+            events.append(
+                JobEvent(
+                    job_id=view.id,
+                    unit_key=unit.key,
+                    unit_state=unit.state,
+                    message=unit.progress,
+                    units_done=finished,
+                    units_known=len(view.units),
+                )
+            )
+        told[unit.key] = unit
+    return events

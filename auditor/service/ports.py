@@ -1,0 +1,245 @@
+"""Ports: what the use-cases need from the world. Adapters implement these; tests use in-memory ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from auditor.contracts.jobs import Failed, Finished, JobState, Progress, RunnerMessage, UnitResult, UnitSpec
+from auditor.service.records import Job, StoredReport, Submission, Unit
+
+
+class ArtifactStore(Protocol):
+    """Content-addressed blobs: a digest is the sha256 of the bytes, so nothing stored ever changes."""
+
+    def put_file(self, path: Path) -> str:
+        """Store a file; returns its digest. Raises StorageFailure, with nothing half-written, when it cannot."""
+        ...
+
+    def put_bytes(self, data: bytes) -> str:
+        """Store bytes; returns their digest."""
+        ...
+
+    def get_path(self, digest: str, destination: Path) -> None:
+        """Write a checked copy of the blob to `destination`.
+
+        Raises:
+            NotFound: no such blob.
+            StorageFailure: it cannot be read, or its bytes no longer match the digest.
+        """
+        ...
+
+    def get_bytes(self, digest: str) -> bytes:
+        """The blob's bytes, checked; raises like `get_path`."""
+        ...
+
+    def exists(self, digest: str) -> bool:
+        """Whether the blob is stored."""
+        ...
+
+
+class Submissions(Protocol):
+    """Stored submissions."""
+
+    def add(self, submission: Submission) -> None:
+        """Insert a new one."""
+        ...
+
+    def get(self, submission_id: str) -> Submission:
+        """By id; raises NotFound."""
+        ...
+
+
+class Jobs(Protocol):
+    """Stored jobs."""
+
+    def add(self, job: Job) -> None:
+        """Insert a new one."""
+        ...
+
+    def get(self, job_id: str, *, lock: bool = False) -> Job:
+        """By id, or by its first characters where they are unique; raises NotFound.
+
+        Args:
+            job_id: the id.
+            lock: hold the row until the transaction ends, so that units ending together are seen one after the other.
+        """
+        ...
+
+    def latest(self, limit: int) -> Sequence[Job]:
+        """Newest first."""
+        ...
+
+    def with_fingerprint(self, fingerprint: str) -> Job | None:
+        """The newest job for exactly this work."""
+        ...
+
+    def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:
+        """Move the job; `error` and `finished_at` are replaced."""
+        ...
+
+    def set_cancel_requested(self, job_id: str, requested: bool) -> None:
+        """Ask for the job to stop, or take that back."""
+        ...
+
+
+class Units(Protocol):
+    """Stored units. A claim is named by unit id and attempt number; only the holder can renew or settle it."""
+
+    def add(self, units: Sequence[Unit]) -> None:
+        """Insert new ones."""
+        ...
+
+    def get(self, unit_id: str) -> Unit:
+        """By id; raises NotFound."""
+        ...
+
+    def of_job(self, job_id: str) -> Sequence[Unit]:
+        """All units of a job, in the order they were made."""
+        ...
+
+    def claim(self, unit_id: str, *, worker: str, now: datetime, lease_until: datetime) -> Unit | None:
+        """Take a pending unit, atomically; None when it is not pending (any more)."""
+        ...
+
+    def renew(self, unit: Unit, *, now: datetime, lease_until: datetime, progress: Progress | None) -> bool:
+        """Heartbeat of a claim; False when the claim was lost."""
+        ...
+
+    def complete(self, unit: Unit, result: UnitResult) -> bool:
+        """Mark a claimed unit done; False when the claim was lost."""
+        ...
+
+    def fail(self, unit: Unit, error: Failed) -> bool:
+        """Mark a claimed unit failed; False when the claim was lost."""
+        ...
+
+    def release(self, unit: Unit) -> bool:
+        """Give a claimed or failed unit back as pending; False when the claim was lost."""
+        ...
+
+    def expired(self, now: datetime) -> Sequence[Unit]:
+        """Running units, of any job, whose lease ran out."""
+        ...
+
+
+class Reports(Protocol):
+    """Stored reports."""
+
+    def add(self, report: StoredReport) -> None:
+        """Insert; the same unit's earlier report is replaced."""
+        ...
+
+    def find(self, reference: str) -> StoredReport:
+        """By report id (or its unique first characters), or by the id of a job (its last report); raises NotFound."""
+        ...
+
+    def of_job(self, job_id: str) -> Sequence[StoredReport]:
+        """Reports of one job, oldest first."""
+        ...
+
+    def latest(self, limit: int) -> Sequence[StoredReport]:
+        """Newest first."""
+        ...
+
+
+class Outbox(Protocol):
+    """Units to be sent to the queue, written in the transaction that made them."""
+
+    def add(self, unit_ids: Sequence[str]) -> None:
+        """Remember to send these."""
+        ...
+
+    def pending(self) -> Sequence[tuple[int, str]]:
+        """(entry, unit id) not yet sent; entries another process is sending now are left out."""
+        ...
+
+    def remove(self, entry: int) -> None:
+        """It was sent."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """One transaction over all repositories."""
+
+    @property
+    def submissions(self) -> Submissions:
+        """Submissions in this transaction."""
+        ...
+
+    @property
+    def jobs(self) -> Jobs:
+        """Jobs in this transaction."""
+        ...
+
+    @property
+    def units(self) -> Units:
+        """Units in this transaction."""
+        ...
+
+    @property
+    def reports(self) -> Reports:
+        """Reports in this transaction."""
+        ...
+
+    @property
+    def outbox(self) -> Outbox:
+        """The outbox in this transaction."""
+        ...
+
+
+Transactions = Callable[[], AbstractContextManager[UnitOfWork]]
+"""Opens a transaction: commits when the block ends well, rolls back when it raises.
+
+A database that cannot be used raises StorageFailure.
+"""
+
+
+class JobQueue(Protocol):
+    """Tells workers that a unit waits. It may tell them twice or never: the database is the truth."""
+
+    def enqueue(self, unit_id: str) -> None:
+        """Announce a unit; raises StorageFailure when the broker cannot be reached."""
+        ...
+
+
+class UnitRunner(Protocol):
+    """Runs one unit in a process of its own."""
+
+    def run(
+        self,
+        unit: UnitSpec,
+        root: Path,
+        *,
+        on_message: Callable[[RunnerMessage], None],
+        should_stop: Callable[[], bool],
+    ) -> Finished:
+        """Run `unit` in the folder `root`, whose `inputs/` is filled, and leave its files in `outputs/`.
+
+        Args:
+            unit: what to do.
+            root: scratch folder of this unit.
+            on_message: receives every progress and log message.
+            should_stop: polled; True stops the process.
+
+        Raises:
+            Cancelled: it was stopped.
+            RunnerFailure: the process died, ran out of time or broke its protocol.
+            AuditorError: what the unit itself reported.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """The time, so that tests can set it."""
+
+    def now(self) -> datetime:
+        """UTC, timezone-aware."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...

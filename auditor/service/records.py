@@ -1,0 +1,98 @@
+"""What the database knows, as frozen values: repositories take and give these, never rows of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitSpec, UnitState
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.submission import TargetCard
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A checked model file with what is needed to read it.
+
+    Attributes:
+        inputs: workspace file name to artifact digest.
+    """
+
+    id: str
+    name: str
+    created_at: datetime
+    manifest: Manifest
+    target: TargetCard
+    inputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job and where it is.
+
+    Attributes:
+        fingerprint: sha256 over kind, inputs and code version; equal work has an equal fingerprint.
+        payload: JSON contract of the job's kind (`AuditJob` for an audit).
+        error: why it failed.
+    """
+
+    id: str
+    kind: JobKind
+    name: str
+    submission_id: str
+    fingerprint: str
+    payload: dict[str, Any]
+    created_at: datetime
+    state: JobState = JobState.QUEUED
+    cancel_requested: bool = False
+    error: Failed | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of a job and where it is.
+
+    Attributes:
+        attempt: how many times it was claimed; with the id it names one claim.
+        lease_until: when a claim counts as abandoned unless it is renewed.
+        heartbeat_at: when the claim was last renewed.
+    """
+
+    id: str
+    job_id: str
+    position: int
+    spec: UnitSpec
+    state: UnitState = UnitState.PENDING
+    attempt: int = 0
+    worker: str | None = None
+    lease_until: datetime | None = None
+    heartbeat_at: datetime | None = None
+    progress: Progress | None = None
+    result: UnitResult | None = None
+    error: Failed | None = None
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """A report that a unit left.
+
+    Attributes:
+        report_id: the id inside the report; the same audit run twice has the same.
+        kind: `audit` or `repair`.
+        digest: artifact of the report's JSON.
+        gallery_digest: artifact of the pictures, where there are any.
+        verdict: `pass`, `fail` or `inconclusive`; for a repair the one after it, or None when nothing was accepted.
+    """
+
+    report_id: str
+    job_id: str
+    unit_key: str
+    kind: JobKind
+    name: str
+    digest: str
+    gallery_digest: str | None
+    verdict: str | None
+    level: str | None
+    created_at: datetime

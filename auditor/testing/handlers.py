@@ -1,0 +1,123 @@
+"""A whole audit job without torch: handlers that take milliseconds and leave a valid report.
+
+The runner process loads these by name, `auditor.testing.handlers:fast_handlers`, so tests can drive the real runner,
+database and queue. What they should do beyond that is written in the submission's name, see `fast_handlers`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from auditor.contracts.access import Access
+from auditor.contracts.base import digest_of_file
+from auditor.contracts.jobs import AttackReadiness, UnitSpec
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.plan import AttackSpec, AuditPlan, PriorSpec
+from auditor.contracts.policy import Verdict
+from auditor.errors import Cancelled, InvalidInput, UnsupportedModel
+from auditor.service.session import Handler, Session
+from auditor.service.workspace import Workspace
+from auditor.testing.reports import sample_report, sample_target
+
+CLASSES = (0, 1, 2, 3, 4)
+PLAN = AuditPlan(
+    name="fast",
+    attacks=(AttackSpec(name="ppa"), AttackSpec(name="mirror-b")),
+    priors=(PriorSpec(name="vae"),),
+    classes_per_unit=3,
+)
+"""Two attacks and one control on two chunks of classes."""
+
+
+def fast_handlers() -> dict[str, Handler]:
+    """The table; a word in the model's name changes what happens.
+
+    `refused`: the check refuses it. `broken-attack`: the first attack raises. `broken-prepare`, `broken-finish`: so do
+    they. `killed`: the first attack's process is killed. `noisy`: handlers print. `slow`: the first attack waits
+    until it is stopped, or until a file `go` appears in the shared cache.
+    """
+    return {"check": _check, "prepare": _prepare, "attack": _attack, "fisher": _fisher, "finish": _finish}
+
+
+def _check(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+    manifest = Manifest.model_validate(unit.params["manifest"])
+    if "refused" in manifest.model.name:
+        raise InvalidInput(["the model is not a model", "the data is not data"])
+    model = workspace.root / str(unit.params["model"])
+    target = sample_target(name=manifest.model.name, digest=digest_of_file(model))
+    workspace.output("target.json").write_text(target.model_dump_json())
+    workspace.output("plan.json").write_text(PLAN.model_dump_json())
+    for role in ("private", "heldout", "public"):
+        workspace.output(f"{role}.npz").write_bytes(f"{role} images of {manifest.model.name}".encode())
+    session.tick("check", 1, 1)
+    return {}
+
+
+def _prepare(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+    _fail_if(workspace, "broken-prepare")
+    for name in ("prepared.json", "fit.npz", "evaluator.safetensors", "judge.safetensors", "prior-vae.safetensors"):
+        workspace.output(name).write_bytes(name.encode() + workspace.input("private.npz").read_bytes())
+    session.tick("prepare", 1, 1)
+    rows = [
+        AttackReadiness(key="ppa", runnable=True, prior="vae", access=Access.WHITE_BOX),
+        AttackReadiness(key="mirror-b", runnable=True, prior="vae", access=Access.SCORE),
+    ]
+    return {"classes": list(CLASSES), "attacks": [row.model_dump(mode="json") for row in rows]}
+
+
+def _attack(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+    if unit.key.startswith("attack/ppa/0"):
+        _fail_if(workspace, "broken-attack")
+        if "killed" in _model_name(workspace):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "slow" in _model_name(workspace):
+            _wait(workspace, session)
+    if "noisy" in _model_name(workspace):
+        print("this is not the protocol")  # noqa: T201 - that is the point
+        os.write(1, b"nor is this\n")
+        sys.stdout.flush()
+    workspace.output("recon.npz").write_bytes(unit.key.encode())
+    workspace.output("outcome.json").write_text("{}")
+    session.tick("attack", 1, 1)
+    return {"forward_queries": 10, "classes": unit.params["classes"]}
+
+
+def _fisher(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+    workspace.output("fisher.json").write_text("{}")
+    return {}
+
+
+def _finish(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+    _fail_if(workspace, "broken-finish")
+    workspace.output("report.json").write_text(sample_report(Verdict.FAIL).model_dump_json())
+    return {"attacks": unit.params["attacks"]}
+
+
+def _model_name(workspace: Workspace) -> str:
+    return Manifest.model_validate_json(workspace.input("manifest.json").read_bytes()).model.name
+
+
+def _fail_if(workspace: Workspace, word: str) -> None:
+    if word in _model_name(workspace):
+        raise UnsupportedModel(f"this model is {word}")
+
+
+def _wait(workspace: Workspace, session: Session) -> None:
+    wait_for(lambda: session.stopped.is_set() or (workspace.cache / "go").exists())
+    session.tick("attack", 0, 1)
+    if session.stopped.is_set():
+        raise Cancelled("the handler was asked to stop")
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    """Wait until `condition` holds; raises TimeoutError when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the condition never held")
+        time.sleep(0.02)

@@ -1,0 +1,1 @@
+"""Alembic migrations: one history that builds SQLite and PostgreSQL alike."""

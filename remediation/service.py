@@ -1,0 +1,106 @@
+"""The use-case: repair what an audit found, and audit again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from auditor.contracts.base import canonical_json
+from auditor.contracts.jobs import JobKind, RepairJob
+from auditor.contracts.manifest import RepairBudget
+from auditor.contracts.problems import problems_in
+from auditor.contracts.report import AuditReport
+from auditor.errors import InvalidInput
+from auditor.service.jobs import Jobs, Started
+from auditor.service.plans import quick_version
+from auditor.service.ports import ArtifactStore, Transactions
+
+
+@dataclass(frozen=True)
+class RepairRequest:
+    """What to repair and what it may cost.
+
+    Attributes:
+        reference: id of an audit's report or job.
+        weights: safetensors trained on public data only; None: pre-train on the public data.
+        max_accuracy_loss: overrides the manifest's budget, in accuracy points 0..1.
+        params: overrides of the defense's parameters.
+        fresh: run again even if the same repair is stored.
+    """
+
+    reference: str
+    weights: Path | None = None
+    max_accuracy_loss: float | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = False
+
+
+class Repairs:
+    """Repairs.
+
+    Args:
+        store: artifacts.
+        transactions: the database.
+        jobs: creates the job.
+    """
+
+    def __init__(self, *, store: ArtifactStore, transactions: Transactions, jobs: Jobs) -> None:
+        self._store = store
+        self._transactions = transactions
+        self._jobs = jobs
+
+    def start(self, request: RepairRequest) -> Started:
+        """Create the repair job of an audit that has a report, private data and, unless weights are given, public data.
+
+        Raises:
+            InvalidInput: the audit cannot be repaired; every reason is listed.
+            NotFound: no such audit.
+        """
+        with self._transactions() as tx:
+            entry = tx.reports.find(request.reference)
+            job = tx.jobs.get(entry.job_id)
+            submission = tx.submissions.get(job.submission_id)
+            prepared = next((u for u in tx.units.of_job(job.id) if u.spec.key == "prepare" and u.result), None)
+        if entry.kind is not JobKind.AUDIT or prepared is None or prepared.result is None:
+            raise InvalidInput(f"'{request.reference}' is not an audit", remedy="Name the audit that came before.")
+        outputs = prepared.result.outputs
+        problems = []
+        if not {"fit.npz", "heldout_used.npz"} <= outputs.keys():
+            problems.append("the audit had no private data to train on")
+        if request.weights is None and "public.npz" not in submission.inputs:
+            problems.append("the audit had no public data to pre-train on, and no --weights were given")
+        if request.weights is not None and not request.weights.is_file():
+            problems.append(f"no weights file at {request.weights}")
+        if problems:
+            raise InvalidInput(problems, remedy="Submit the model again with the data named in the manifest.")
+        report = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
+        manifest = submission.manifest.model_copy(update={"repair": _budget(submission.manifest.repair, request)})
+        quick = quick_version(report.plan)
+        data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
+        if request.weights is not None:
+            data["weights.safetensors"] = self._store.put_file(request.weights)
+        payload = RepairJob(
+            name=submission.name,
+            plan=report.plan,
+            quick_plan=quick,
+            quick_plan_digest=self._store.put_bytes(canonical_json(quick).encode()),
+            inputs=submission.inputs | {"manifest.json": self._store.put_bytes(canonical_json(manifest).encode())},
+            data=data,
+        )
+        return self._jobs.start(
+            JobKind.REPAIR, payload.model_dump(mode="json"), submission, new_submission=False, fresh=request.fresh
+        )
+
+
+def _budget(budget: RepairBudget, request: RepairRequest) -> RepairBudget:
+    changes: dict[str, Any] = budget.model_dump(mode="json")
+    changes["params"] = changes["params"] | request.params
+    if request.max_accuracy_loss is not None:
+        changes["max_accuracy_loss"] = request.max_accuracy_loss
+    try:
+        return RepairBudget.model_validate(changes)
+    except ValidationError as error:
+        raise InvalidInput(problems_in(error, RepairBudget, where="repair")) from None

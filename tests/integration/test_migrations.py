@@ -1,0 +1,111 @@
+"""One history of migrations builds SQLite and PostgreSQL alike, and matches the models."""
+
+import subprocess
+import sys
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
+
+from auditor.db import migrate
+from auditor.db.engine import build_engine
+from auditor.db.models import Base
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
+def engine(request):
+    engine = build_engine(request.getfixturevalue(f"{request.param}_url"))
+    yield engine
+    engine.dispose()
+
+
+def test_the_code_knows_its_revision(engine):
+    scripts = ScriptDirectory.from_config(migrate.alembic_config(engine))
+    assert scripts.get_current_head() == migrate.HEAD
+
+
+def test_migrations_build_what_the_models_say(engine):
+    migrate.upgrade(engine)
+    command.check(migrate.alembic_config(engine))  # raises when the models and the tables differ
+    assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
+
+
+def test_the_check_would_notice_a_difference(engine):
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_jobs_created_at")
+    with pytest.raises(Exception, match="New upgrade operations"):
+        command.check(migrate.alembic_config(engine))
+
+
+def test_down_and_up_again(engine):
+    migrate.upgrade(engine)
+    command.downgrade(migrate.alembic_config(engine), "base")
+    assert set(inspect(engine).get_table_names()) == {"alembic_version"}
+    migrate.upgrade(engine)
+    migrate.require_head(engine)
+
+
+@pytest.mark.integration
+def test_both_databases_have_the_same_columns_keys_and_indexes(sqlite_url, postgres_url):
+    shapes = []
+    for url in (sqlite_url, postgres_url):
+        engine = build_engine(url)
+        migrate.upgrade(engine)
+        look = inspect(engine)
+        shapes.append(
+            {
+                table: (
+                    [(column["name"], column["nullable"]) for column in look.get_columns(table)],
+                    sorted(
+                        index["name"] for index in look.get_indexes(table) if not index.get("duplicates_constraint")
+                    ),
+                    sorted(str(key["name"]) for key in look.get_unique_constraints(table)),
+                    sorted(str(key["name"]) for key in look.get_foreign_keys(table)),
+                    look.get_pk_constraint(table)["constrained_columns"],
+                )
+                for table in Base.metadata.tables
+            }
+        )
+        engine.dispose()
+    assert shapes[0] == shapes[1]
+
+
+def test_processes_may_start_on_an_empty_sqlite_file_together(sqlite_url):
+    code = (
+        "import sys\n"
+        "from auditor.db.engine import build_engine\n"
+        "from auditor.db.migrate import revision, upgrade\n"
+        f"engine = build_engine({sqlite_url!r})\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "upgrade(engine)\n"
+        "print(revision(engine))\n"
+    )
+    command = [sys.executable, "-c", code]
+    starting = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        for _ in range(3)
+    ]
+    for process in starting:
+        assert process.stdout.readline() == "ready\n"
+    for process in starting:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate()[0] for process in starting] == [f"{migrate.HEAD}\n"] * 3
+
+
+def test_a_failed_migration_leaves_nothing_half_done(engine, monkeypatch):
+    from alembic import op
+
+    def fail(*_args, **_kwargs):
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(op, "create_index", fail)
+    with pytest.raises(RuntimeError):
+        migrate.upgrade(engine)
+    monkeypatch.undo()
+    assert inspect(engine).get_table_names() == []
+    migrate.upgrade(engine)
+    migrate.require_head(engine)

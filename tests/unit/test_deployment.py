@@ -1,0 +1,176 @@
+"""The compose file and the image, as far as a machine without a Docker engine can check them."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import compose_spec
+import pytest
+import redis
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:[-?][^}]*)?\}")
+
+
+def substitute(value, environment):
+    """What compose does with `${NAME:?message}`, `${NAME:-default}` and `$$`."""
+
+    def one(match):
+        name, rest = match[1], match[2] or ""
+        if name in environment:
+            return environment[name]
+        if rest.startswith(":-"):
+            return rest[2:]
+        raise LookupError(name)
+
+    if isinstance(value, dict):
+        return {key: substitute(item, environment) for key, item in value.items()}
+    if isinstance(value, list):
+        return [substitute(item, environment) for item in value]
+    return VARIABLE.sub(one, value).replace("$$", "$") if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def compose():
+    secrets = {"AUDITOR_POSTGRES_PASSWORD": "pgpass", "AUDITOR_REDIS_PASSWORD": "redispass"}
+    return substitute(yaml.safe_load(COMPOSE), secrets)
+
+
+def test_it_keeps_to_the_compose_specification(compose):
+    parsed = compose_spec.PyCompose.from_json(json.dumps(compose))
+    parsed.validate()
+    assert set(parsed.service_names()) == {"postgres", "redis", "migrate", "worker", "worker-cpu", "auditor"}
+
+
+def test_there_is_no_default_password():
+    with pytest.raises(LookupError, match="AUDITOR_POSTGRES_PASSWORD"):
+        substitute(yaml.safe_load(COMPOSE), {"AUDITOR_REDIS_PASSWORD": "x"})
+    with pytest.raises(LookupError, match="AUDITOR_REDIS_PASSWORD"):
+        substitute(yaml.safe_load(COMPOSE), {"AUDITOR_POSTGRES_PASSWORD": "x"})
+
+
+def test_nothing_runs_as_root_or_writes_its_own_image(compose):
+    for name, service in compose["services"].items():
+        assert service["user"] not in ("root", "0"), name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert not service.get("privileged"), name
+
+
+def test_nothing_is_published_and_nothing_reaches_out(compose):
+    assert compose["networks"] == {"inside": {"internal": True}}
+    for name, service in compose["services"].items():
+        assert "ports" not in service, name
+        assert service["networks"] == ["inside"], name
+
+
+def test_images_have_a_version(compose):
+    for name, service in compose["services"].items():
+        assert re.search(r":(local|\d)", service["image"]), name
+
+
+def test_workers_wait_for_servers_and_migrations(compose):
+    for name in ("worker", "worker-cpu", "auditor"):
+        assert compose["services"][name]["depends_on"] == {
+            "postgres": {"condition": "service_healthy"},
+            "redis": {"condition": "service_healthy"},
+            "migrate": {"condition": "service_completed_successfully"},
+        }
+    for name in ("postgres", "redis"):
+        assert compose["services"][name]["healthcheck"]["test"]
+
+
+def test_one_worker_has_a_gpu_and_the_other_is_told_to_do_without(compose):
+    gpu, cpu = compose["services"]["worker"], compose["services"]["worker-cpu"]
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
+    assert "deploy" not in cpu
+    assert (gpu["profiles"], cpu["profiles"]) == (["gpu"], ["cpu"])
+    assert (gpu["environment"]["AUDITOR_DEVICE"], cpu["environment"]["AUDITOR_DEVICE"]) == ("cuda", "cpu")
+
+
+def test_every_part_of_ours_knows_the_settings_and_keeps_telemetry_off(compose):
+    from auditor.settings import Settings
+
+    known = {f"AUDITOR_{name.upper()}" for name in Settings.model_fields}
+    for name in ("migrate", "worker", "worker-cpu", "auditor"):
+        environment = compose["services"][name]["environment"]
+        assert environment["ORT_DISABLE_TELEMETRY"] == "1"
+        assert {key for key in environment if key.startswith("AUDITOR_")} <= known
+        assert environment["AUDITOR_DATABASE_URL"] == "postgresql://auditor:pgpass@postgres:5432/auditor"
+        assert environment["AUDITOR_BROKER_URL"] == "redis://:redispass@redis:6379/0"
+        assert "auditor-home:/var/lib/auditor" in compose["services"][name]["volumes"]
+
+
+def test_the_redis_password_is_in_no_process_list_and_the_command_works(compose, tmp_path):
+    service = compose["services"]["redis"]
+    (script,) = service["command"]
+    assert "redispass" not in script
+    binary = shutil.which("redis-server") or str(Path(sys.executable).parent / "redis-server")
+    if not Path(binary).exists():
+        pytest.skip("no redis-server on this machine")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = script.replace("redis-server -", f"{binary} - --port {port} --bind 127.0.0.1").replace(
+        "/data", str(tmp_path)
+    )
+    environment = {"REDISCLI_AUTH": service["environment"]["REDISCLI_AUTH"], "PATH": "/usr/bin:/bin"}
+    process = subprocess.Popen([*service["entrypoint"], script], env=environment, stdout=subprocess.DEVNULL)  # noqa: S603
+    try:
+        with redis.Redis(port=port, password="redispass", retry=None) as client:  # noqa: S106
+            from auditor.testing.handlers import wait_for
+
+            wait_for(lambda: answers(client) or process.poll() is not None)
+            assert client.config_get("appendonly") == {"appendonly": "yes"}
+            assert b"redispass" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        with redis.Redis(port=port) as stranger, pytest.raises(redis.exceptions.AuthenticationError):
+            stranger.ping()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(client):
+    try:
+        return client.ping()
+    except redis.exceptions.ConnectionError:
+        return False
+
+
+def test_the_image_runs_as_a_user_and_keeps_telemetry_off():
+    final = DOCKERFILE.split("FROM ")[-1]
+    assert re.search(r"^USER 10001:10001$", final, re.M)
+    assert "ORT_DISABLE_TELEMETRY=1" in final
+    assert 'ENTRYPOINT ["auditor"]' in final
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert "auditor" in scripts
+
+
+def test_what_the_image_copies_exists_and_is_sent_to_the_builder():
+    sources = [line.split()[1] for line in DOCKERFILE.splitlines() if line.startswith("COPY ") and "--from" not in line]
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert sources
+    for source in [*sources, "README.md"]:
+        assert source in allowed or source == "pyproject.toml"
+        assert source == "README.md" or (ROOT / source).exists()
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {name.rstrip("*") for name in packages} <= set(sources), "every package is in the image"
+
+
+def test_the_migrations_are_part_of_the_package():
+    from setuptools import find_packages
+
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = find_packages(str(ROOT), include=setuptools["packages"]["find"]["include"])
+    assert {"migrations", "migrations.versions", "workers", "remediation", "auditor.db"} <= set(found)
+    assert "*.mako" in setuptools["package-data"]["*"]
