@@ -1,0 +1,72 @@
+"""`demo`: the whole loop on data that ships with the program."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command("demo")(demo)
+
+
+def demo(
+    data: Annotated[str, typer.Option("--data", help="identities, digits, olivetti or lfw.")] = "identities",
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the model, the data and the reports.")] = Path("demo-out"),
+    size: Annotated[int, typer.Option(min=16, max=128, help="Side of the images in pixels.")] = 32,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    repair: Annotated[bool, typer.Option("--repair/--no-repair", help="Repair and audit again.")] = True,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")] = False,
+) -> None:
+    """Train a small classifier, submit it as ONNX, audit, repair with TL-DMI, audit again, compare.
+
+    Always exits 0 when the loop ran: the verdict is part of what is shown.
+    """
+    from auditor.cli.audit import effective_policy, services
+    from auditor.cli.progress import JobProgress
+    from auditor.cli.repair import print_repair
+    from auditor.cli.table import print_report
+    from auditor.contracts.manifest_file import read_manifest
+    from auditor.demo.guided import write_submission
+    from auditor.report.formats import render
+    from auditor.service.audits import SubmitRequest
+    from remediation.service import RepairRequest
+
+    started = time.monotonic()
+    with JobProgress(quiet=quiet) as progress:
+        submission = write_submission(out, data, size=size, seed=seed, on_step=progress.step)
+        typer.echo(submission.description)
+        typer.echo(f"target: {submission.target_summary}")
+        house = services()
+        manifest = read_manifest(submission.manifest)
+        request = SubmitRequest(
+            model=submission.model,
+            manifest=manifest,
+            base=out,
+            policy=effective_policy(manifest, None, None),
+            fresh=True,
+        )
+        audit = house.jobs.run_in_place(house.audits.submit(request, progress.event).job_id, progress.event)
+    report = house.audits.get_report(audit.id)
+    print_report(report)
+    page = out / "report.html"
+    page.write_text(render(report, "html", house.audits.get_gallery(audit.id)))
+    (out / "report.json").write_text(render(report, "json"))
+    typer.echo(f"report: {page}")
+    if repair:
+        with JobProgress(quiet=quiet) as progress:
+            job = house.repairs.start(RepairRequest(reference=report.id))
+            view = house.jobs.run_in_place(job.job_id, progress.event)
+        repaired = house.audits.get_repair_report(view.id)
+        typer.echo("")
+        print_repair(repaired)
+        (out / "repair.html").write_text(render(repaired, "html"))
+        (out / "repair.json").write_text(render(repaired, "json"))
+        if repaired.model_digest is not None:
+            house.store.get_path(repaired.model_digest, out / "repaired.onnx")
+        typer.echo(f"repair: {out / 'repair.html'}")
+    typer.echo(f"the whole loop took {time.monotonic() - started:.0f} s")

@@ -1,0 +1,128 @@
+"""`remediate`: repair what an audit found, and audit again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auditor.cli.audit import FormatOption, OutputOption, QuietOption, check_format, conclude, parse_outputs, services
+from auditor.errors import ExitCode, InvalidInput
+
+if TYPE_CHECKING:
+    from auditor.bootstrap import Services
+    from auditor.contracts.repair import RepairReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command("remediate")(remediate)
+
+
+def remediate(
+    audit: Annotated[str, typer.Argument(help="Report or job id of the audit, or its first characters.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Safetensors trained on public data only; default: pre-train on the public data.")
+    ] = None,
+    max_accuracy_loss: Annotated[
+        float | None, typer.Option(help="Held-out accuracy points (0..1) the repair may cost; wins over the manifest.")
+    ] = None,
+    boundary: Annotated[list[int] | None, typer.Option(help="Frozen units to try; may be repeated.")] = None,
+    params: Annotated[str | None, typer.Option(help="JSON object of defense parameters (see `auditor catalog`).")] = None,
+    model_out: Annotated[Path | None, typer.Option(help="Write the repaired model here.")] = None,
+    output: OutputOption = None,
+    fmt: FormatOption = "table",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if the same repair is stored.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Retrain with TL-DMI at several boundaries, audit each, and prove the best; exit code = the verdict after it."""
+    from auditor.cli.progress import JobProgress
+    from remediation.service import RepairRequest
+
+    outputs = parse_outputs(output or [])
+    check_format(fmt)
+    house = services()
+    request = RepairRequest(
+        reference=audit,
+        weights=weights,
+        max_accuracy_loss=max_accuracy_loss,
+        params=_params(params) | ({"boundaries": boundary} if boundary else {}),
+        fresh=fresh,
+    )
+    started = house.repairs.start(request)
+    typer.echo(f"job {started.job_id[:12]}{' (stored already; --fresh runs it again)' if started.reused else ''}", err=True)
+    with JobProgress(quiet=quiet) as progress:
+        run = house.jobs.run_in_place if house.in_place else house.jobs.wait
+        view = run(started.job_id, progress.event)
+    code = conclude(house, view, outputs, fmt)
+    if model_out is not None:
+        _write_model(house, view.id, model_out)
+    raise typer.Exit(code)
+
+
+def _params(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--params is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput("--params must be a JSON object")
+    return value
+
+
+def _write_model(house: Services, job_id: str, path: Path) -> None:
+    report = house.audits.get_repair_report(job_id)
+    if report.model_digest is None:
+        typer.echo("no candidate was kept, so there is no model to write", err=True)
+        return
+    house.store.get_path(report.model_digest, path)
+    typer.echo(f"wrote {path}", err=True)
+
+
+def show_repair(house: Services, job_id: str, outputs: Sequence[tuple[str, Path]], fmt: str) -> ExitCode:
+    """Print a repair's report, write the files asked for; the exit code is the verdict after, else inconclusive."""
+    from auditor.report.formats import render
+    from auditor.risk.exit_code import exit_code
+
+    report = house.audits.get_repair_report(job_id)
+    for kind, path in outputs:
+        path.write_text(render(report, kind))
+        typer.echo(f"wrote {path}", err=True)
+    if fmt == "table":
+        print_repair(report)
+    else:
+        sys.stdout.write(render(report, fmt))
+    return ExitCode.INCONCLUSIVE if report.verdict_after is None else exit_code(report.verdict_after)
+
+
+def print_repair(report: RepairReport) -> None:
+    """Write the table to stdout."""
+    from auditor.cli.table import interval
+
+    typer.echo(f"{report.defense}: {report.paper}")
+    typer.echo(f"started from {report.pretraining}")
+    typer.echo(f"{'':10} {'accuracy':24} " + " ".join(f"lift {key:20}" for key in report.quick_lift_before))
+    before = " ".join(f"{interval(score):25}" for score in report.quick_lift_before.values())
+    typer.echo(f"{'before':10} {interval(report.accuracy_before):24} {before}")
+    for candidate in report.candidates:
+        mark = "*" if candidate.freeze.boundary == report.chosen else " "
+        lifts = " ".join(f"{interval(score):25}" for score in candidate.lift.values())
+        name = f"{mark}k={candidate.freeze.boundary}/{candidate.freeze.n_units}"
+        within = "" if candidate.within_budget else " over the accuracy budget"
+        typer.echo(f"{name:10} {interval(candidate.heldout_accuracy):24} {lifts}{within}")
+    typer.echo("")
+    for row in report.differences:
+        typer.echo(
+            f"{row.attack:16} {row.metric:16} before {interval(row.before):24} after {interval(row.after):24} "
+            f"difference {interval(row.difference)}"
+        )
+    for note in report.notes:
+        typer.echo(f"  - {note}")
+    after = report.verdict_after.upper() if report.verdict_after else "NOT REPAIRED"
+    typer.echo(f"{report.verdict_before.upper()} -> {after}  repair {report.id[:12]}")

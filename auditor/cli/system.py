@@ -1,0 +1,136 @@
+"""`catalog`, `doctor`, `worker`, `migrate`: what there is, whether it works here, and what keeps it running."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+from auditor.errors import ExitCode, InvalidInput
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("catalog")(catalog)
+    app.command("doctor")(doctor)
+    app.command("worker")(worker)
+    app.command("migrate")(migrate)
+
+
+def catalog(
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as one JSON object.")] = False,
+) -> None:
+    """Every attack, evaluator, prior and defense with access level, paper and parameters."""
+    from remediation.defenses.catalog import DEFENSES
+
+    from auditor.attacks.catalog import ATTACKS
+    from auditor.evaluation.catalog import EVALUATORS
+    from auditor.priors.catalog import PRIORS
+    from auditor.targets.architectures import architecture_names
+
+    tables: dict[str, list[dict[str, Any]]] = {
+        "attacks": ATTACKS.describe(),
+        "evaluators": EVALUATORS.describe(),
+        "priors": PRIORS.describe(),
+        "defenses": DEFENSES.describe(),
+    }
+    if as_json:
+        typer.echo(json.dumps({**tables, "architectures": list(architecture_names())}, indent=2))
+        return
+    for kind, rows in tables.items():
+        typer.echo(f"{kind}:")
+        for row in rows:
+            access = f" [{row['access']}]" if "access" in row else ""
+            typer.echo(f"  {row['name']}{access}  {row['summary']}")
+            typer.echo(f"      {row['paper']}")
+            parameters = ", ".join(f"{name}={p.get('default', '…')}" for name, p in row["parameters"].items())
+            if parameters:
+                typer.echo(f"      {parameters}")
+
+
+def doctor() -> None:
+    """Check this installation: versions, device, database, broker, artifact folder."""
+    from auditor.settings import Settings
+
+    settings = Settings()
+    checks = [_versions(), _device(settings), _database(settings), _store(settings), _broker(settings)]
+    for name, ok, text in checks:
+        typer.echo(f"{'ok  ' if ok else 'FAIL'} {name:10} {text}")
+    if not all(ok for _, ok, _ in checks):
+        raise typer.Exit(ExitCode.ERROR)
+
+
+def _versions() -> tuple[str, bool, str]:
+    import torch
+
+    from auditor.targets.ort_session import onnxruntime
+
+    telemetry = "off" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "ON"
+    providers = ", ".join(onnxruntime.get_available_providers())
+    text = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__} ({providers}; telemetry {telemetry})"
+    return "versions", telemetry == "off", text
+
+
+def _device(settings: Any) -> tuple[str, bool, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return "device", True, f"cuda: {torch.cuda.get_device_name(0)}"
+    return "device", settings.device != "cuda", f"cpu, {torch.get_num_threads()} threads (no CUDA device)"
+
+
+def _database(settings: Any) -> tuple[str, bool, str]:
+    from auditor.bootstrap import build_services
+    from auditor.errors import AuditorError
+
+    try:
+        build_services(settings).jobs.list(1)
+    except AuditorError as error:
+        return "database", False, f"{error.message} {error.remedy}"
+    kind = "SQLite" if settings.database_url is None else "configured by AUDITOR_DATABASE_URL"
+    return "database", True, kind
+
+
+def _store(settings: Any) -> tuple[str, bool, str]:
+    import shutil
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.home).free
+    return "artifacts", free > 2**30, f"{settings.home}, {free / 2**30:.1f} GiB free"
+
+
+def _broker(settings: Any) -> tuple[str, bool, str]:
+    if settings.broker_url is None:
+        return "broker", True, "none: jobs run in place"
+    import redis
+
+    try:
+        redis.Redis.from_url(settings.broker_url.get_secret_value()).ping()
+    except redis.RedisError as error:
+        return "broker", False, f"cannot be reached: {error}"
+    return "broker", True, "reached"
+
+
+def worker(
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Units at a time; one per GPU.")] = 1,
+) -> None:
+    """Start a Celery worker (needs AUDITOR_BROKER_URL)."""
+    from auditor.settings import Settings
+
+    settings = Settings()
+    if settings.broker_url is None:
+        raise InvalidInput(
+            "AUDITOR_BROKER_URL is not set", remedy="Set it to the Redis address, e.g. redis://localhost:6379/0."
+        )
+    raise typer.Exit(importlib.import_module("workers.lifecycle").run_worker(settings, concurrency))
+
+
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    from auditor.bootstrap import migrate as bring_up_to_date
+    from auditor.settings import Settings
+
+    typer.echo(f"database is at revision {bring_up_to_date(Settings())}", err=True)

@@ -1,0 +1,57 @@
+"""The report for a terminal: plain aligned text, verdict last, so that it is what stays on the screen."""
+
+from __future__ import annotations
+
+import typer
+
+from auditor.contracts.outcome import AttackOutcome
+from auditor.contracts.report import AuditReport
+from auditor.contracts.scores import Measured, Score
+
+
+def interval(score: Score, *, percent: bool = True) -> str:
+    """`41.0 % [36.2, 45.9]`, or `-` when it was not measured."""
+    if not isinstance(score, Measured):
+        return "-"
+    if percent and score.unit == "frac":
+        return f"{100 * score.value:5.1f} % [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    return f"{score.value:6.2f} [{score.low:.2f}, {score.high:.2f}]"
+
+
+def print_report(report: AuditReport) -> None:
+    """Write the table to stdout."""
+    typer.echo(
+        f"{report.target.name}  {report.target.format}  {report.target.architecture}  sha256 {report.target.digest[:16]}"
+    )
+    typer.echo(
+        f"plan {report.plan.name}, seed {report.plan.seed}; policy {report.policy.name} v{report.policy.version}"
+    )
+    typer.echo("")
+    typer.echo(
+        f"{'attack':18} {'level':10} {'evaluator':24} {'judge':24} {'both agree':24} {'control':24} {'ceiling':24} {'lift R':22}"
+    )
+    for outcome in report.attacks:
+        _row(outcome)
+    typer.echo("")
+    for finding in report.findings:
+        typer.echo(f"{finding.severity:8} {finding.message}")
+    typer.echo("")
+    verdict = report.verdict
+    level = f" ({verdict.level} risk)" if verdict.level else ""
+    for reason in verdict.reasons:
+        typer.echo(f"  - {reason}")
+    for need in verdict.needs:
+        typer.echo(f"  needs: {need}")
+    typer.echo(f"{verdict.verdict.upper()}{level}  {report.target.name}  report {report.id[:12]}")
+
+
+def _row(outcome: AttackOutcome) -> None:
+    if outcome.status != "completed":
+        typer.echo(f"{outcome.key:18} {outcome.access:10} {outcome.status}: {outcome.reason}")
+        return
+    cells = [
+        interval(outcome.score(m))
+        for m in ("evaluator_top1", "judge_top1", "both_agree", "control_both", "ceiling_both", "lift")
+    ]
+    moved = "" if outcome.moved or outcome.is_control else "  did not move"
+    typer.echo(f"{outcome.key:18} {outcome.access:10} " + " ".join(f"{c:24}" for c in cells).rstrip() + moved)

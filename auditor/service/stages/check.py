@@ -1,0 +1,143 @@
+"""The intake check: reads what a manifest names, lists every problem at once, writes normalised bundles."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from auditor.attacks.catalog import ATTACKS
+from auditor.contracts.jobs import UnitSpec
+from auditor.contracts.manifest import DataSpec, Manifest
+from auditor.contracts.plan import AuditPlan
+from auditor.contracts.submission import TargetCard
+from auditor.data.bundles import save_bundle
+from auditor.data.image_set import ImageSet
+from auditor.data.overlap import require_disjoint
+from auditor.data.reading import read_image_set
+from auditor.errors import InvalidInput, RefusedFile
+from auditor.loading.embedder import load_embedder
+from auditor.loading.generator import load_generator
+from auditor.loading.inspection import inspect_model
+from auditor.priors.catalog import PRIORS
+from auditor.service.plans import plan_problems, resolve_plan
+from auditor.service.workspace import UnitValue, Workspace
+from auditor.tensors import RunContext
+
+T = TypeVar("T")
+
+
+class _Problems(list[str]):
+    """Collects the problems and remedies of steps that fail with InvalidInput."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._remedies: list[str] = []
+        self._refused = False
+
+    def attempt(self, step: Callable[[], T]) -> T | None:
+        """What `step` gives; None, with its problems noted, when it fails."""
+        try:
+            return step()
+        except InvalidInput as error:
+            self.extend(error.problems)
+            self._refused |= isinstance(error, RefusedFile)
+            if error.remedy not in (InvalidInput.default_remedy, *self._remedies):
+                self._remedies.append(error.remedy)
+            return None
+
+    def error(self) -> InvalidInput:
+        """Everything found, as one error; a refusal if any of it was one."""
+        remedy = " ".join([*self._remedies, InvalidInput.default_remedy])
+        return (RefusedFile if self._refused else InvalidInput)(self, remedy=remedy)
+
+
+def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """Check a submission.
+
+    `unit.params`: `model` (path of the model file), `base` (folder the manifest's paths are relative to), `manifest`
+    (Manifest as JSON). Writes `target.json`, `plan.json` and the bundles; returns card, plan and warnings.
+
+    Raises:
+        InvalidInput: with every problem of model, data, plan and policy.
+    """
+    manifest = Manifest.model_validate(unit.params["manifest"])
+    base = Path(str(unit.params["base"]))
+    problems = _Problems()
+    plan = problems.attempt(lambda: resolve_plan(manifest.plan))
+    if plan is not None:
+        _check_plan(plan, manifest, problems)
+    ctx.tick("check", 1, 4)
+    card = problems.attempt(lambda: inspect_model(Path(str(unit.params["model"])), manifest.model))
+    ctx.tick("check", 2, 4)
+    sets = _read_data(manifest, base, card, problems)
+    ctx.tick("check", 3, 4)
+    if card is not None:
+        _check_extras(manifest, base, card, problems)
+    if problems or card is None or plan is None:
+        raise problems.error()
+    workspace.output("target.json").write_text(card.model_dump_json())
+    workspace.output("plan.json").write_text(plan.model_dump_json())
+    for role, image_set in sets.items():
+        save_bundle(image_set, workspace.output(f"{role}.npz"))
+    for name, spec in (("generator.onnx", manifest.data.generator), ("judge.onnx", manifest.data.judge)):
+        if spec is not None:
+            shutil.copyfile(base / spec.path, workspace.output(name))
+    ctx.tick("check", 4, 4)
+    return {
+        "target": card.model_dump(mode="json"),
+        "plan": plan.model_dump(mode="json"),
+        "data": {role: image_set.digest for role, image_set in sets.items()},
+        "warnings": list(card.warnings),
+    }
+
+
+def _check_plan(plan: AuditPlan, manifest: Manifest, problems: _Problems) -> None:
+    """Names and parameters of attacks and priors, and that they fit together."""
+    problems.extend(plan_problems(plan))
+    for attack in plan.attacks:
+        problems.attempt(lambda attack=attack: ATTACKS.configure(attack.name, attack.params))  # type: ignore[misc]
+    for prior in plan.priors:
+        if prior.name == "onnx":
+            if manifest.data.generator is None:
+                problems.append("plan: prior 'onnx' needs `data.generator` in the manifest")
+        else:
+            problems.attempt(lambda prior=prior: PRIORS.configure(prior.name, prior.params))  # type: ignore[misc]
+
+
+def _read_data(manifest: Manifest, base: Path, card: TargetCard | None, problems: _Problems) -> dict[str, ImageSet]:
+    """The image sets that could be read, by role, disjoint from the public ones."""
+    data, sets = manifest.data, {}
+    n_classes = None if card is None else card.n_classes
+
+    def read(role: str, spec: DataSpec | None, **options: Any) -> None:
+        if spec is None:
+            return
+        found = problems.attempt(lambda: read_image_set(spec, base, name=role, **options))
+        if found is not None:
+            sets[role] = found
+
+    read("private", data.private, n_classes=n_classes, min_per_class=2 if data.heldout is None else 1)
+    names = sets["private"].class_names if "private" in sets else ()
+    read("heldout", data.heldout, n_classes=n_classes, classes=names, min_per_class=1)
+    read("public", data.public, labelled=False)
+    if data.heldout is not None and data.private is None:
+        problems.append("data.heldout is given without data.private")
+    for role in ("private", "heldout"):
+        if role in sets and "public" in sets:
+            problems.attempt(lambda role=role: require_disjoint(sets[role], sets["public"]))  # type: ignore[misc]
+    return sets
+
+
+def _check_extras(manifest: Manifest, base: Path, card: TargetCard, problems: _Problems) -> None:
+    """The team's own generator and judge load and fit the target."""
+    generator, judge = manifest.data.generator, manifest.data.judge
+    if generator is not None:
+        shape = (generator.channels, generator.height, generator.width)
+        wanted = (card.input.channels, card.input.height, card.input.width)
+        if shape[0] != wanted[0]:
+            problems.append(f"data.generator draws {shape[0]} channels, the model takes {wanted[0]}")
+        problems.attempt(lambda: load_generator(base / generator.path, generator))
+    if judge is not None:
+        problems.attempt(lambda: load_embedder(base / judge.path, judge))

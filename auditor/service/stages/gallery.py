@@ -1,0 +1,84 @@
+"""The pictures of a report: reconstructions beside the nearest public image, as small PNG files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from auditor.contracts.report import Gallery, GalleryRow
+from auditor.contracts.submission import TargetCard
+from auditor.data.image_set import ImageSet
+
+MAX_CLASSES = 24
+"""Classes shown per attack: those with most accepted pictures first."""
+MAX_PER_CLASS = 5
+
+
+@dataclass(frozen=True)
+class GalleryEntry:
+    """One attack's pictures.
+
+    Attributes:
+        key: the attack's key.
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        accepted: (N,) bool, by evaluator and judge.
+    """
+
+    key: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    accepted: NDArray[np.bool_]
+
+
+def build_gallery(
+    entries: Sequence[GalleryEntry], public: ImageSet | None, card: TargetCard, class_names: Sequence[str]
+) -> Gallery:
+    """Rows by attack and class; the nearest public image shows what the prior may simply have remembered."""
+    shape = (card.input.channels, card.input.height, card.input.width)
+    reference = None if public is None else (public.batch(shape).images * 255).round().to(torch.uint8).numpy()
+    rows = []
+    for entry in entries:
+        for label in _shown_classes(entry):
+            index = np.flatnonzero(entry.labels == label)[:MAX_PER_CLASS]
+            rows.append(
+                GalleryRow(
+                    label=int(label),
+                    name=class_names[label],
+                    attack=entry.key,
+                    reconstructions_png=tuple(encode_png(entry.images[i]) for i in index),
+                    nearest_public_png=None
+                    if reference is None
+                    else encode_png(nearest(entry.images[index[0]], reference)),
+                    accepted=tuple(bool(entry.accepted[i]) for i in index),
+                )
+            )
+    return Gallery(rows=tuple(rows))
+
+
+def _shown_classes(entry: GalleryEntry) -> list[int]:
+    classes = np.unique(entry.labels)
+    hits = np.array([-int(entry.accepted[entry.labels == label].sum()) for label in classes])
+    return [int(classes[i]) for i in np.lexsort((classes, hits))[:MAX_CLASSES]]
+
+
+def nearest(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The row of `reference` ((M, C, H, W)) nearest to `image` ((C, H, W)) in pixels."""
+    flat = torch.from_numpy(reference.reshape(len(reference), -1)).float()
+    query = torch.from_numpy(image.reshape(1, -1)).float()
+    found: NDArray[np.uint8] = reference[int(torch.cdist(query, flat).argmin())]
+    return found
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """(C, H, W) uint8 to a PNG file made from the array alone, so it carries no metadata."""
+    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG")
+    return buffer.getvalue()

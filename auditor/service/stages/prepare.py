@@ -1,0 +1,281 @@
+"""The prepare unit: splits, overlap, evaluator, judge, priors with controls and ceilings, and what can be attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from auditor.attacks.catalog import ATTACKS
+from auditor.contracts.base import digest_of_file
+from auditor.contracts.cards import DataCard, OverlapCheck
+from auditor.contracts.jobs import AttackReadiness, UnitSpec
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.plan import AttackSpec, AuditPlan
+from auditor.contracts.prepared import PreparedAudit
+from auditor.contracts.report import Finding
+from auditor.contracts.submission import TargetCard
+from auditor.data.bundles import load_bundle, save_bundle
+from auditor.data.cache import ContentCache
+from auditor.data.image_set import ImageSet
+from auditor.data.overlap import check_overlap, require_disjoint
+from auditor.data.splits import stratified_split
+from auditor.loading.target_loading import load_target
+from auditor.priors.base import Prior
+from auditor.priors.catalog import PRIORS
+from auditor.priors.quality import sample_images
+from auditor.priors.resized import fit_prior
+from auditor.priors.storage import load_prior, save_prior
+from auditor.service.stages.attack import prior_of
+from auditor.service.stages.witnesses import Witnesses, measure_priors, train_witnesses
+from auditor.service.workspace import UnitValue, Workspace
+from auditor.targets.base import Target, offers
+from auditor.tensors import ImageBatch, RunContext
+
+HELDOUT_FRAC = 0.2
+N_PLACEBO = 256
+PIXEL = "pixel"
+
+
+@dataclass
+class Sets:
+    """The private images in their two roles, and the public ones; None where not given."""
+
+    fit: ImageSet | None = None
+    heldout: ImageSet | None = None
+    public: ImageSet | None = None
+    cards: list[DataCard] = field(default_factory=list)
+    overlap: OverlapCheck = field(
+        default_factory=lambda: OverlapCheck(checked=False, note="needs private and public data")
+    )
+
+
+@dataclass(frozen=True)
+class ReadyPrior:
+    """A prior of this audit.
+
+    Attributes:
+        prior: as attacks see it, at the target's size.
+        source: `trained` or `supplied`.
+        config: its builder's parameters.
+        quality: figures from its training.
+        cached: taken from the cache.
+        training_data_digest: of the public images.
+    """
+
+    prior: Prior
+    source: str
+    config: dict[str, Any]
+    quality: dict[str, float]
+    cached: bool
+    training_data_digest: str
+
+
+def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """Prepare an audit; see `auditor.service.pipeline` for the files it is given and leaves."""
+    plan = AuditPlan.model_validate_json(workspace.input("plan.json").read_text())
+    manifest = Manifest.model_validate_json(workspace.input("manifest.json").read_text())
+    card = TargetCard.model_validate_json(workspace.input("target.json").read_text())
+    target = load_target(workspace.input("model"), card, ctx.device)
+    sets = read_sets(workspace, plan)
+    witnesses = train_witnesses(workspace, manifest, plan, target, sets.fit, sets.heldout, sets.public, ctx)
+    priors = ready_priors(workspace, plan, target, sets.public, ctx)
+    prior_cards, measures = measure_priors(priors, witnesses, sets.heldout, target, plan, ctx)
+    attacks = [readiness(spec, plan, priors, target) for spec in plan.attacks]
+    prepared = PreparedAudit(
+        classes=attacked_classes(sets, target.n_classes, plan, ctx),
+        class_names=class_names(sets, target.n_classes),
+        attacks=tuple(attacks),
+        data=tuple(sets.cards),
+        overlap=sets.overlap,
+        evaluator=witnesses.evaluator_card,
+        judge=witnesses.judge_card,
+        priors=prior_cards,
+        findings=tuple(_findings(sets, plan, priors)),
+    )
+    _write(workspace, prepared, sets, witnesses, measures, priors, ctx)
+    return {
+        "classes": list(prepared.classes),
+        "attacks": [row.model_dump(mode="json") for row in attacks],
+    }
+
+
+def read_sets(workspace: Workspace, plan: AuditPlan) -> Sets:
+    """Load the bundles; without declared held-out images, a stratified fifth of the private ones takes their place."""
+    sets = Sets()
+    note = "declared: the team says the target never saw them"
+    if workspace.has("private.npz"):
+        private = load_bundle(workspace.input("private.npz"))
+        if workspace.has("heldout.npz"):
+            sets.fit, sets.heldout = private, load_bundle(workspace.input("heldout.npz"))
+        else:
+            sets.fit, sets.heldout = stratified_split(private, HELDOUT_FRAC, plan.seed)
+            note = "a stratified fifth of the private images: the target may have been trained on them"
+        sets.cards.append(_card("private-fit", sets.fit, ""))
+        sets.cards.append(_card("private-heldout", sets.heldout, note))
+    if workspace.has("public.npz"):
+        sets.public = load_bundle(workspace.input("public.npz"))
+        sets.cards.append(_card("public", sets.public, ""))
+    if sets.fit is not None and sets.heldout is not None and sets.public is not None:
+        for private_set in (sets.fit, sets.heldout):
+            require_disjoint(private_set, sets.public)
+        found = [check_overlap(private_set, sets.public) for private_set in (sets.fit, sets.heldout)]
+        sets.overlap = OverlapCheck(
+            checked=True,
+            exact_duplicates=sum(check.exact_duplicates for check in found),
+            near_duplicates=sum(check.near_duplicates for check in found),
+            note=" ".join(check.note for check in found if check.note),
+        )
+    return sets
+
+
+def _card(role: str, image_set: ImageSet, note: str) -> DataCard:
+    return DataCard(
+        role=role,
+        name=image_set.name,
+        digest=image_set.digest,
+        n_images=len(image_set),
+        n_classes=image_set.n_classes,
+        note=note,
+    )
+
+
+def ready_priors(
+    workspace: Workspace, plan: AuditPlan, target: Target, public: ImageSet | None, ctx: RunContext
+) -> dict[str, ReadyPrior]:
+    """Every prior of the plan, trained or from the cache; without public data the knowledge-free pixel prior alone."""
+    shape = target.image_shape
+    images = None if public is None else public.batch(shape)
+    ready: dict[str, ReadyPrior] = {}
+    for spec in plan.priors:
+        if spec.name == "onnx":
+            prior = prior_of(workspace, "onnx", ctx)
+            digest = digest_of_file(workspace.input("generator.onnx"))
+            ready["onnx"] = ReadyPrior(fit_prior(prior, shape), "supplied", {}, {}, False, digest)
+        elif images is not None and public is not None:
+            ready[spec.name] = _trained(workspace, spec.name, dict(spec.params), images, public.digest, ctx)
+    if not ready:
+        blank = ImageBatch(torch.zeros(1, *shape))
+        ready[PIXEL] = _trained(workspace, PIXEL, {}, blank, "", ctx)
+    return ready
+
+
+def _trained(
+    workspace: Workspace, name: str, params: Mapping[str, Any], public: ImageBatch, data_digest: str, ctx: RunContext
+) -> ReadyPrior:
+    """A prior from the cache, or trained now; only its latents and weights are kept, never the public images."""
+    builder = PRIORS.build(name, params)
+    config = PRIORS.configure(name, params).model_dump(mode="json")
+
+    def build(folder: Path) -> None:
+        save_prior(builder.train(ImageBatch(public.images), ctx), folder / "prior.safetensors")
+
+    parts = {
+        "name": name,
+        "config": config,
+        "data": data_digest,
+        "shape": list(public.images.shape[1:]),
+        "seed": ctx.seed,
+        "bf16": ctx.autocast_bf16,
+        "device": ctx.device.type,
+    }
+    folder, cached = ContentCache(workspace.cache).load_or_build("prior", parts, build)
+    prior = load_prior(folder / "prior.safetensors", ctx.device)
+    return ReadyPrior(prior, "trained", config, prior.quality, cached, data_digest)
+
+
+def readiness(spec: AttackSpec, plan: AuditPlan, priors: Mapping[str, ReadyPrior], target: Target) -> AttackReadiness:
+    """Whether an attack can run on this target with these priors, and with which of them."""
+    attack = ATTACKS.get(spec.name)
+    wanted = spec.prior
+    candidates = [wanted] if wanted is not None else list(priors)
+    if wanted is not None and wanted not in priors and not attack.needs_critic:
+        candidates = [name for name in priors if name == PIXEL]
+    if attack.needs_critic:
+        candidates = [name for name in candidates if name in priors and has_critic(priors[name].prior, target)]
+    reason = ""
+    if not offers(target, attack.access):
+        reason = f"the target offers {', '.join(target.card.access)} access only, this attack needs {attack.access}"
+    elif not candidates:
+        what = f"prior '{wanted}'" if wanted else "a prior"
+        reason = f"needs {what}{' with a critic' if attack.needs_critic else ''}, which needs public data"
+    return AttackReadiness(
+        key=spec.key,
+        runnable=not reason,
+        reason=reason,
+        prior=candidates[0] if candidates else None,
+        access=attack.access,
+    )
+
+
+@torch.no_grad()
+def has_critic(prior: Prior, target: Target) -> bool:
+    """Whether the prior scores realism."""
+    device = next(iter(prior.generator.parameters()), torch.zeros(1)).device
+    return prior.critic(torch.zeros(1, *target.image_shape, device=device)) is not None
+
+
+def attacked_classes(sets: Sets, n_classes: int, plan: AuditPlan, ctx: RunContext) -> tuple[int, ...]:
+    """The first classes of a seeded order; with private data only those that have fit and held-out images."""
+    known = np.arange(n_classes)
+    if sets.fit is not None and sets.heldout is not None:
+        known = np.intersect1d(np.unique(sets.fit.labels), np.unique(sets.heldout.labels))  # type: ignore[arg-type]
+    order = torch.randperm(len(known), generator=ctx.rng("classes")).numpy()
+    limit = len(known) if plan.n_classes is None else min(plan.n_classes, len(known))
+    return tuple(sorted(int(known[i]) for i in order[:limit]))
+
+
+def class_names(sets: Sets, n_classes: int) -> tuple[str, ...]:
+    """A name for every class of the target."""
+    given = sets.fit.class_names if sets.fit is not None else ()
+    return tuple(given[label] if label < len(given) and given[label] else str(label) for label in range(n_classes))
+
+
+def _findings(sets: Sets, plan: AuditPlan, priors: Mapping[str, ReadyPrior]) -> list[Finding]:
+    found = []
+    if sets.fit is None:
+        found.append(
+            Finding(
+                code="no-private-data", severity="problem", message="No private data was given: nothing can be judged."
+            )
+        )
+    if PIXEL in priors and all(spec.name != PIXEL for spec in plan.priors):
+        found.append(
+            Finding(
+                code="no-public-data",
+                severity="problem",
+                message="No public data and no generator were given: the attacks used a prior that knows nothing.",
+            )
+        )
+    return found
+
+
+def _write(
+    workspace: Workspace,
+    prepared: PreparedAudit,
+    sets: Sets,
+    witnesses: Witnesses,
+    measures: Mapping[str, np.ndarray],
+    priors: Mapping[str, ReadyPrior],
+    ctx: RunContext,
+) -> None:
+    """The files later units read; attack units are given the priors alone."""
+    workspace.output("prepared.json").write_text(prepared.model_dump_json())
+    if sets.fit is not None:
+        save_bundle(sets.fit, workspace.output("fit.npz"))
+    if sets.heldout is not None:
+        save_bundle(sets.heldout, workspace.output("heldout_used.npz"))
+    witnesses.save(workspace)
+    for name, ready in priors.items():
+        if name != "onnx":
+            save_prior(ready.prior, workspace.output(f"prior-{name}.safetensors"))  # type: ignore[arg-type]
+    with workspace.output("measures.npz").open("wb") as handle:
+        np.savez(handle, **measures)  # type: ignore[arg-type]
+    first = next(iter(priors.values())).prior
+    samples = sample_images(first, N_PLACEBO, ctx.rng("placebo"), ctx)
+    with workspace.output("placebo.npz").open("wb") as handle:
+        np.savez(handle, images=(samples.cpu() * 255).round().to(torch.uint8).numpy())

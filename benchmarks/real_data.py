@@ -1,0 +1,196 @@
+"""Turn the real data sets into submissions: a model file, npz bundles and an auditor.yaml beside them.
+
+    python -m benchmarks.real_data faces  OUT [--size 32] [--random-weights]
+    python -m benchmarks.real_data mnist  OUT
+    python -m benchmarks.real_data cifar  OUT
+
+The data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the repository.
+Then `auditor submit OUT/model.onnx -c OUT/auditor.yaml` audits it; docs/results.md says what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+
+from auditor.contracts.manifest import InputSpec
+from auditor.data.image_set import ImageSet
+from auditor.loading.onnx_export import export_onnx
+from auditor.targets.architectures import build_architecture
+from auditor.tensors import RunContext
+from auditor.training import TrainConfig, fit_classifier, top_k_accuracy
+
+MAX_PER_PERSON = 60
+HELDOUT_FRAC = 0.2
+
+
+def shared_data() -> Path:
+    """The folder of real data sets; exits with a reason where there is none."""
+    folder = Path(os.environ.get("AUDITOR_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        sys.exit(f"no real data at {folder}; set AUDITOR_SHARED_DATA")
+    return folder
+
+
+def read_jpeg_npz(path: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """(N, size, size, 3) uint8 images and labels of an npz that keeps its images as concatenated JPEG files."""
+    with np.load(path) as data:
+        blob, offsets, labels = data["jpeg"].tobytes(), data["offsets"], data["labels"].astype(np.int64)
+    images = [Image.open(io.BytesIO(blob[a:b])).convert("RGB") for a, b in itertools.pairwise(offsets)]
+    return np.stack([np.asarray(i.resize((size, size), Image.Resampling.BOX)) for i in images]), labels
+
+
+def face_sets(size: int, seed: int = 0) -> tuple[ImageSet, ImageSet, ImageSet]:
+    """Private training, private held-out and public faces: 158 people, at most 60 images each, and 5,591 other people."""
+    folder = shared_data()
+    images, labels = read_jpeg_npz(folder / "lfw_private_158ids_64.npz", size)
+    rng = np.random.default_rng(seed)
+    train: list[int] = []
+    heldout: list[int] = []
+    for label in np.unique(labels):
+        index = rng.permutation(np.flatnonzero(labels == label))[:MAX_PER_PERSON]
+        n_heldout = max(1, round(len(index) * HELDOUT_FRAC))
+        heldout += index[:n_heldout].tolist()
+        train += index[n_heldout:].tolist()
+    public_images, public_labels = read_jpeg_npz(folder / "lfw_public_prior_64.npz", size)
+    names = tuple(f"person-{i:03d}" for i in range(int(labels.max()) + 1))
+    return (
+        ImageSet("private", images[train], labels[train], names),
+        ImageSet("heldout", images[heldout], labels[heldout], names),
+        ImageSet("public", public_images, public_labels),
+    )
+
+
+def write_npz(image_set: ImageSet, path: Path) -> None:
+    """`images` and, where there are any, `labels`."""
+    arrays: dict[str, Any] = {"images": image_set.images}
+    if image_set.labels is not None:
+        arrays["labels"] = image_set.labels
+    np.savez_compressed(path, **arrays)
+
+
+def write_manifest(out: Path, manifest: dict[str, Any]) -> None:
+    """auditor.yaml."""
+    (out / "auditor.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
+
+
+def faces(out: Path, size: int, *, random_weights: bool, epochs: int) -> None:
+    """A small BatchNorm CNN on 158 people, as ONNX and as safetensors."""
+    private, heldout, public = face_sets(size)
+    shape = (3, size, size)
+    ctx = RunContext()
+    torch.manual_seed(0)
+    model = build_architecture("small-cnn", n_classes=158, channels=3)
+    if not random_weights:
+        config = TrainConfig(epochs=epochs, batch_size=64, label_smoothing=0.0)
+        fit_classifier(model, private.batch(shape), None, config, ctx, stage="target")
+    model.eval()
+    spec = InputSpec(channels=3, height=size, width=size)
+    error = export_onnx(model, spec, out / "model.onnx", n_classes=158)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, out / "model.safetensors")
+    accuracy = top_k_accuracy(model, heldout.batch(shape), ctx)
+    print(f"train {len(private)} heldout {len(heldout)} public {len(public)}")  # noqa: T201
+    print(f"target held-out top-1 {accuracy:.3f}; ONNX parity error {error:.2e}")  # noqa: T201
+    for image_set in (private, heldout, public):
+        write_npz(image_set, out / f"{image_set.name}.npz")
+    write_manifest(
+        out,
+        {
+            "version": 1,
+            "model": {
+                "name": "faces-random" if random_weights else "faces",
+                "architecture": "small-cnn",
+                "input": spec.model_dump(mode="json"),
+                "n_classes": 158,
+            },
+            "data": {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")},
+            "plan": {"preset": "standard"},
+        },
+    )
+
+
+def mnist(out: Path) -> None:
+    """A LeNet-5 that nobody here trained; private digits, public characters of Omniglot."""
+    folder = shared_data()
+    with np.load(folder / "mnist.npz") as data:
+        x_train, y_train, x_test, y_test = data["x_train"], data["y_train"], data["x_test"], data["y_test"]
+    with np.load(folder / "omniglot_28.npz") as data:
+        characters, alphabet = data["images"], data["labels"]
+    per_class = np.concatenate([np.flatnonzero(y_train == d)[:400] for d in range(10)])
+    per_test = np.concatenate([np.flatnonzero(y_test == d)[:100] for d in range(10)])
+    np.savez_compressed(out / "private.npz", images=x_train[per_class], labels=y_train[per_class].astype(np.int64))
+    np.savez_compressed(out / "heldout.npz", images=x_test[per_test], labels=y_test[per_test].astype(np.int64))
+    np.savez_compressed(out / "public.npz", images=characters, labels=alphabet.astype(np.int64))
+    shutil.copyfile(folder / "mnist_lenet5.onnx", out / "model.onnx")
+    write_manifest(
+        out,
+        {
+            "version": 1,
+            "model": {"name": "mnist-lenet5"},
+            "data": {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")},
+            "plan": {"preset": "standard", "n_classes": 10, "samples_per_class": 8},
+        },
+    )
+
+
+def cifar(out: Path) -> None:
+    """A ResNet-20 that nobody here trained; its own training images as private data, no public data."""
+    folder = shared_data()
+    with np.load(folder / "cifar10_lossless_3k.npz") as data:
+        images, labels = data["images"], data["labels"].astype(np.int64)
+    np.savez_compressed(out / "private.npz", images=images, labels=labels)
+    shutil.copyfile(folder / "cifar10_resnet20.onnx", out / "model.onnx")
+    write_manifest(
+        out,
+        {
+            "version": 1,
+            "model": {
+                "name": "cifar10-resnet20",
+                "input": {
+                    "channels": 3,
+                    "height": 32,
+                    "width": 32,
+                    "mean": [0.485, 0.456, 0.406],
+                    "std": [0.229, 0.224, 0.225],
+                },
+            },
+            "data": {"private": {"path": "private.npz"}},
+            "plan": {"preset": "quick", "samples_per_class": 5},
+        },
+    )
+
+
+def main() -> None:
+    """Parse and write one submission folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("faces", "mnist", "cifar"))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--random-weights", action="store_true")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.what == "faces":
+        faces(args.out, args.size, random_weights=args.random_weights, epochs=args.epochs)
+    elif args.what == "mnist":
+        mnist(args.out)
+    else:
+        cifar(args.out)
+    print(f"auditor submit {args.out / 'model.onnx'} -c {args.out / 'auditor.yaml'}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
