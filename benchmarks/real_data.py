@@ -4,7 +4,8 @@
     python -m benchmarks.real_data mnist  OUT
     python -m benchmarks.real_data cifar  OUT
 
-The data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the repository.
+The data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
+repository.
 Then `auditor submit OUT/model.onnx -c OUT/auditor.yaml` audits it; docs/results.md says what came out.
 """
 
@@ -54,7 +55,7 @@ def read_jpeg_npz(path: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.
 
 
 def face_sets(size: int, seed: int = 0) -> tuple[ImageSet, ImageSet, ImageSet]:
-    """Private training, private held-out and public faces: 158 people, at most 60 images each, and 5,591 other people."""
+    """Private training, private held-out and public faces: 158 people, at most 60 images each, and 5,591 others."""
     folder = shared_data()
     images, labels = read_jpeg_npz(folder / "lfw_private_158ids_64.npz", size)
     rng = np.random.default_rng(seed)

@@ -246,7 +246,9 @@ def show_report(
             print_report(house.audits.get_report(reference))
         return
     report = (
-        house.audits.get_repair_report(reference) if entry.kind is JobKind.REPAIR else house.audits.get_report(reference)
+        house.audits.get_repair_report(reference)
+        if entry.kind is JobKind.REPAIR
+        else house.audits.get_report(reference)
     )
     gallery = house.audits.get_gallery(reference) if fmt == "html" and images else None
     text = render(report, fmt, gallery)
@@ -334,6 +336,7 @@ def parse_outputs(items: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def check_format(fmt: str) -> None:
+    """Refuse a stdout format that a verdict cannot be printed in."""
     if fmt not in ("table", "json", "markdown"):
         raise InvalidInput(f"--format: '{fmt}' is not one of table, json, markdown")
 

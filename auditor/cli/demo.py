@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     data: Annotated[str, typer.Option("--data", help="identities, digits, olivetti or lfw.")] = "identities",
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the model, the data and the reports.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for model, data and reports.")] = Path("demo-out"),
     size: Annotated[int, typer.Option(min=16, max=128, help="Side of the images in pixels.")] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     repair: Annotated[bool, typer.Option("--repair/--no-repair", help="Repair and audit again.")] = True,

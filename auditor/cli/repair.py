@@ -26,13 +26,13 @@ def register(app: typer.Typer) -> None:
 def remediate(
     audit: Annotated[str, typer.Argument(help="Report or job id of the audit, or its first characters.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Safetensors trained on public data only; default: pre-train on the public data.")
+        Path | None, typer.Option(help="Safetensors trained on public data only; default: pre-train on it here.")
     ] = None,
     max_accuracy_loss: Annotated[
         float | None, typer.Option(help="Held-out accuracy points (0..1) the repair may cost; wins over the manifest.")
     ] = None,
     boundary: Annotated[list[int] | None, typer.Option(help="Frozen units to try; may be repeated.")] = None,
-    params: Annotated[str | None, typer.Option(help="JSON object of defense parameters (see `auditor catalog`).")] = None,
+    params: Annotated[str | None, typer.Option(help="Defense parameters as JSON (see `auditor catalog`).")] = None,
     model_out: Annotated[Path | None, typer.Option(help="Write the repaired model here.")] = None,
     output: OutputOption = None,
     fmt: FormatOption = "table",
@@ -54,7 +54,8 @@ def remediate(
         fresh=fresh,
     )
     started = house.repairs.start(request)
-    typer.echo(f"job {started.job_id[:12]}{' (stored already; --fresh runs it again)' if started.reused else ''}", err=True)
+    note = " (stored already; --fresh runs it again)" if started.reused else ""
+    typer.echo(f"job {started.job_id[:12]}{note}", err=True)
     with JobProgress(quiet=quiet) as progress:
         run = house.jobs.run_in_place if house.in_place else house.jobs.wait
         view = run(started.job_id, progress.event)

@@ -24,12 +24,11 @@ def catalog(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as one JSON object.")] = False,
 ) -> None:
     """Every attack, evaluator, prior and defense with access level, paper and parameters."""
-    from remediation.defenses.catalog import DEFENSES
-
     from auditor.attacks.catalog import ATTACKS
     from auditor.evaluation.catalog import EVALUATORS
     from auditor.priors.catalog import PRIORS
     from auditor.targets.architectures import architecture_names
+    from remediation.defenses.catalog import DEFENSES
 
     tables: dict[str, list[dict[str, Any]]] = {
         "attacks": ATTACKS.describe(),
@@ -66,8 +65,9 @@ def doctor() -> None:
 def _versions() -> tuple[str, bool, str]:
     import torch
 
-    from auditor.targets.ort_session import onnxruntime
+    from auditor.targets import ort_session
 
+    onnxruntime = ort_session.onnxruntime  # type: ignore[attr-defined]
     telemetry = "off" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "ON"
     providers = ", ".join(onnxruntime.get_available_providers())
     text = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__} ({providers}; telemetry {telemetry})"

@@ -20,16 +20,14 @@ def interval(score: Score, *, percent: bool = True) -> str:
 
 def print_report(report: AuditReport) -> None:
     """Write the table to stdout."""
-    typer.echo(
-        f"{report.target.name}  {report.target.format}  {report.target.architecture}  sha256 {report.target.digest[:16]}"
-    )
+    target = report.target
+    typer.echo(f"{target.name}  {target.format}  {target.architecture}  sha256 {target.digest[:16]}")
     typer.echo(
         f"plan {report.plan.name}, seed {report.plan.seed}; policy {report.policy.name} v{report.policy.version}"
     )
     typer.echo("")
-    typer.echo(
-        f"{'attack':18} {'level':10} {'evaluator':24} {'judge':24} {'both agree':24} {'control':24} {'ceiling':24} {'lift R':22}"
-    )
+    heads = ("evaluator", "judge", "both agree", "control", "ceiling", "lift R")
+    typer.echo(f"{'attack':18} {'level':10} " + " ".join(f"{head:24}" for head in heads).rstrip())
     for outcome in report.attacks:
         _row(outcome)
     typer.echo("")

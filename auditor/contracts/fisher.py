@@ -21,7 +21,7 @@ class UnitScore(Contract):
     placebo_share: dict[str, float]
     """Unguided prior samples with random labels in place of reconstructions."""
     contrast: float
-    """log(inversion share / classification share) by the recommended aggregator; positive: matters more to inversion."""
+    """log(inversion share / classification share), recommended aggregator; positive: matters more to inversion."""
     contrast_low: float
     contrast_high: float
 

@@ -13,7 +13,7 @@ from auditor.contracts.policy import Policy
 
 
 class InputSpec(Contract):
-    """How the model wants its images. The auditor works in [0, 1]; it scales to `low..high`, then applies mean and std."""
+    """How the model wants its images: the auditor scales [0, 1] to `low..high`, then applies mean and std."""
 
     channels: int = Field(ge=1, le=4)
     height: int = Field(ge=8, le=1024)
@@ -91,7 +91,7 @@ class JudgeSpec(Contract):
 
 
 class DataSection(Contract):
-    """The data an audit needs. Without private data nothing can be judged; without public data no prior can be trained."""
+    """The data an audit needs: without private data nothing can be judged, without public data no prior trained."""
 
     private: DataSpec | None = None
     """The images the target was trained on; used only to judge and to repair."""

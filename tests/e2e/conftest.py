@@ -1,4 +1,4 @@
-"""A tiny but real submission: procedural identities, a trained network, an ONNX file, a manifest; and a CLI to drive it."""
+"""A tiny but real submission: procedural identities, a trained network, an ONNX file, a manifest; and the CLI."""
 
 import json
 import os
@@ -104,6 +104,12 @@ def submission(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def house(tmp_path_factory) -> House:
     return House(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def new_house(tmp_path):
+    """Makes installations that hold nothing yet."""
+    return lambda home=None: House(home or tmp_path / "home")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,222 @@
+"""Rules every attack of the catalog keeps, on a target and a prior with known answers."""
+
+import hashlib
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from auditor.attacks.catalog import ATTACKS
+from auditor.contracts.access import Access
+from auditor.errors import AccessDenied, InvalidInput, UnknownName
+from auditor.priors.base import sample_latents
+from auditor.targets.views import narrow
+from auditor.tensors import RunContext
+from auditor.testing import ToyPrior, ToyTarget, toy_templates
+
+K = 8
+TEMPLATES = toy_templates(K)
+QUICK = {
+    "gmi": {"steps": 150},
+    "ppa": {"pool": 200, "steps": 40, "transforms": 4},
+    "mirror-b": {"pool": 200, "population": 10, "generations": 12},
+    "best-of-prior": {"pool": 200},
+}
+every_attack = pytest.mark.parametrize("name", ATTACKS.names)
+
+
+def run(
+    name, *, target=None, prior=None, classes=(0, 3, 6), samples=3, seed=0, batch=512, budget=None, fracs=(), **params
+):
+    attack = ATTACKS.build(name, QUICK.get(name, {}) | params)
+    target = target or ToyTarget(TEMPLATES, sharpness=2.0)
+    view = narrow(target, attack.access, max_queries=budget)
+    context = RunContext(seed=seed, batch_size=batch)
+    prior = prior or ToyPrior(TEMPLATES, has_critic=True)
+    return attack.run(view, prior, classes, samples, context, snapshot_fracs=fracs), view
+
+
+def digest(*tensors):
+    return hashlib.sha256(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+@every_attack
+def test_every_entry_is_documented(name):
+    entry = ATTACKS.get(name)
+    assert entry.__doc__
+    assert entry.paper
+    assert entry.access in set(Access)
+    row = next(row for row in ATTACKS.describe() if row["name"] == name)
+    assert set(row["parameters"]) == set(entry.Config.model_fields)
+
+
+@every_attack
+def test_defaults_are_quick_enough_to_build_and_config_is_frozen(name):
+    attack = ATTACKS.build(name, {})
+    with pytest.raises(ValueError, match="frozen"):
+        attack.config.pool = 3
+
+
+@every_attack
+def test_another_level_of_view_is_refused(name):
+    attack = ATTACKS.build(name, QUICK.get(name, {}))
+    target, prior = ToyTarget(TEMPLATES), ToyPrior(TEMPLATES, has_critic=True)
+    for access in (Access.WHITE_BOX, Access.SCORE, Access.LABEL):
+        if access is not attack.access:
+            with pytest.raises(AccessDenied):
+                attack.run(narrow(target, access), prior, (0,), 1, RunContext())
+
+
+@every_attack
+def test_needs_no_more_than_its_level_offers(name):
+    access = ATTACKS.get(name).access
+    levels = [Access.WHITE_BOX, Access.SCORE, Access.LABEL]
+    weakest = ToyTarget(TEMPLATES, sharpness=2.0, access=levels[levels.index(access) :])
+    result, _ = run(name, target=weakest)
+    assert result.end_confidence.mean() > result.start_confidence.mean()
+
+
+@every_attack
+@pytest.mark.parametrize("budget", [0, 1, 100])
+def test_budget_is_never_passed_and_the_partial_result_is_typed(name, budget):
+    result, view = run(name, budget=budget)
+    assert view.counter.forward <= budget
+    assert result.images.shape == (9, 1, 8, 8)
+    assert bool(torch.isfinite(result.images).all())
+    assert not result.complete
+    assert any("budget" in note for note in result.notes)
+
+
+@every_attack
+def test_without_a_limit_the_result_is_complete(name):
+    result, view = run(name)
+    assert result.complete
+    assert view.counter.forward > 0
+
+
+@every_attack
+def test_cross_entropy_falls_far_below_that_of_random_pictures(name):
+    if name == "best-of-prior":
+        pytest.skip("a control: it only selects")
+    target, prior = ToyTarget(TEMPLATES, sharpness=2.0), ToyPrior(TEMPLATES, has_critic=True)
+    result, _ = run(name, target=target, prior=prior, classes=tuple(range(K)))
+    latents = sample_latents(prior, len(result.labels), torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        random = cross_entropy(target.logits(prior.decode(latents)), result.labels)
+        reached = cross_entropy(target.logits(result.images), result.labels)
+    assert float(reached) <= 0.25 * float(random)
+
+
+@every_attack
+def test_a_row_does_not_depend_on_batch_size_or_on_the_other_classes(name):
+    whole, _ = run(name, classes=(0, 3, 6))
+    chunked, _ = run(name, classes=(0, 3, 6), batch=7)
+    alone, _ = run(name, classes=(6,))
+    swapped, _ = run(name, classes=(6, 0))
+    torch.testing.assert_close(chunked.images, whole.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(alone.images, whole.images[6:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(swapped.images, torch.cat([whole.images[6:], whole.images[:3]]), atol=1e-4, rtol=0)
+
+
+@every_attack
+def test_same_seed_same_bytes_and_another_seed_others(name):
+    first, _ = run(name)
+    second, _ = run(name)
+    other, _ = run(name, seed=1)
+    assert digest(first.images, first.end_confidence) == digest(second.images, second.end_confidence)
+    assert digest(first.images) != digest(other.images)
+
+
+@every_attack
+def test_shapes_range_and_alignment(name):
+    result, _ = run(name, classes=(5, 1), samples=2, fracs=(0.0, 0.5, 1.0))
+    assert result.images.dtype == torch.float32
+    assert float(result.images.min()) >= 0
+    assert float(result.images.max()) <= 1
+    assert result.labels.tolist() == [5, 5, 1, 1]
+    assert result.sample.tolist() == [0, 1, 0, 1]
+    assert result.start_confidence.shape == result.end_confidence.shape == (4,)
+    assert [snapshot.frac for snapshot in result.snapshots] == [0.0, 0.5, 1.0]
+    torch.testing.assert_close(result.snapshots[-1].images, result.images)
+
+
+@every_attack
+def test_target_and_prior_are_left_as_they_were(name):
+    target, prior = ToyTarget(TEMPLATES, sharpness=2.0), ToyPrior(TEMPLATES, has_critic=True)
+    before = digest(target.templates, *prior.generator.state_dict().values())
+    run(name, target=target, prior=prior)
+    assert digest(target.templates, *prior.generator.state_dict().values()) == before
+    assert all(parameter.grad is None for parameter in target.module.parameters())
+    assert not target.module.training
+
+
+@every_attack
+def test_global_randomness_is_neither_read_nor_written(name):
+    torch.manual_seed(1)
+    first, _ = run(name)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+    torch.manual_seed(2)
+    assert torch.equal(run(name)[0].images, first.images)
+
+
+@every_attack
+def test_writes_no_files_and_prints_nothing(name, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    run(name)
+    assert list(tmp_path.iterdir()) == []
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+@every_attack
+def test_progress_reaches_its_end_and_cancelling_stops(name):
+    ticks = []
+    attack = ATTACKS.build(name, QUICK.get(name, {}))
+    view = narrow(ToyTarget(TEMPLATES, sharpness=2.0), attack.access)
+    context = RunContext(on_tick=lambda stage, done, total: ticks.append((stage, done, total)))
+    attack.run(view, ToyPrior(TEMPLATES, has_critic=True), (0,), 2, context)
+    assert ticks
+    assert all(0 < done <= total for _, done, total in ticks)
+
+
+@every_attack
+def test_unknown_parameters_are_refused(name):
+    with pytest.raises(InvalidInput, match="no_such"):
+        ATTACKS.build(name, {"no_such": 1})
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(UnknownName, match="mirror-b"):
+        ATTACKS.build("mirorr-b", {})
+
+
+@every_attack
+def test_a_target_that_knows_nothing_gives_nothing(name):
+    """Pictures made against a target of other patterns are not recognised more often than chance allows."""
+    truth = toy_templates(20, seed=3)
+    stranger = ToyTarget(toy_templates(20, seed=77), sharpness=2.0)
+    prior = ToyPrior(truth, has_critic=True)
+    result, _ = run(name, target=stranger, prior=prior, classes=tuple(range(20)), samples=2)
+    hits = ToyTarget(truth).logits(result.images).argmax(dim=1) == result.labels
+    chance = 1 / 20
+    assert float(hits.float().mean()) <= chance + 3 * (chance * (1 - chance) / 20) ** 0.5
+
+
+@every_attack
+def test_mismatched_shapes_and_classes_are_refused(name):
+    attack = ATTACKS.build(name, QUICK.get(name, {}))
+    view = narrow(ToyTarget(TEMPLATES), attack.access)
+    large = ToyPrior(toy_templates(K, (1, 16, 16)), has_critic=True)
+    with pytest.raises(ValueError, match="prior draws"):
+        attack.run(view, large, (0,), 1, RunContext())
+    for classes in ((0, 0), (K,), (-1,)):
+        with pytest.raises(ValueError, match="distinct"):
+            attack.run(view, ToyPrior(TEMPLATES, has_critic=True), classes, 1, RunContext())
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in ATTACKS if entry.needs_critic])
+def test_an_attack_that_needs_a_critic_says_so(name):
+    with pytest.raises(ValueError, match="critic"):
+        run(name, prior=ToyPrior(TEMPLATES))

@@ -1,0 +1,158 @@
+import pytest
+
+from auditor.contracts.base import digest_of
+from auditor.contracts.jobs import UnitSpec
+from auditor.contracts.manifest import Manifest, ModelSpec, RepairBudget
+from auditor.contracts.policy import Verdict
+from auditor.contracts.repair import FreezePlan, NormMode, RepairReport, RepairStart, TrainedCandidate
+from auditor.contracts.scores import NotMeasured
+from auditor.errors import InvalidInput
+from auditor.service.workspace import Workspace
+from auditor.tensors import RunContext
+from auditor.testing.evidence import measured, sample_outcome
+from auditor.testing.reports import sample_report
+from remediation.compare import audited_candidate, choose, repair_report, require_same_plan, within_budget
+from remediation.stages import repair_choose, repair_compare
+
+BUDGET = RepairBudget(max_accuracy_loss=0.03)
+BEFORE = measured("heldout_accuracy", 0.75)
+
+
+def trained(boundary, accuracy=0.74):
+    plan = FreezePlan(
+        boundary=boundary, n_units=7, units=(), parameters=(), norm_mode=NormMode.FROZEN, tuned_parameters=1,
+        total_parameters=2, digest_before="a", digest_after="a",
+    )  # fmt: skip
+    return TrainedCandidate(
+        freeze=plan, proposed_by="quantile", best_epoch=3, epochs=10, validation_accuracy=measured("v", accuracy),
+        heldout_accuracy=measured("heldout_accuracy", accuracy), model_digest=digest_of(boundary),
+        model_format="safetensors", parity_max_abs_error=None,
+    )  # fmt: skip
+
+
+def quick(*lifts, **options):
+    """A report whose attacks have these upper bounds of the lift."""
+    attacks = tuple(sample_outcome(f"a{i}", lift=(high - 0.1, high - 0.2, high)) for i, high in enumerate(lifts))
+    return sample_report(attacks=attacks, **options)
+
+
+def candidate(boundary, report, accuracy=0.74):
+    return audited_candidate(trained(boundary, accuracy), report, BEFORE, BUDGET)
+
+
+def start():
+    return RepairStart(
+        defense="tl-dmi", paper="p", pretraining="public", weights_digest="w", network="small-cnn", n_units=7,
+        boundaries={2: "fisher", 4: "quantile", 5: "quantile"}, accuracy_before=BEFORE,
+    )  # fmt: skip
+
+
+def test_the_smallest_upper_bound_under_the_worst_attack_wins():
+    found = choose([candidate(2, quick(0.2, 0.5)), candidate(4, quick(0.4, 0.4)), candidate(5, quick(0.1, 0.6))])
+    assert found == (4, ())
+
+
+def test_candidates_over_the_budget_do_not_count():
+    assert choose([candidate(2, quick(0.4)), candidate(5, quick(0.1), accuracy=0.70)])[0] == 2
+    chosen, notes = choose([candidate(5, quick(0.1), accuracy=0.5)])
+    assert chosen is None
+    assert "budget" in notes[0]
+
+
+def test_the_budget_is_inclusive_and_unknown_accuracy_is_over_it():
+    assert within_budget(measured("x", 0.75), measured("x", 0.72), BUDGET)
+    assert not within_budget(measured("x", 0.75), measured("x", 0.7199), BUDGET)
+    assert not within_budget(measured("x", 0.75), NotMeasured(metric="x", reason="r"), BUDGET)
+
+
+def unmeasured(report, metrics):
+    attacks = tuple(
+        outcome.model_copy(
+            update={
+                "scores": tuple(
+                    NotMeasured(metric=s.metric, reason="r") if s.metric in metrics else s for s in outcome.scores
+                )
+            }
+        )
+        for outcome in report.attacks
+    )
+    return report.model_copy(update={"attacks": attacks})
+
+
+def test_what_was_not_measured_never_looks_best():
+    known, unknown = candidate(2, quick(0.6)), candidate(4, unmeasured(quick(0.1), {"lift"}))
+    chosen, notes = choose([known, unknown])
+    assert chosen == 2
+    assert any("boundary 4" in note for note in notes)
+    chosen, notes = choose([unknown])
+    assert chosen == 4
+    assert "both_agree" in notes[0]
+    nothing = candidate(5, unmeasured(quick(0.1), {"lift", "both_agree", "evaluator_top1"}))
+    assert choose([nothing])[0] is None
+
+
+def test_controls_are_no_attacks():
+    report = sample_report(attacks=(sample_outcome("ppa"), sample_outcome("best-of-prior", is_control=True)))
+    assert set(candidate(2, report).lift) == {"ppa"}
+
+
+def test_audits_under_different_plans_are_refused():
+    before = sample_report()
+    require_same_plan(before, sample_report(Verdict.PASS))
+    for field, wanted in (("plan_digest", "plan"), ("data_digest", "data"), ("seed", "seed")):
+        value = 7 if field == "seed" else "other"
+        other = before.model_copy(update={"provenance": before.provenance.model_copy(update={field: value})})
+        with pytest.raises(InvalidInput, match=wanted):
+            require_same_plan(before, other)
+    judged = before.model_copy(update={"judge": before.judge.model_copy(update={"digest": "other"})})
+    with pytest.raises(InvalidInput, match="judge"):
+        require_same_plan(before, judged)
+
+
+def report_of(after, **changes):
+    reports = {2: quick(0.5), 4: quick(0.3)}
+    arguments = {
+        "before": sample_report(Verdict.FAIL), "before_quick": quick(0.7), "after": after, "budget": BUDGET,
+    } | changes  # fmt: skip
+    return repair_report(start(), {2: trained(2), 4: trained(4), 5: trained(5)}, reports, **arguments)
+
+
+def test_a_repair_report_pairs_before_and_after_by_class():
+    found = report_of(sample_report(Verdict.PASS))
+    assert found.chosen == 4
+    assert found.model_digest == digest_of(4)
+    assert found.verdict_before is Verdict.FAIL
+    assert found.verdict_after is Verdict.PASS
+    assert {row.metric for row in found.differences} >= {"lift", "both_agree"}
+    lift = next(row for row in found.differences if row.metric == "lift")
+    assert lift.difference.low > 0
+    assert found.quick_lift_before["a0"].high == 0.7
+    assert any("boundary 5 failed" in note for note in found.notes)
+    assert found.model_dump_json() == report_of(sample_report(Verdict.PASS)).model_dump_json()
+
+
+def test_a_failed_audit_after_the_repair_leaves_nothing_proved():
+    found = report_of(None)
+    assert (found.chosen, found.verdict_after, found.model_digest) == (None, None, None)
+    assert isinstance(found.accuracy_after, NotMeasured)
+    assert any("not proved" in note for note in found.notes)
+
+
+def test_the_units_choose_and_compare_from_files(tmp_path):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    manifest = Manifest(model=ModelSpec(name="m"), repair=BUDGET)
+    files = {"manifest.json": manifest, "start.json": start(), "report.json": sample_report(Verdict.FAIL),
+             "quick.json": quick(0.7), "after.json": sample_report(Verdict.PASS)}  # fmt: skip
+    for k, high in ((2, 0.5), (4, 0.3)):
+        files |= {f"k{k}.candidate.json": trained(k), f"k{k}.report.json": quick(high)}
+    files["k5.candidate.json"] = trained(5)
+    for name, value in files.items():
+        (inputs / name).write_text(value.model_dump_json())
+    workspace, ctx = Workspace(tmp_path, tmp_path / "cache"), RunContext()
+    unit = UnitSpec(kind="repair-choose", key="choose", params={"boundaries": [2, 4, 5]})
+    assert repair_choose(unit, workspace, ctx)["chosen"] == 4
+    value = repair_compare(unit, workspace, ctx)
+    stored = RepairReport.model_validate_json((tmp_path / "outputs/repair.json").read_text())
+    assert value["id"] == stored.id
+    assert value["chosen"] == stored.chosen == 4
