@@ -1,1 +1,1 @@
-"""Submission to target: format sniffing, safety checks, and the loaders behind them."""
+"""From a submitted file to a target: format, safety, parity; and back to a file."""

@@ -125,14 +125,10 @@ def _replace_stem(network: nn.Module, channels: int) -> None:
     """Give the first convolution `channels` inputs."""
     for path, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
-            new = nn.Conv2d(
-                channels,
-                module.out_channels,
-                module.kernel_size,
-                module.stride,
-                module.padding,
-                bias=module.bias is not None,
-            )  # type: ignore[arg-type]
+            options: dict[str, Any] = {
+                name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")
+            }
+            new = nn.Conv2d(channels, module.out_channels, bias=module.bias is not None, **options)
             parent_path, _, leaf = path.rpartition(".")
             setattr(network.get_submodule(parent_path), leaf, new)
             return

@@ -34,7 +34,7 @@ class Target(Protocol):
 
     @property
     def module(self) -> nn.Module | None:
-        """The differentiable module from raw model input (normalised images) to model output; None if score-level only."""
+        """The differentiable module, raw model input (normalised images) to model output; None if score-level only."""
         ...
 
 

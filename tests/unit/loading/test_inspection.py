@@ -59,7 +59,7 @@ def test_an_onnx_submission_is_described_and_loads_as_what_it_is(
     assert card.parity.batch_sizes == (1, 3, 8)
     assert card.parity.max_abs_error < 1e-5
     assert card.inferred["n_classes"] == "5"
-    assert any("no batch normalisation" in text for text in card.warnings)
+    assert any("holds no norms" in text for text in card.warnings)
     target = load_target(path, card, CPU)
     assert isinstance(target, TorchTarget)
     assert isinstance(target.module, GraphModule)

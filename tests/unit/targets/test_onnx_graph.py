@@ -235,6 +235,52 @@ def test_a_graph_written_for_one_batch_size_runs_at_any() -> None:
         torch.testing.assert_close(module(x[:rows]), (x[:rows] @ matrix).flatten(1))
 
 
+def test_a_gelu_in_pieces_is_one_step() -> None:
+    constants = [
+        const("root", np.array(1.4142135, np.float32)),
+        const("one", np.array(1, np.float32)),
+        const("half", np.array(0.5, np.float32)),
+        const("w", np.eye(4, dtype=np.float32)),
+    ]
+    head, erf = [node("MatMul", "x w", "m"), node("Div", "m root", "d")], node("Erf", "d", "e")
+    forms = [
+        [node("Add", "e one", "s"), node("Mul", "m s", "p"), node("Mul", "p half", "y")],
+        [node("Mul", "m half", "h"), node("Add", "e one", "s"), node("Mul", "h s", "y")],
+    ]
+    x = torch.randn(3, 4)
+    for tail in forms:
+        module = interpret(model([*head, erf, *tail], ("n", 4), constants), (4,), classifier=False)
+        assert [step.op for step in module.program.steps] == ["MatMul", "Gelu"]
+        torch.testing.assert_close(module(x), torch.nn.functional.gelu(x))
+    other = [node("Add", "e one", "s"), node("Mul", "m s", "p"), node("Mul", "p root", "y")]
+    module = interpret(model([*head, erf, *other], ("n", 4), constants), (4,), classifier=False)
+    assert "Erf" in [step.op for step in module.program.steps]
+
+
+def test_nothing_is_left_on_another_device_than_the_images() -> None:
+    """The meta device stands in for a GPU: an operand left on the CPU would be an error."""
+    nodes = [
+        node("Gather", "x order", "g", axis=1),
+        node("Shape", "g", "s", start=0, end=1),
+        node("Squeeze", "s", "b"),
+        node("Range", "zero b one", "r"),
+        node("Gather", "g r", "h", axis=0),
+        node("Shape", "h", "t"),
+        node("ConstantOfShape", "t", "z", value=const("v", np.array([2.0], np.float32))),
+        node("Mul", "h z", "k"),
+        node("Slice", "k last first second back", "l"),
+        node("Where", "mask l l", "m"),
+        node("Resize", "m  scales", "y", mode="linear"),
+    ]
+    nodes[-1].input[:] = ["m", "", "scales"]
+    integers = {"order": [1, 0], "last": [-1], "first": [-100], "second": [1], "back": [-1]}
+    constants = [const(k, np.array(v, np.int64)) for k, v in integers.items()]
+    constants += [const("zero", np.array(0, np.int64)), const("one", np.array(1, np.int64))]
+    constants += [const("mask", np.array([True, False])), const("scales", np.array([1, 1, 2], np.float32))]
+    module = interpret(model(nodes, ("n", 2, 2), constants), (2, 2), classifier=False).to("meta")
+    assert module(torch.empty(4, 2, 2, device="meta")).shape == (4, 2, 4)
+
+
 def test_model_local_functions_are_expanded() -> None:
     proto = model([helper.make_node("Twice", ["x"], ["y"], domain="own")], ("n", 4))
     proto.opset_import.append(helper.make_opsetid("own", 1))

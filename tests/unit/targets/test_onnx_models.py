@@ -129,7 +129,7 @@ QUICK = {
         ("gated", 13),
         ("gated", 18),
     },
-    True: {("small-cnn", 18), ("transformer", 20)},
+    True: {("transformer", 20)},
 }
 
 

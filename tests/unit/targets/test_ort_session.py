@@ -31,15 +31,10 @@ print(json.dumps(os.environ.get("ORT_DISABLE_TELEMETRY")))
 """
 
 
-@pytest.mark.parametrize("given", [None, "0"])
-def test_onnxruntime_leaves_no_trace_and_its_telemetry_is_off_whatever_the_user_set(
-    tmp_path: Path, given: str | None
-) -> None:
+def test_onnxruntime_leaves_no_trace_though_the_user_set_nothing(tmp_path: Path) -> None:
     """A fresh process with a home of its own; importing onnxruntime bare would write a device id under it."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))}
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-    if given is not None:
-        environment["ORT_DISABLE_TELEMETRY"] = given
     done = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, check=True
     )
