@@ -58,6 +58,7 @@ class Reconstructions:
         end_confidence: (N,) float32, after it.
         snapshots: images along the way, empty unless asked for.
         notes: remarks for the report, e.g. that memory ran out and the batch was halved.
+        complete: False when the query budget ran out before the attack's planned end.
     """
 
     images: Tensor
@@ -67,6 +68,7 @@ class Reconstructions:
     end_confidence: Tensor
     snapshots: tuple[Snapshot, ...] = ()
     notes: tuple[str, ...] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +16,7 @@ from torch.nn.functional import log_softmax
 from auditor.contracts.access import Access
 from auditor.errors import AccessDenied
 from auditor.priors.base import Prior
-from auditor.targets.views import LabelView, ScoreView, WhiteBoxView
+from auditor.targets.views import LabelView, QueryCounter, ScoreView, WhiteBoxView
 from auditor.tensors import Reconstructions, RunContext, Snapshot
 
 
@@ -52,26 +54,28 @@ class Inversion:
         images: (N, C, H, W) images after it, in [0, 1].
         snapshots: images at the fractions asked for.
         notes: remarks for the report.
+        complete: False when the query budget ran out before the planned end; the images are then the best so far.
     """
 
     start: Tensor
     images: Tensor
     snapshots: tuple[Snapshot, ...] = ()
     notes: list[str] = field(default_factory=list)
+    complete: bool = True
 
 
 class Attack(ABC, Generic[C]):
     """One model-inversion attack. Subclasses set the class attributes and implement `invert`."""
 
-    name: ClassVar[str]
+    name: str
     """Catalog name; equals the file name with dashes for underscores."""
-    access: ClassVar[Access]
-    paper: ClassVar[str]
+    access: Access
+    paper: str
     """Authors, venue, arXiv id."""
-    Config: ClassVar[type[Any]] = AttackConfig
-    needs_critic: ClassVar[bool] = False
+    Config: type[Any] = AttackConfig
+    needs_critic: bool = False
     """True when the objective uses the prior's critic."""
-    is_control: ClassVar[bool] = False
+    is_control: bool = False
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -104,9 +108,12 @@ class Attack(ABC, Generic[C]):
             key: what seeds the draws; default: the attack's name.
             snapshot_fracs: points in [0, 1] at which to keep images (empty: none).
 
+        The confidences before and after are the auditor's own measurement: they are not booked as the attack's queries.
+        When the view's query budget runs out, the result is what was reached by then, and says so.
+
         Raises:
             AccessDenied: `view` offers another level than the attack declares.
-            ValueError: shapes, ranges or class indices are wrong.
+            ValueError: shapes, ranges or class indices are wrong, or the prior lacks the critic the attack needs.
         """
         if view.access is not self.access:
             raise AccessDenied(f"'{self.name}' is a {self.access} attack but was handed a {view.access} view")
@@ -114,6 +121,8 @@ class Attack(ABC, Generic[C]):
             raise ValueError(f"prior draws {prior.image_shape}, target takes {view.image_shape}")
         if len(set(classes)) != len(classes) or not all(0 <= c < view.n_classes for c in classes):
             raise ValueError("classes must be distinct indices of the target")
+        if self.needs_critic and prior.critic(torch.zeros(1, *view.image_shape, device=ctx.device)) is None:
+            raise ValueError(f"'{self.name}' needs a prior with a critic; '{prior.name}' has none")
         rows = Rows(
             labels=torch.tensor(classes, dtype=torch.int64).repeat_interleave(samples_per_class),
             sample=torch.arange(samples_per_class).repeat(len(classes)),
@@ -126,21 +135,29 @@ class Attack(ABC, Generic[C]):
         if not bool(torch.isfinite(result.images).all()):
             raise ValueError(f"'{self.name}' returned images that are not finite")
         images = result.images.detach().float().clamp(0, 1).cpu()
+        with _unbilled(view.counter):
+            before = _confidence(view, result.start.detach(), rows.labels, ctx)
+            after = _confidence(view, images, rows.labels, ctx)
         return Reconstructions(
             images=images,
             labels=rows.labels,
             sample=rows.sample,
-            start_confidence=_confidence(view, result.start.detach(), rows.labels, ctx),
-            end_confidence=_confidence(view, images, rows.labels, ctx),
+            start_confidence=before,
+            end_confidence=after,
             snapshots=result.snapshots,
-            notes=tuple(result.notes),
+            notes=tuple(dict.fromkeys(result.notes)),
+            complete=result.complete,
         )
 
     @abstractmethod
     def invert(
         self, view: Any, prior: Prior, rows: Rows, ctx: KeyedContext, snapshot_fracs: tuple[float, ...]
     ) -> Inversion:
-        """The paper. `view` is the view class of `self.access`; randomness only through `ctx.rng(label, sample, purpose)`."""
+        """The paper.
+
+        `view` is the view class of `self.access`; randomness comes only from `ctx.rng(label, sample, purpose)`, so that
+        a row's result does not depend on which other rows are attacked.
+        """
 
 
 @dataclass(frozen=True)
@@ -165,6 +182,17 @@ def _keyed(ctx: RunContext, key: str) -> KeyedContext:
         is_cancelled=ctx.is_cancelled,
         attack_key=key,
     )
+
+
+@contextmanager
+def _unbilled(counter: QueryCounter) -> Iterator[None]:
+    """Leave the counter and its limit as they were before the block."""
+    kept = (counter.limit, counter.forward, counter.backward)
+    counter.limit = None
+    try:
+        yield
+    finally:
+        counter.limit, counter.forward, counter.backward = kept
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ class Prior(Protocol):
         ...
 
     def project(self, images: Tensor, ctx: RunContext) -> Tensor:
-        """(B, latent_dim): the latents whose pictures are nearest to `images` ((B, C, H, W) in [0, 1]), without any target."""
+        """(B, latent_dim): latents of the pictures nearest to `images` ((B, C, H, W) in [0, 1]), without any target."""
         ...
 
 

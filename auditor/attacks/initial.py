@@ -1,0 +1,99 @@
+"""Where an attack starts: random latents, or the best of a shared pool of prior samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from auditor.attacks.base import KeyedContext, Rows
+from auditor.attacks.rows import Chunks, RowStreams
+from auditor.priors.base import Prior, sample_latents
+from auditor.targets.views import ScoreView
+
+
+class LatentInit(Protocol):
+    """Chooses starting points, one per row."""
+
+    def __call__(self, prior: Prior, rows: Rows, ctx: KeyedContext) -> Tensor:
+        """(N, D) latents on the CPU."""
+        ...
+
+
+class RandomInit:
+    """Independent draws from N(0, I), one stream per row."""
+
+    def __call__(self, prior: Prior, rows: Rows, ctx: KeyedContext) -> Tensor:
+        """(N, D) latents on the CPU."""
+        return RowStreams(ctx, rows, "init").normal(prior.latent_dim)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Prior samples scored by the target, for every class at once.
+
+    Attributes:
+        latents: (S, D) draws from N(0, I), the same whichever classes are attacked.
+        scores: (S, K) log-probabilities; minus infinity for samples the budget did not cover.
+        complete: False when the budget did not cover all.
+    """
+
+    latents: Tensor
+    scores: Tensor
+    complete: bool
+
+    def ranking(self, label: int) -> Tensor:
+        """(S,) int64: the pool from best to worst for `label`; ties keep the pool's order."""
+        return self.scores[:, label].sort(descending=True, stable=True).indices
+
+    def __call__(self, prior: Prior, rows: Rows, ctx: KeyedContext) -> Tensor:
+        """(N, D): the row of (class, sample) gets the class's sample-th best; a class never gets one latent twice."""
+        return self.latents[self.places(rows)]
+
+    def places(self, rows: Rows) -> Tensor:
+        """(N,) int64: which pool member each row gets."""
+        order = {label: self.ranking(label) for label in rows.labels.unique().tolist()}
+        return torch.stack(
+            [order[label][sample] for label, sample in zip(rows.labels.tolist(), rows.sample.tolist(), strict=True)]
+        )
+
+
+def search_pool(
+    view: ScoreView,
+    prior: Prior,
+    size: int,
+    chunks: Chunks,
+    ctx: KeyedContext,
+    *,
+    stage: str,
+    box: float = torch.inf,
+) -> Pool:
+    """Score `size` prior samples for all classes in one pass; no more of them than the query budget covers.
+
+    Args:
+        view: the target; its log-probabilities are enough.
+        prior: draws the samples, from a stream keyed by the attack alone.
+        size: samples.
+        chunks: rows per forward pass; takes the remark when the budget falls short.
+        ctx: device, seed and progress.
+        stage: name for progress.
+        box: the samples' latents are clipped to [-box, box].
+    """
+    latents = sample_latents(prior, size, ctx.rng("pool")).clamp(-box, box)
+    counter = view.counter
+    covered = size if counter.limit is None else max(0, min(size, counter.limit - counter.forward))
+
+    def score(rows: slice) -> Tensor:
+        with torch.no_grad(), ctx.autocast():
+            log_probs = view.log_probs(prior.decode(latents[rows].to(ctx.device)))
+        ctx.tick(stage, rows.stop, covered)
+        return log_probs.float().cpu()
+
+    if covered < size:
+        chunks.notes.append(f"the query budget covered {covered} of {size} prior samples of the search")
+    scores = torch.full((size, view.n_classes), -torch.inf)
+    if covered:
+        scores[:covered] = torch.cat(chunks.map(covered, score))
+    return Pool(latents, scores, covered == size)

@@ -1,0 +1,64 @@
+"""Figures that say how good a prior is, from public images alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from auditor.priors.base import Prior, sample_latents
+from auditor.tensors import RunContext
+
+if TYPE_CHECKING:
+    from auditor.priors.network import NetworkPrior
+
+
+@torch.no_grad()
+def sample_images(prior: Prior, n: int, generator: torch.Generator, ctx: RunContext) -> Tensor:
+    """(n, C, H, W) pictures of latents drawn from N(0, I), on the CPU."""
+    latents = sample_latents(prior, n, generator)
+    return torch.cat([prior.decode(chunk.to(ctx.device)).cpu() for chunk in latents.split(ctx.batch_size)])
+
+
+def pixel_spread_ratio(samples: Tensor, images: Tensor) -> float:
+    """Standard deviation over samples as a share of that over real images, means over pixels; collapse shows as 0."""
+    return float(samples.std(dim=0).mean() / images.std(dim=0).mean().clamp_min(1e-8))
+
+
+def nearest_sample_error(samples: Tensor, images: Tensor) -> float:
+    """Mean over real images of the mean squared pixel distance to the nearest sample; what guessing reaches."""
+    distances = torch.cdist(images.flatten(1), samples.flatten(1)).square()
+    return float(distances.amin(dim=1).mean() / images[0].numel())
+
+
+def hold_out(images: Tensor, ctx: RunContext, *, n: int = 128) -> tuple[Tensor, Tensor]:
+    """Split public images into those to train on and at most `n` (a twentieth) to measure quality on.
+
+    With fewer than 40 images everything is used for both.
+    """
+    count = min(n, len(images) // 20)
+    if count < 2:
+        return images, images
+    order = torch.randperm(len(images), generator=ctx.rng("prior", "hold-out"))
+    return images[order[count:]], images[order[:count]]
+
+
+def quality_figures(prior: NetworkPrior, heldout: Tensor, ctx: RunContext) -> dict[str, float]:
+    """Spread of samples, and reconstruction errors (mean squared, per pixel) on public images the prior never saw.
+
+    Args:
+        prior: the prior to be described.
+        heldout: (N, C, H, W) public images in [0, 1], the second part of `hold_out`.
+        ctx: seed and device.
+    """
+    chosen = heldout.cpu()
+    samples = sample_images(prior, max(64, len(chosen)), ctx.rng("prior", "quality", "samples"), ctx)
+    with torch.no_grad():
+        drawn = torch.cat([prior.decode(z).cpu() for z in prior.project(chosen, ctx).split(ctx.batch_size)])
+    return {
+        "pixel_spread_ratio": pixel_spread_ratio(samples, chosen),
+        "reconstruction_mse": float((drawn - chosen).square().mean()),
+        "image_variance": float((chosen - chosen.mean(dim=0)).square().mean()),
+        "nearest_sample_mse": nearest_sample_error(samples, chosen),
+    }

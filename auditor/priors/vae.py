@@ -1,0 +1,313 @@
+"""Variational autoencoder, the default prior."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from auditor.priors.network import NetworkPrior, PriorConfig, crop, grid_of, pad_to, random_batch, update_average
+from auditor.priors.quality import hold_out, quality_figures
+from auditor.tensors import ImageBatch, RunContext
+
+
+class VaeConfig(PriorConfig):
+    """Parameters of the VAE prior."""
+
+    latent_dim: int = Field(default=256, ge=2, le=4096)
+    """Coordinates of the latent; capped at the number of pixels."""
+    width: int = Field(default=24, ge=4, le=512)
+    """Channels at the finest resolution; doubles per halving, up to four times."""
+    steps: int = Field(default=400, ge=1)
+    """Training steps."""
+    batch_size: int = Field(default=64, ge=2)
+    lr: float = Field(default=2e-3, gt=0)
+    """Peak learning rate of AdamW, one-cycle."""
+    kl_weight: float = Field(default=0.3, ge=0)
+    """Weight of the KL term against the Gaussian likelihood of the pixels (1 is the textbook bound)."""
+    edge_weight: float = Field(default=1.0, ge=0)
+    """Weight of the squared error of horizontal and vertical pixel differences beside that of pixels."""
+    ema: float = Field(default=0.995, ge=0, lt=1)
+    """Decay of the weight average that is kept."""
+    flip: bool = True
+    """Mirror half of the training images."""
+
+
+class _Residual(nn.Module):
+    """norm, activation, 3x3, norm, activation, 3x3, added to the input; starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) to the same."""
+        y = self.conv1(leaky_relu(self.norm1(x), 0.2))
+        return x + self.conv2(leaky_relu(self.norm2(y), 0.2))  # type: ignore[no-any-return]
+
+
+def _widths(width: int, stages: int) -> list[int]:
+    """Channels after 1, 2, ... halvings."""
+    return [width * min(4, 2**index) for index in range(stages)]
+
+
+class VaeEncoder(nn.Module):
+    """Images to the mean and log-variance of the latent: a linear map plus a residual convolutional correction."""
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, width: int) -> None:
+        super().__init__()
+        channels, height, width_px = image_shape
+        self.stages, rows, columns = grid_of(image_shape)
+        self.canvas = (rows * 2**self.stages, columns * 2**self.stages)
+        widths = _widths(width, self.stages)
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, widths[0], 3, padding=1)]
+        for index, size in enumerate(widths):
+            if index:
+                layers.append(nn.Conv2d(widths[index - 1], size, 4, stride=2, padding=1))
+            layers.append(_Residual(size))
+        self.body = nn.Sequential(*layers, nn.BatchNorm2d(widths[-1]), nn.LeakyReLU(0.2), nn.Flatten())
+        self.head = nn.Linear(widths[-1] * rows * columns, 2 * latent_dim)
+        self.linear = nn.Linear(channels * height * width_px, latent_dim)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) in [0, 1] to two (B, D): mean and log-variance, the latter within [-8, 2]."""
+        correction, log_var = self.head(self.body(pad_to(images, *self.canvas) * 2 - 1)).float().chunk(2, dim=1)
+        return self.linear(images.flatten(1)).float() + correction, (log_var - 3).clamp(-8, 2)
+
+
+class VaeDecoder(nn.Module):
+    """Latents to images: a linear map plus a residual convolutional correction, clamped to [0, 1].
+
+    The affine map in front turns N(0, I) into the distribution of the encoder's codes; it is the identity in training.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    unscale: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, width: int) -> None:
+        super().__init__()
+        channels, height, width_px = self.image_shape = image_shape
+        stages, rows, columns = grid_of(image_shape)
+        widths = _widths(width, stages)[::-1]
+        self.linear = nn.Linear(latent_dim, channels * height * width_px)
+        self.head = nn.Sequential(
+            nn.Linear(latent_dim, widths[0] * rows * columns), nn.Unflatten(1, (widths[0], rows, columns))
+        )
+        layers: list[nn.Module] = []
+        for index, size in enumerate(widths):
+            if index:
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(widths[index - 1], size, 3, padding=1)]
+            layers += [_Residual(size), _Residual(size)]
+        last = nn.Conv2d(widths[-1], 4 * channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.body = nn.Sequential(*layers, nn.BatchNorm2d(widths[-1]), nn.LeakyReLU(0.2), last, nn.PixelShuffle(2))
+        self.register_buffer("shift", torch.zeros(latent_dim))
+        self.register_buffer("scale", torch.eye(latent_dim))
+        self.register_buffer("unscale", torch.eye(latent_dim))
+
+    def codes(self, latents: Tensor) -> Tensor:
+        """(B, D) ~ N(0, I) to codes distributed like the encoder's."""
+        return self.shift + latents.float() @ self.scale
+
+    def latents(self, codes: Tensor) -> Tensor:
+        """The inverse of `codes`."""
+        return (codes.float() - self.shift) @ self.unscale
+
+    def paint(self, codes: Tensor) -> Tensor:
+        """(B, D) codes to (B, C, H, W), not clamped."""
+        _, height, width = self.image_shape
+        detail = crop(self.body(self.head(codes)), height, width).float()
+        painted: Tensor = self.linear(codes).float().unflatten(1, self.image_shape) + detail
+        return painted
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(B, D) ~ N(0, I) to (B, C, H, W) in [0, 1]."""
+        return self.paint(self.codes(latents)).clamp(0, 1)
+
+
+class VaePrior(NetworkPrior):
+    """A trained VAE: `decode` paints, `project` encodes and then refines by pixels; the encoder is nearly there."""
+
+    refine_steps = 20
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] to (B, D): the encoder's mean, in the coordinates of N(0, I)."""
+        mean, _ = self.networks["encoder"](images)
+        decoder = self.networks["generator"]
+        latents: Tensor = cast(VaeDecoder, decoder).latents(mean)
+        return latents
+
+    @torch.no_grad()
+    def guess(self, images: Tensor, ctx: RunContext) -> Tensor:
+        """The encoder's mean."""
+        return self.encode(images)
+
+
+class VaeBuilder:
+    """Variational autoencoder of the public images: the strongest attacker per minute of training, and the default.
+
+    Departures from the textbook: encoder and decoder are a linear map (set to the principal components of the public
+    images before the first step) plus a convolutional correction that starts at zero, so training begins where
+    eigenfaces end; the pixel variance is the running reconstruction error (sigma-VAE) instead of a hand-set constant;
+    pixel differences are reconstructed as well as pixels; the weights kept are a moving average; and after training
+    the latent is re-expressed so that N(0, I) is the distribution of the encoder's codes, which lets the KL term stay
+    weak without leaving holes between the codes.
+    """
+
+    name = "vae"
+    paper = (
+        "Kingma and Welling, ICLR 2014, arXiv 1312.6114; sigma-VAE: Rybkin et al., ICML 2021, arXiv 2006.13202; "
+        "density fitted after training: Ghosh et al., ICLR 2020, arXiv 1903.12436"
+    )
+    Config = VaeConfig
+
+    def __init__(self, config: VaeConfig) -> None:
+        self.config = config
+
+    def blank(self, image_shape: tuple[int, int, int]) -> VaePrior:
+        """Untrained networks for pictures of `image_shape`."""
+        return self._wrap(*self._networks(image_shape), image_shape)
+
+    def train(self, public: ImageBatch, ctx: RunContext) -> VaePrior:
+        """Train on public images; labels are not used."""
+        shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(ctx.rng("prior", self.name, "weights").initial_seed())
+            encoder, decoder = self._networks(shape)
+        kept, heldout = hold_out(public.images, ctx)
+        images = kept.to(ctx.device)
+        _start_from_components(encoder, decoder, kept, ctx)
+        encoder, decoder = self._optimise(encoder.to(ctx.device), decoder.to(ctx.device), images, ctx)
+        _fit_density(encoder, decoder, images, ctx)
+        prior = self._wrap(encoder, decoder, shape)
+        prior.quality = quality_figures(prior, heldout, ctx)
+        return prior
+
+    def _networks(self, shape: tuple[int, int, int]) -> tuple[VaeEncoder, VaeDecoder]:
+        latent_dim = min(self.config.latent_dim, math.prod(shape))
+        encoder = VaeEncoder(shape, latent_dim, self.config.width)
+        decoder = VaeDecoder(shape, latent_dim, self.config.width)
+        for network in (encoder, decoder):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return encoder, decoder
+
+    def _wrap(self, encoder: VaeEncoder, decoder: VaeDecoder, shape: tuple[int, int, int]) -> VaePrior:
+        return VaePrior(
+            name=self.name,
+            config=self.config,
+            image_shape=shape,
+            latent_dim=decoder.shift.numel(),
+            networks=nn.ModuleDict({"generator": decoder, "encoder": encoder}),
+        )
+
+    def _optimise(
+        self, encoder: VaeEncoder, decoder: VaeDecoder, images: Tensor, ctx: RunContext
+    ) -> tuple[VaeEncoder, VaeDecoder]:
+        config, generator = self.config, ctx.rng("prior", self.name, "batches")
+        model = nn.ModuleList([encoder, decoder]).train()
+        average = copy.deepcopy(model)
+        moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(moving, lr=config.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1
+        )
+        size = min(config.batch_size, len(images))
+        variance = torch.tensor(0.01, device=ctx.device)
+        for step in range(config.steps):
+            batch = random_batch(images, size, flip=config.flip, generator=generator)
+            noise = torch.randn(size, decoder.shift.numel(), generator=generator).to(ctx.device)
+            error, kl = self._bound(encoder, decoder, batch, noise, ctx)
+            variance = variance.lerp(error.detach().mean(), 0.05).clamp_min(1e-5)
+            loss = (0.5 * error / variance + config.kl_weight * kl / batch[0].numel()).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(moving, 1.0)
+            optimizer.step()
+            schedule.step()
+            update_average(average, model, step, config.ema)
+            ctx.tick("train vae", step + 1, config.steps)
+        average.eval()
+        return cast(VaeEncoder, average[0]), cast(VaeDecoder, average[1])
+
+    def _bound(
+        self, encoder: VaeEncoder, decoder: VaeDecoder, batch: Tensor, noise: Tensor, ctx: RunContext
+    ) -> tuple[Tensor, Tensor]:
+        """(B,) reconstruction error and (B,) KL divergence of the posterior from N(0, I)."""
+        with ctx.autocast():
+            mean, log_var = encoder(batch)
+            painted = decoder.paint(mean + noise * (0.5 * log_var).exp())
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(dim=1)
+        return reconstruction_error(painted, batch, self.config.edge_weight), kl
+
+
+def reconstruction_error(painted: Tensor, images: Tensor, edge_weight: float) -> Tensor:
+    """(B,) mean squared error of pixels, plus `edge_weight` times that of neighbouring pixels' differences."""
+    residual = painted - images
+    error = residual.square().flatten(1).mean(dim=1)
+    if edge_weight:
+        across = residual[..., :, 1:] - residual[..., :, :-1]
+        down = residual[..., 1:, :] - residual[..., :-1, :]
+        edges = across.square().flatten(1).mean(dim=1) + down.square().flatten(1).mean(dim=1)
+        error = error + edge_weight * edges
+    return error
+
+
+@torch.no_grad()
+def _start_from_components(encoder: VaeEncoder, decoder: VaeDecoder, images: Tensor, ctx: RunContext) -> None:
+    """Set both linear maps to the leading principal components of the public images, codes of unit variance."""
+    flat = images.flatten(1)
+    mean = flat.mean(dim=0)
+    flat = flat - mean
+    D = decoder.shift.numel()
+    values, vectors = _principal_components(flat, D, ctx.rng("prior", "vae", "components"))
+    values = values.clamp_min(1e-4 * float(values[0]) + 1e-12)
+    encoder.linear.requires_grad_(False)
+    decoder.linear.requires_grad_(False)
+    encoder.linear.weight.copy_((vectors / values.sqrt()).T)
+    encoder.linear.bias.copy_(-(mean @ vectors) / values.sqrt())
+    decoder.linear.weight.copy_(vectors * values.sqrt())
+    decoder.linear.bias.copy_(mean)
+
+
+def _principal_components(flat: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Variances (n,) and directions (P, n) of centred rows (N, P), by subspace iteration from a random start.
+
+    Halko, Martinsson and Tropp, SIAM Review 2011, arXiv 0909.4061.
+    """
+    width = min(flat.shape[1], n + 16)
+    basis = torch.linalg.qr(torch.randn(flat.shape[1], width, generator=generator)).Q
+    for _ in range(4):
+        basis = torch.linalg.qr(flat.T @ (flat @ basis)).Q
+    values, turn = torch.linalg.eigh((flat @ basis).T.double() @ (flat @ basis).double() / len(flat))
+    return values.flip(0)[:n].float().clamp_min(0), (basis @ turn.float()).flip(1)[:, :n]
+
+
+@torch.no_grad()
+def _fit_density(encoder: VaeEncoder, decoder: VaeDecoder, images: Tensor, ctx: RunContext) -> None:
+    """Make N(0, I) the distribution of the codes: their mean, and their covariance plus the mean posterior variance."""
+    means, variances = [], []
+    for chunk in images.split(ctx.batch_size):
+        mean, log_var = encoder(chunk)
+        means.append(mean.double())
+        variances.append(log_var.double().exp())
+    codes = torch.cat(means)
+    centre = codes.mean(dim=0)
+    covariance = (codes - centre).T @ (codes - centre) / len(codes) + torch.cat(variances).mean(dim=0).diag()
+    values, vectors = torch.linalg.eigh(covariance.cpu())
+    root = values.clamp_min(1e-6).sqrt()
+    decoder.shift.copy_(centre)
+    decoder.scale.copy_((vectors * root).T)
+    decoder.unscale.copy_(vectors / root)
