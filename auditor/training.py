@@ -86,6 +86,7 @@ def fit_classifier(
     set_mode: Callable[[nn.Module], object] = lambda model: model.train(),
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     flip: bool = True,
+    degrade: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> TrainHistory:
     """Train `model` in place on labelled images with cross-entropy; only parameters that require a gradient move.
 
@@ -100,6 +101,7 @@ def fit_classifier(
         set_mode: called before each epoch; a repair uses it to keep frozen norms in evaluation mode.
         loss: (logits, labels) to a mean loss; default cross-entropy with the config's smoothing.
         flip: whether mirrored images keep their label (not so for digits).
+        degrade: (images in [0, 1], CPU generator) to images, applied to each training batch after the augmentation.
     """
     if train.labels is None:
         raise ValueError("training needs labels")
@@ -121,6 +123,8 @@ def fit_classifier(
             batch = images[index]
             if config.augment:
                 batch = augment_images(batch, generator, flip=flip)
+            if degrade is not None:
+                batch = degrade(batch, generator)
             batch = prepare(batch)
             if config.channels_last:
                 batch = batch.contiguous(memory_format=torch.channels_last)
@@ -169,7 +173,7 @@ def predict(
     *,
     prepare: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Tensor:
-    """(N, ...) float32 outputs of `model` on (N, C, H, W) images in [0, 1], batched, on the CPU; modules run in eval mode."""
+    """(N, ...) float32 outputs of `model` on (N, C, H, W) images in [0, 1], batched, on the CPU; in eval mode."""
     if isinstance(model, nn.Module):
         model.eval()
     parts = []

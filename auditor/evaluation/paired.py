@@ -1,0 +1,117 @@
+"""Two audits compared class by class: for a repair's before and after, and for `auditor diff`. Never reaches torch.
+
+Classes differ far more from each other than one class does between two audits, so differences are paired by class
+(card D.8): the same resampled classes on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from auditor.contracts.outcome import AttackOutcome, ClassRow
+from auditor.contracts.repair import PairedDifference
+from auditor.contracts.report import AuditReport
+from auditor.contracts.scores import NotMeasured, Score
+from auditor.evaluation.intervals import Bootstrap, Interval, lift_interval, mean_interval, wilson
+from auditor.evaluation.scoring import measured
+
+PAIRED_METRICS = ("evaluator_top1", "evaluator_top5", "judge_top1", "judge_top5", "both")
+"""Columns of the per-class table that can be compared."""
+
+
+def paired_difference(
+    before: Sequence[ClassRow], after: Sequence[ClassRow], metric: str, bootstrap: Bootstrap
+) -> Score:
+    """Mean over the classes of both tables of `metric` before minus after, with its paired class-bootstrap interval.
+
+    When no class changed at all, the bootstrap has no spread; the interval is then what a Wilson bound allows for a
+    share of 0 among G classes, in both directions.
+    """
+    name = f"{metric}_difference"
+    if metric not in PAIRED_METRICS:
+        raise ValueError(f"'{metric}' is not one of {', '.join(PAIRED_METRICS)}")
+    pairs = _matched(before, after)
+    if not pairs:
+        return NotMeasured(metric=name, reason="the two audits have no attacked class in common")
+    differences = np.array([getattr(b, metric) - getattr(a, metric) for b, a in pairs])
+    interval = mean_interval(differences, n_resamples=bootstrap.n_resamples, generator=bootstrap.rng("paired", metric))
+    if not differences.any():
+        _, spread = wilson(0.0, len(differences))
+        interval = Interval(0.0, -spread, spread)
+    n = sum(min(b.n, a.n) for b, a in pairs)
+    return measured(name, interval, n, unit="ratio", higher_is_riskier=False)
+
+
+def paired_lift_difference(before: Sequence[ClassRow], after: Sequence[ClassRow], bootstrap: Bootstrap) -> Score:
+    """Lift before minus lift after, the same resampled classes in all six means.
+
+    The bounds are those of the difference of two `lift_interval` numerators over one ceiling: both audits must have
+    judged with the same prior, so their ceilings and controls must agree; else the difference is not measured.
+    """
+    pairs = [(b, a) for b, a in _matched(before, after) if b.ceiling_both is not None]
+    if not pairs:
+        return NotMeasured(metric="lift_difference", reason="no class with a ceiling was attacked in both audits")
+    same = all(b.ceiling_both == a.ceiling_both and b.control_both == a.control_both for b, a in pairs)
+    if not same:
+        reason = "the two audits used different priors, evaluators or judges (controls or ceilings differ)"
+        return NotMeasured(metric="lift_difference", reason=reason)
+    control = np.array([b.control_both for b, _ in pairs])
+    ceiling = np.array([b.ceiling_both for b, _ in pairs], dtype=np.float64)
+    differences = np.array([b.both - a.both for b, a in pairs])
+    interval = lift_interval(
+        differences + control,
+        control,
+        ceiling,
+        n_resamples=bootstrap.n_resamples,
+        generator=bootstrap.rng("paired", "lift"),
+        is_rate=False,
+    )
+    if interval is None:
+        return NotMeasured(metric="lift_difference", reason="the prior's ceiling does not exceed its control")
+    n = sum(min(b.n, a.n) for b, a in pairs)
+    return measured("lift_difference", interval, n, unit="ratio", higher_is_riskier=False)
+
+
+def compare_outcomes(before: AttackOutcome, after: AttackOutcome, bootstrap: Bootstrap) -> tuple[PairedDifference, ...]:
+    """One attack under two audits: evaluator, judge and both-agree rates, and the lift."""
+    rows = []
+    for column, metric in (
+        ("evaluator_top1", "evaluator_top1"),
+        ("judge_top1", "judge_top1"),
+        ("both", "both_agree"),
+        ("lift", "lift"),
+    ):
+        if column == "lift":
+            difference = paired_lift_difference(before.per_class, after.per_class, bootstrap)
+        else:
+            difference = paired_difference(before.per_class, after.per_class, column, bootstrap)
+        rows.append(
+            PairedDifference(
+                attack=before.key,
+                metric=metric,
+                before=before.score(metric),
+                after=after.score(metric),
+                difference=difference,
+            )
+        )
+    return tuple(rows)
+
+
+def compare_reports(before: AuditReport, after: AuditReport) -> tuple[PairedDifference, ...]:
+    """Every attack that both reports hold, paired by key, with the first report's resamples and seed."""
+    bootstrap = Bootstrap(before.plan.n_bootstrap, before.plan.seed)
+    others = {outcome.key: outcome for outcome in after.attacks}
+    return tuple(
+        row
+        for outcome in before.attacks
+        if outcome.key in others
+        for row in compare_outcomes(outcome, others[outcome.key], bootstrap)
+    )
+
+
+def _matched(before: Sequence[ClassRow], after: Sequence[ClassRow]) -> list[tuple[ClassRow, ClassRow]]:
+    """Rows of the same class, in class order."""
+    others = {row.label: row for row in after}
+    return [(row, others[row.label]) for row in sorted(before, key=lambda r: r.label) if row.label in others]
