@@ -1,8 +1,8 @@
 """The order of a repair: public weights, then every boundary trained and audited quickly, then the best one in full.
 
-The submission itself is audited with the quick plan too (`before/`), so that candidates (`k2/`, `k4/`, ...) are compared
-with it on equal terms; the chosen one is audited with the full plan (`after/`). A candidate whose training or audit
-fails is left out, and the comparison says so.
+The submission itself is audited with the quick plan too (`before/`), so that candidates (`k2/`, `k4/`, ...) are
+compared with it on equal terms; the chosen one is audited with the full plan (`after/`). A candidate whose training or
+audit fails is left out, and the comparison says so.
 """
 
 from __future__ import annotations

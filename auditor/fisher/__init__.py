@@ -1,1 +1,1 @@
-"""Diagonal Fisher information, execution-ordered units and per-layer scores."""
+"""Diagonal Fisher information by layer: which layers matter to inversion and which to classification."""

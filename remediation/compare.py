@@ -1,0 +1,175 @@
+"""Before against after: which candidate to keep, and the repair report. Pure arithmetic on stored values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from auditor.contracts.base import digest_of
+from auditor.contracts.manifest import RepairBudget
+from auditor.contracts.repair import RepairCandidate, RepairReport, RepairStart, TrainedCandidate
+from auditor.contracts.report import AuditReport
+from auditor.contracts.scores import Measured, NotMeasured, Score
+from auditor.errors import InvalidInput
+from auditor.evaluation.paired import compare_reports
+
+_RANKED_BY = ("lift", "both_agree", "evaluator_top1")
+"""What a candidate is judged by: the first of these that every candidate has for every attack."""
+
+
+def require_same_plan(before: AuditReport, after: AuditReport) -> None:
+    """Refuse two reports that cannot be compared.
+
+    Raises:
+        InvalidInput: another plan or seed, other data, evaluator, judge or priors; all differences listed.
+    """
+    pairs = {
+        "the plan": (before.provenance.plan_digest, after.provenance.plan_digest),
+        "the seed": (before.provenance.seed, after.provenance.seed),
+        "the data": (before.provenance.data_digest, after.provenance.data_digest),
+        "the evaluator": (_digest(before.evaluator), _digest(after.evaluator)),
+        "the judge": (_digest(before.judge), _digest(after.judge)),
+        "the priors": ([p.digest for p in before.priors], [p.digest for p in after.priors]),
+    }
+    different = [what for what, (old, new) in pairs.items() if old != new]
+    if different:
+        raise InvalidInput(
+            f"the audits before and after the repair cannot be compared: {', '.join(different)} differ",
+            remedy="Audit both models with one plan, one seed and the same data.",
+        )
+
+
+def _digest(card: object) -> str | None:
+    return getattr(card, "digest", None)
+
+
+def audited_candidate(
+    trained: TrainedCandidate, report: AuditReport, accuracy_before: Score, budget: RepairBudget
+) -> RepairCandidate:
+    """A trained boundary with its quick audit."""
+    outcomes = [outcome for outcome in report.attacks if not outcome.is_control]
+    return RepairCandidate(
+        freeze=trained.freeze,
+        proposed_by=trained.proposed_by,
+        best_epoch=trained.best_epoch,
+        validation_accuracy=trained.validation_accuracy,
+        heldout_accuracy=trained.heldout_accuracy,
+        within_budget=within_budget(accuracy_before, trained.heldout_accuracy, budget),
+        report_id=report.id,
+        lift={outcome.key: outcome.score("lift") for outcome in outcomes},
+        both_agree={outcome.key: outcome.score("both_agree") for outcome in outcomes},
+        evaluator_top1={outcome.key: outcome.score("evaluator_top1") for outcome in outcomes},
+    )
+
+
+def within_budget(before: Score, after: Score, budget: RepairBudget) -> bool:
+    """Whether the held-out accuracy fell by no more than allowed; unknown accuracy is not within it."""
+    if not isinstance(before, Measured) or not isinstance(after, Measured):
+        return False
+    return before.value - after.value <= budget.max_accuracy_loss + 1e-9
+
+
+def choose(candidates: Sequence[RepairCandidate]) -> tuple[int | None, tuple[str, ...]]:
+    """Boundary of the best candidate within the budget, and remarks.
+
+    The best has the smallest upper bound under its worst attack, ties going to the better accuracy. Lift where it was
+    measured for all, else the both-agree rate, else the evaluator's; a candidate with an unmeasured attack cannot win
+    over one without.
+    """
+    allowed = [candidate for candidate in candidates if candidate.within_budget]
+    if not allowed:
+        return None, ("No boundary stayed within the accuracy budget.",)
+    for metric in _RANKED_BY:
+        risks = {c.freeze.boundary: _worst(getattr(c, metric)) for c in allowed}
+        known = [c for c in allowed if risks[c.freeze.boundary] is not None]
+        if known:
+            best = min(known, key=lambda c: (risks[c.freeze.boundary], -_value(c.heldout_accuracy)))
+            notes = [] if metric == "lift" else [f"No candidate's lift could be measured; chosen by {metric} instead."]
+            unknown = [str(c.freeze.boundary) for c in allowed if c not in known]
+            if unknown:
+                notes.append(f"Not ranked, since an attack on them could not be judged: boundary {', '.join(unknown)}.")
+            return best.freeze.boundary, tuple(notes)
+    return None, ("No candidate within the budget could be judged under every attack, so none was chosen.",)
+
+
+def _worst(scores: Mapping[str, Score]) -> float | None:
+    """Largest upper bound over the attacks; None when one of them, or all, were not measured."""
+    highs = [score.high if isinstance(score, Measured) else None for score in scores.values()]
+    if not highs or None in highs:
+        return None
+    return max(high for high in highs if high is not None)
+
+
+def _value(score: Score) -> float:
+    return score.value if isinstance(score, Measured) else 0.0
+
+
+def repair_report(
+    start: RepairStart,
+    trained: Mapping[int, TrainedCandidate],
+    quick_reports: Mapping[int, AuditReport],
+    *,
+    before: AuditReport,
+    before_quick: AuditReport,
+    after: AuditReport | None,
+    budget: RepairBudget,
+) -> RepairReport:
+    """Assemble the comparison.
+
+    Args:
+        start: what every boundary started from.
+        trained: candidates by boundary.
+        quick_reports: their quick audits; a boundary whose audit failed is missing, and said so.
+        before: the submission's full audit.
+        before_quick: the submission under the quick plan.
+        after: the chosen candidate under the full plan; None when none was chosen or its audit failed.
+        budget: what the repair may cost.
+
+    Raises:
+        InvalidInput: audits that cannot be compared.
+    """
+    for report in quick_reports.values():
+        require_same_plan(before_quick, report)
+    candidates = tuple(
+        audited_candidate(trained[k], quick_reports[k], start.accuracy_before, budget) for k in sorted(quick_reports)
+    )
+    chosen, notes = choose(candidates)
+    if after is not None:
+        require_same_plan(before, after)
+    kept = trained.get(chosen) if chosen is not None and after is not None else None
+    failed = sorted(set(trained) - set(quick_reports))
+    if failed:
+        notes += (f"The quick audit of boundary {', '.join(map(str, failed))} failed: not a candidate.",)
+    if chosen is not None and after is None:
+        notes += ("The full audit of the chosen candidate failed: the repair is not proved.",)
+    content = {
+        "start": start.model_dump(mode="json"),
+        "candidates": [candidate.model_dump(mode="json") for candidate in candidates],
+        "reports": [before.id, before_quick.id, after.id if after else None],
+        "budget": budget.model_dump(mode="json"),
+    }
+    return RepairReport(
+        id=digest_of(content),
+        defense=start.defense,
+        paper=start.paper,
+        before_report_id=before.id,
+        before_quick_report_id=before_quick.id,
+        after_report_id=after.id if after else None,
+        budget=budget,
+        accuracy_before=start.accuracy_before,
+        accuracy_after=kept.heldout_accuracy if kept else _unknown("heldout_accuracy"),
+        pretraining=start.pretraining,
+        candidates=candidates,
+        chosen=chosen if kept else None,
+        quick_lift_before={o.key: o.score("lift") for o in before_quick.attacks if not o.is_control},
+        differences=compare_reports(before, after) if after else (),
+        verdict_before=before.verdict.verdict,
+        verdict_after=after.verdict.verdict if after else None,
+        model_digest=kept.model_digest if kept else None,
+        model_format=kept.model_format if kept else str(before.target.format),
+        parity_max_abs_error=kept.parity_max_abs_error if kept else None,
+        notes=(*start.notes, *notes, *(kept.notes if kept else ())),
+    )
+
+
+def _unknown(metric: str) -> NotMeasured:
+    return NotMeasured(metric=metric, reason="no repaired model was kept")

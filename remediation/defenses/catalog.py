@@ -1,0 +1,11 @@
+"""The catalog of defenses: adding one is a file in this folder and its class in this tuple."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from auditor.registry import Catalog
+from remediation.defenses.base import Defense
+from remediation.defenses.tl_dmi import TlDmi
+
+DEFENSES: Catalog[Defense[Any]] = Catalog("defense", (TlDmi,))

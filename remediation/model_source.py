@@ -1,0 +1,130 @@
+"""Which network a repair trains, and how the result is written back in the format it came in.
+
+Bare weights: the architecture of the allow-list. ONNX: the same when the manifest names one, else the submitted graph
+itself, through the auditor's interpreter; norms that the exporter folded into convolutions are put back for training
+and folded again before writing.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from auditor.contracts.access import Access
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.submission import ModelFormat, TargetCard
+from auditor.errors import InvalidInput, UnsupportedModel
+from auditor.loading.inspection import interpreted, settle_output
+from auditor.loading.onnx_export import export_onnx
+from auditor.loading.onnx_file import read_onnx
+from auditor.targets.architectures import build_architecture
+from auditor.targets.onnx_graph import GraphModule
+from auditor.tensors import RunContext
+from remediation.folded_norms import fold_norms, unfold_norms
+from remediation.graph_file import write_graph
+from remediation.reinitialise import reinitialise
+
+SUBMITTED_GRAPH = "submitted graph"
+
+
+class ModelSource(Protocol):
+    """A network that can be built afresh and written out."""
+
+    description: str
+    """Architecture name, or `submitted graph`."""
+
+    def fresh(self, ctx: RunContext) -> nn.Module:
+        """Randomly initialised, with the private number of outputs; the same every time for one seed."""
+        ...
+
+    def write(self, module: nn.Module, path: Path) -> None:
+        """Write a trained network in the submitted format; the network itself is not changed."""
+        ...
+
+
+def pick_source(path: Path, card: TargetCard, manifest: Manifest) -> ModelSource:
+    """The network to retrain for the submission at `path`.
+
+    Raises:
+        UnsupportedModel: a graph that cannot be differentiated, and no architecture named.
+    """
+    if manifest.model.architecture is not None:
+        return ArchitectureSource(manifest.model.architecture, card)
+    if card.format is not ModelFormat.ONNX:
+        raise InvalidInput("bare weights need `model.architecture` in the manifest")
+    if Access.WHITE_BOX not in card.access:
+        raise UnsupportedModel(
+            "the submitted graph cannot be differentiated, so it cannot be retrained",
+            remedy="Name the architecture in the manifest (`model.architecture`), so that the repair can build it.",
+        )
+    return GraphSource(path, card)
+
+
+class ArchitectureSource:
+    """A network of the allow-list.
+
+    Args:
+        architecture: its name.
+        card: the submission; says format, input and class count.
+    """
+
+    def __init__(self, architecture: str, card: TargetCard) -> None:
+        self.description = architecture
+        self._card = card
+
+    def fresh(self, ctx: RunContext) -> nn.Module:
+        """Initialised by the architecture's own constructor."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(ctx.rng("repair", "initial", self.description).initial_seed())
+            return build_architecture(
+                self.description, n_classes=self._card.n_classes, channels=self._card.input.channels
+            )
+
+    def write(self, module: nn.Module, path: Path) -> None:
+        """As ONNX, safetensors or a state dict."""
+        if self._card.format is ModelFormat.ONNX:
+            export_onnx(module, self._card.input, path, n_classes=self._card.n_classes)
+            return
+        state = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+        if self._card.format is ModelFormat.SAFETENSORS:
+            save_file(state, path)
+        else:
+            torch.save(state, path)
+
+
+class GraphSource:
+    """The submitted ONNX graph itself.
+
+    Args:
+        path: the submitted file.
+        card: says how it is read.
+    """
+
+    description = SUBMITTED_GRAPH
+
+    def __init__(self, path: Path, card: TargetCard) -> None:
+        self._card = card
+        self._file = read_onnx(path, card.input, card.n_classes)
+
+    def fresh(self, ctx: RunContext) -> nn.Module:
+        """Interpreted, with its norms put back and every weight drawn afresh."""
+        module, unsupported = interpreted(self._file)
+        if module is None:
+            raise UnsupportedModel(f"the submitted graph cannot be retrained: {', '.join(unsupported)}")
+        settle_output(module, self._card.output)
+        unfold_norms(module)
+        reinitialise(module, ctx.rng("repair", "initial", self.description))
+        return module
+
+    def write(self, module: nn.Module, path: Path) -> None:
+        """The same graph with other numbers."""
+        folded = copy.deepcopy(module).cpu()
+        if not isinstance(folded, GraphModule):
+            raise TypeError("only an interpreted graph can be written back")
+        fold_norms(folded)
+        write_graph(folded, self._file.model, path)

@@ -1,0 +1,159 @@
+"""What every unit of a repair reads first: the submission, its network to retrain, and the images by role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.submission import TargetCard
+from auditor.data.bundles import load_bundle
+from auditor.data.image_set import ImageSet
+from auditor.data.overlap import require_disjoint
+from auditor.data.splits import stratified_split
+from auditor.errors import InvalidInput
+from auditor.evaluation.mirroring import mirrors_fit
+from auditor.fisher.units import Unit, execution_units
+from auditor.service.workspace import Workspace
+from auditor.targets.preprocess import Preprocess
+from auditor.tensors import RunContext
+from remediation.defenses.base import Defense, RepairData
+from remediation.defenses.catalog import DEFENSES
+from remediation.heads import find_head
+from remediation.model_source import ModelSource, pick_source
+
+
+@dataclass(frozen=True)
+class Network:
+    """A freshly initialised network of the kind that is retrained.
+
+    Attributes:
+        module: raw model input to (B, K).
+        units: in execution order.
+        head_path: the layer that is replaced for pre-training.
+        head: its parameter names.
+    """
+
+    module: nn.Module
+    units: tuple[Unit, ...]
+    head_path: str
+    head: tuple[str, ...]
+
+    def body(self) -> dict[str, Tensor]:
+        """The state without the head, on the CPU."""
+        state = self.module.state_dict()
+        return {name: value.detach().cpu().clone() for name, value in state.items() if name not in self.head}
+
+
+@dataclass(frozen=True)
+class RepairInputs:
+    """The files of a repair unit, read.
+
+    Attributes:
+        card: the submission.
+        manifest: as submitted.
+        defense: configured as the manifest says.
+        source: the network that is retrained.
+        prepare: images in [0, 1] to raw model input.
+    """
+
+    workspace: Workspace
+    card: TargetCard
+    manifest: Manifest
+    defense: Defense[Any]
+    source: ModelSource
+    prepare: Callable[[Tensor], Tensor]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.card.input.channels, self.card.input.height, self.card.input.width)
+
+    def network(self, ctx: RunContext) -> Network:
+        """A fresh network; the same every time for one seed."""
+        module = self.source.fresh(ctx)
+        units = execution_units(module, self.prepare(torch.zeros(1, *self.shape)))
+        path = find_head(module, units, self.card.n_classes)
+        layer = module.get_submodule(path)
+        return Network(module, units, path, tuple(f"{path}.{name}" for name, _ in layer.named_parameters()))
+
+    def public(self) -> ImageSet | None:
+        """The public images, where given."""
+        return load_bundle(self.workspace.input("public.npz")) if self.workspace.has("public.npz") else None
+
+    def data(self, ctx: RunContext) -> RepairData:
+        """Private images by role, and the public ones without labels.
+
+        Raises:
+            InvalidInput: no private images, or some of them are among the public ones.
+        """
+        fit = load_bundle(self.workspace.input("fit.npz"))
+        heldout = load_bundle(self.workspace.input("heldout.npz"))
+        public = self.public()
+        if public is not None:
+            for private in (fit, heldout):
+                require_disjoint(private, public)
+        train, validation = validation_split(fit, self.defense.config.validation_frac, ctx.seed)
+        batch = train.batch(self.shape)
+        return RepairData(
+            fit=batch,
+            validation=validation.batch(self.shape),
+            heldout=heldout.batch(self.shape),
+            public=None if public is None else replace(public.batch(self.shape), labels=None),
+            flip=mirrors_fit(batch, ctx),
+        )
+
+
+def read_inputs(workspace: Workspace) -> RepairInputs:
+    """Read the submission's card and manifest and decide which network is retrained.
+
+    Raises:
+        InvalidInput: unknown defense or parameters, or a model file that does not fit its card.
+        UnsupportedModel: the submitted graph can be neither interpreted nor replaced by a named architecture.
+    """
+    card = TargetCard.model_validate_json(workspace.input("target.json").read_text())
+    manifest = Manifest.model_validate_json(workspace.input("manifest.json").read_text())
+    return RepairInputs(
+        workspace=workspace,
+        card=card,
+        manifest=manifest,
+        defense=DEFENSES.build(manifest.repair.defense, manifest.repair.params),
+        source=pick_source(workspace.input("model"), card, manifest),
+        prepare=Preprocess(card.input),
+    )
+
+
+def validation_split(fit: ImageSet, frac: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """(train, validation) by content; a class without two different images is only trained on.
+
+    Raises:
+        InvalidInput: no class has two different images, so no epoch could be chosen.
+    """
+    if fit.labels is None:
+        raise InvalidInput("a repair needs labelled private images")
+    keys = [image.tobytes() for image in fit.images]
+    several = {
+        int(label)
+        for label in np.unique(fit.labels)
+        if len({keys[row] for row in np.flatnonzero(fit.labels == label)}) >= 2
+    }
+    if not several:
+        raise InvalidInput(
+            "no class of the private data has two different images: nothing is left to choose the epoch by"
+        )
+    splittable = np.isin(fit.labels, sorted(several))
+    train, validation = stratified_split(fit.select(splittable), frac, seed)
+    single = fit.select(~splittable)
+    if len(single) and train.labels is not None and single.labels is not None:
+        train = ImageSet(
+            train.name,
+            np.concatenate([train.images, single.images]),
+            np.concatenate([train.labels, single.labels]),
+            fit.class_names,
+        )
+    return train, validation

@@ -1,0 +1,253 @@
+"""The units of a repair: start, train one boundary, choose, compare.
+
+Each takes (UnitSpec, Workspace, RunContext) and returns a small JSON value. Files they read: `model`, `target.json`,
+`manifest.json`, `plan.json` (seed and batch size), `fit.npz`, `heldout.npz`, `public.npz`, `report.json` (the audit
+before) and, optionally, `weights.safetensors`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from auditor.contracts.base import digest_of_file
+from auditor.contracts.fisher import FisherReport
+from auditor.contracts.jobs import UnitSpec
+from auditor.contracts.manifest import Manifest, RepairBudget
+from auditor.contracts.repair import NormMode, RepairStart, TrainedCandidate
+from auditor.contracts.report import AuditReport
+from auditor.contracts.scores import Score
+from auditor.contracts.submission import TargetCard
+from auditor.data.bundles import load_bundle
+from auditor.errors import AuditorError
+from auditor.evaluation.cards import accuracy_score
+from auditor.evaluation.intervals import Bootstrap
+from auditor.loading.digests import tensors_digest
+from auditor.loading.inspection import inspect_model
+from auditor.loading.probe import probe_images
+from auditor.loading.target_loading import load_target
+from auditor.service.workspace import UnitValue, Workspace
+from auditor.targets.base import Target
+from auditor.tensors import RunContext
+from remediation.boundaries import candidate_boundaries
+from remediation.compare import audited_candidate, choose, repair_report
+from remediation.defenses.base import RepairedModel
+from remediation.preparation import RepairInputs, read_inputs
+from remediation.starting import public_weights
+from remediation.starting_weights import check_not_in_place, check_trained, load_public_weights, submitted_weights
+
+START, CANDIDATE, MODEL = "start.json", "candidate.json", "model"
+START_WEIGHTS = "start.safetensors"
+_AGREEMENT = 1e-3
+"""Largest difference of log-probabilities between the trained network and the written file, relative to their size."""
+_SMALL_SET, _SMALL_CLASS = 1000, 10
+"""Private images in all, and per class, under which transfer learning alone is known not to protect (card A.2)."""
+
+
+class UnfaithfulFile(AuditorError):
+    """The written model does not compute what was trained; nothing is kept."""
+
+    code = "unfaithful_file"
+
+
+def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """Find or train the public weights, check them, and propose boundaries.
+
+    Writes `start.json` (RepairStart) and `start.safetensors` (weights of all but the head); returns RepairStart.
+
+    Raises:
+        InvalidInput: no usable start; see `remediation.starting_weights`.
+        UnsupportedModel: this model cannot be retrained.
+    """
+    inputs = read_inputs(workspace)
+    network = inputs.network(ctx)
+    config = inputs.defense.config
+    boundaries = candidate_boundaries(
+        len(network.units), _fisher(workspace), n_wanted=config.n_boundaries, given=config.boundaries
+    )
+    weights = public_weights(inputs, network, ctx)
+    fresh = {name: value.clone() for name, value in network.module.state_dict().items()}
+    load_public_weights(network.module, weights.tensors, network.head)
+    frozen = network.units[: max(boundaries)]
+    check_trained(network.module, fresh, frozen)
+    if not config.weights_are_public:
+        check_not_in_place(network.module, submitted_weights(workspace.input("model"), inputs.card), frozen)
+    body = network.body()
+    save_file(body, workspace.output(START_WEIGHTS))
+    target = load_target(workspace.input("model"), inputs.card, ctx.device)
+    start = RepairStart(
+        defense=inputs.defense.name,
+        paper=inputs.defense.paper,
+        pretraining=weights.described,
+        weights_digest=tensors_digest(body),
+        network=inputs.source.description,
+        n_units=len(network.units),
+        boundaries=boundaries,
+        accuracy_before=_accuracy(target, inputs, ctx),
+        notes=(*weights.notes, *_notes(inputs)),
+    )
+    workspace.output(START).write_text(start.model_dump_json())
+    return start.model_dump(mode="json")
+
+
+def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """Train one boundary: `unit.params["boundary"]`, and `proposed_by`. Also reads what `repair_pretrain` wrote.
+
+    Writes `model` (in the submitted format), `target.json` (its card) and `candidate.json` (TrainedCandidate); returns
+    the latter. Nothing is left when the proof or the round trip fails.
+
+    Raises:
+        FrozenStateMoved: something frozen changed.
+        UnfaithfulFile: the file does not compute what was trained.
+    """
+    inputs = read_inputs(workspace)
+    start = RepairStart.model_validate_json(workspace.input(START).read_text())
+    network = inputs.network(ctx)
+    fresh = {name: value.clone() for name, value in network.module.state_dict().items()}
+    load_public_weights(network.module, load_file(workspace.input(START_WEIGHTS)), network.head)
+    if tensors_digest(network.body()) != start.weights_digest:
+        raise AuditorError("the starting weights are not those that were checked")
+    boundary = int(str(unit.params["boundary"]))
+    check_trained(network.module, fresh, network.units[:boundary])
+    repaired = inputs.defense.fit(
+        network.module, network.units, boundary, inputs.data(ctx), ctx, prepare=inputs.prepare
+    )
+    path = workspace.output(MODEL)
+    card, error = write_checked(repaired.module, inputs, path)
+    candidate = TrainedCandidate(
+        freeze=repaired.freeze,
+        proposed_by=str(unit.params.get("proposed_by", start.boundaries.get(boundary, "user"))),
+        best_epoch=repaired.history.best_epoch,
+        epochs=len(repaired.history.loss),
+        validation_accuracy=repaired.validation_accuracy,
+        heldout_accuracy=repaired.heldout_accuracy,
+        model_digest=digest_of_file(path),
+        model_format=str(card.format),
+        parity_max_abs_error=error,
+        notes=_training_notes(repaired),
+    )
+    workspace.output("target.json").write_text(card.model_dump_json())
+    workspace.output(CANDIDATE).write_text(candidate.model_dump_json())
+    return candidate.model_dump(mode="json")
+
+
+def repair_choose(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """Pick the boundary for the full audit: reads `start.json`, and `k{K}.candidate.json` and `k{K}.report.json`.
+
+    `unit.params["boundaries"]` lists the K whose quick audit succeeded. Returns `chosen` (or None) and `notes`.
+    """
+    budget = read_budget(workspace)
+    start = RepairStart.model_validate_json(workspace.input(START).read_text())
+    trained, reports = _tried(unit, workspace)
+    candidates = [audited_candidate(trained[k], reports[k], start.accuracy_before, budget) for k in reports]
+    chosen, notes = choose(candidates)
+    return {"chosen": chosen, "notes": list(notes)}
+
+
+def repair_compare(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """Write `repair.json`; reads what `repair_choose` does, `report.json`, `quick.json` and, if any, `after.json`."""
+    start = RepairStart.model_validate_json(workspace.input(START).read_text())
+    trained, reports = _tried(unit, workspace)
+    report = repair_report(
+        start,
+        trained,
+        reports,
+        before=_report(workspace, "report.json"),
+        before_quick=_report(workspace, "quick.json"),
+        after=_report(workspace, "after.json") if workspace.has("after.json") else None,
+        budget=read_budget(workspace),
+    )
+    workspace.output("repair.json").write_text(report.model_dump_json())
+    return {
+        "id": report.id,
+        "chosen": report.chosen,
+        "verdict_before": report.verdict_before,
+        "verdict_after": report.verdict_after,
+    }
+
+
+def write_checked(module: nn.Module, inputs: RepairInputs, path: Path) -> tuple[TargetCard, float | None]:
+    """Write the network in the submitted format, read it back like a submission, and compare.
+
+    Returns:
+        The new card, and a bound on the difference between the network and the file in onnxruntime (None for bare
+        weights): network against the file as interpreted, plus that against onnxruntime.
+
+    Raises:
+        UnfaithfulFile: the file gives other outputs than the network.
+    """
+    inputs.source.write(module, path)
+    spec = inputs.manifest.model.model_copy(update={"input": inputs.card.input, "n_classes": inputs.card.n_classes})
+    card = inspect_model(path, spec)
+    target = load_target(path, card, torch.device("cpu"))
+    images = probe_images(inputs.card.input)
+    module.cpu().eval()
+    with torch.no_grad():
+        ours, theirs = module(inputs.prepare(images)).log_softmax(1), target.logits(images).log_softmax(1)
+    worst = float((ours - theirs).abs().max())
+    if worst > _AGREEMENT * max(1.0, float(ours.abs().max())) or (card.parity is not None and not card.parity.passed):
+        path.unlink(missing_ok=True)
+        raise UnfaithfulFile(f"the written file differs from the trained network by {worst:.2g}")
+    return card, None if card.parity is None else worst + card.parity.max_abs_error
+
+
+def read_budget(workspace: Workspace) -> RepairBudget:
+    """What the manifest allows the repair to cost."""
+    return Manifest.model_validate_json(workspace.input("manifest.json").read_text()).repair
+
+
+def _accuracy(target: Target, inputs: RepairInputs, ctx: RunContext) -> Score:
+    heldout = load_bundle(inputs.workspace.input("heldout.npz")).batch(inputs.shape)
+    return accuracy_score("heldout_accuracy", target.logits, heldout, ctx, Bootstrap(seed=ctx.seed))
+
+
+def _fisher(workspace: Workspace) -> FisherReport | None:
+    if not workspace.has("report.json"):
+        return None
+    fisher = _report(workspace, "report.json").fisher
+    return fisher if isinstance(fisher, FisherReport) else None
+
+
+def _report(workspace: Workspace, name: str) -> AuditReport:
+    return AuditReport.model_validate_json(workspace.input(name).read_text())
+
+
+def _tried(unit: UnitSpec, workspace: Workspace) -> tuple[dict[int, TrainedCandidate], dict[int, AuditReport]]:
+    """Candidates that were trained, and the quick reports of those that could be audited."""
+    boundaries = [int(str(k)) for k in unit.params["boundaries"] or []]  # type: ignore[union-attr]
+    trained = {
+        k: TrainedCandidate.model_validate_json(workspace.input(f"k{k}.{CANDIDATE}").read_text()) for k in boundaries
+    }
+    reports = {k: _report(workspace, f"k{k}.report.json") for k in boundaries if workspace.has(f"k{k}.report.json")}
+    return trained, reports
+
+
+def _notes(inputs: RepairInputs) -> tuple[str, ...]:
+    notes = []
+    fit = load_bundle(inputs.workspace.input("fit.npz"))
+    n_classes = max(1, fit.n_classes or 1)
+    if len(fit) < _SMALL_SET or len(fit) / n_classes < _SMALL_CLASS:
+        notes.append(
+            f"The private set is small ({len(fit)} images of {n_classes} classes): in such cases images can be rebuilt "
+            "from the tuned layers alone, so transfer learning by itself must not be taken for a proof of safety."
+        )
+    if inputs.manifest.data.heldout is None:
+        notes.append(
+            "No held-out images were declared: a fifth of the private images stands in. The submission may have been "
+            "trained on them, so its accuracy is optimistic and the budget stricter than it looks."
+        )
+    if inputs.defense.config.weights_are_public:
+        notes.append("The team states that layers shared by the submission and the public weights are public.")
+    return tuple(notes)
+
+
+def _training_notes(repaired: RepairedModel) -> tuple[str, ...]:
+    notes = []
+    if repaired.freeze.norm_mode is NormMode.REFERENCE and repaired.freeze.boundary:
+        notes.append("Statistics of frozen norms were adapted on private data (`norm_mode: reference`).")
+    if repaired.freeze.boundary == 0:
+        notes.append("Nothing was frozen: this is plain fine-tuning from public weights.")
+    return tuple(notes)

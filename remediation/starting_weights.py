@@ -1,0 +1,150 @@
+"""What a repair may start from: public weights, proved to be loaded, trained, and not the submission's own.
+
+Transfer learning protects only if the frozen layers never saw private data. Freezing layers of a model that was already
+trained on it changes nothing: their values hold private gradients. So a start is refused when a frozen layer is the
+submission's own, when a name is missing, or when a layer still has its random initial values (published code has
+frozen a randomly initialised backbone because a name in a list did not match).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from auditor.contracts.submission import ModelFormat, TargetCard
+from auditor.errors import InvalidInput
+from auditor.fisher.units import Unit
+from auditor.loading.onnx_file import read_onnx
+from auditor.loading.problems import Problems
+from auditor.loading.weights_file import read_weights
+from auditor.targets.onnx_graph import parse_graph
+
+_MIN_FAN_IN = 8
+"""Smaller filters can be parallel by chance, so they prove nothing."""
+_PARALLEL = 0.9999
+
+IN_PLACE = (
+    "These layers come from the submitted model itself. They were trained on the private data, so freezing them now "
+    "would keep what they learned about it: a repair must restart from weights that never saw it."
+)
+IN_PLACE_REMEDY = (
+    "Give weights trained on public data only, or leave `--weights` out so that the repair pre-trains on the public "
+    "data. If the submission was itself fine-tuned from these public weights, say so with `weights_are_public: true`."
+)
+
+
+def load_public_weights(module: nn.Module, weights: Mapping[str, Tensor], head: Sequence[str]) -> None:
+    """Copy `weights` into `module`, all but the head.
+
+    Args:
+        module: freshly initialised.
+        weights: named tensors of the public model.
+        head: names of the head's parameters; the file may hold them in any shape, or not at all.
+
+    Raises:
+        InvalidInput: names missing or unexpected, or shapes that differ, beyond the head; all listed.
+    """
+    own = module.state_dict()
+    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = [name for name in own if name not in weights and name not in head and name not in optional]
+    unexpected = [name for name in weights if name not in own and name not in head]
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and name not in head and weights[name].shape != own[name].shape
+    ]
+    problems = [
+        f"the public weights {what} {', '.join(names[:20])}"
+        for what, names in (("lack", missing), ("have the unexpected", unexpected), ("have another shape for", shapes))
+        if names
+    ]
+    if problems:
+        raise InvalidInput(problems, remedy="Give weights of the same architecture; only the head may differ.")
+    kept = {name: weights[name] for name in own if name in weights and name not in head}
+    module.load_state_dict({**own, **kept})
+
+
+def check_trained(module: nn.Module, fresh: Mapping[str, Tensor], frozen: Sequence[Unit]) -> None:
+    """Refuse frozen layers that still have random initial values.
+
+    Args:
+        module: with the starting weights.
+        fresh: the same network's state before anything was loaded or trained.
+        frozen: units that will be frozen.
+
+    Raises:
+        InvalidInput: the layers, by name.
+    """
+    state, untouched = module.state_dict(), []
+    for unit in frozen:
+        weights = [name for name in unit.parameters if state[name].ndim >= 2]
+        untouched += [name for name in weights if torch.equal(state[name].cpu(), fresh[name].cpu())]
+        untouched += [path for path in unit.modules if _pristine(module.get_submodule(path))]
+    if untouched:
+        raise InvalidInput(
+            f"layers to be frozen still have their random initial values: {', '.join(untouched[:10])}",
+            remedy="Give weights that hold every layer but the head, or pre-train on public data.",
+        )
+
+
+def _pristine(module: nn.Module) -> bool:
+    """A batch norm that never saw a batch."""
+    if not isinstance(module, _BatchNorm) or module.running_mean is None or module.running_var is None:
+        return False
+    scale = module.weight
+    return (
+        not bool(module.running_mean.any())
+        and bool((module.running_var == 1).all())
+        and (scale is None or bool((scale == 1).all()))
+    )
+
+
+def submitted_weights(path: Path, card: TargetCard) -> list[Tensor]:
+    """Every matrix and filter bank in the submitted file, matrices also transposed: exporters store them either way."""
+    if card.format is ModelFormat.ONNX:
+        graph = parse_graph(read_onnx(path, card.input, card.n_classes).model)
+        tensors = [torch.from_numpy(array.copy()) for array in graph.constants.values() if array.dtype.kind == "f"]
+    else:
+        problems = Problems()
+        tensors = list((read_weights(path, card.format, problems, {}) or {}).values())
+        problems.raise_any()
+    weights = [tensor for tensor in tensors if tensor.ndim >= 2]
+    return weights + [tensor.T for tensor in weights if tensor.ndim == 2]
+
+
+def check_not_in_place(module: nn.Module, submitted: Sequence[Tensor], frozen: Iterable[Unit]) -> None:
+    """Refuse frozen layers that are the submission's own, also when its norms were folded into its weights.
+
+    Two weights are taken for one when every output filter of one is parallel to the other's: folding scales filters.
+
+    Args:
+        module: with the starting weights.
+        submitted: from `submitted_weights`.
+        frozen: units that will be frozen.
+
+    Raises:
+        InvalidInput: with the explanation, naming the layers.
+    """
+    state = {name: value.detach().cpu() for name, value in module.named_parameters()}
+    shared = [
+        name
+        for unit in frozen
+        for name in unit.parameters
+        if state[name].ndim >= 2 and any(_same_filters(state[name], other) for other in submitted)
+    ]
+    if shared:
+        raise InvalidInput(f"{IN_PLACE} ({', '.join(shared[:10])})", remedy=IN_PLACE_REMEDY)
+
+
+def _same_filters(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a[0].numel() < _MIN_FAN_IN:
+        return False
+    rows_a, rows_b = a.flatten(1).double(), b.flatten(1).double()
+    norms = rows_a.norm(dim=1) * rows_b.norm(dim=1)
+    live = norms > 0
+    cosine = (rows_a * rows_b).sum(dim=1)[live] / norms[live]
+    return bool(live.any()) and bool((cosine.abs() > _PARALLEL).all())
