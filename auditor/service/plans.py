@@ -56,7 +56,7 @@ QUICK_SAMPLES = 3
 
 
 def quick_version(plan: AuditPlan) -> AuditPlan:
-    """The cheaper plan that every candidate of a repair is audited with: same classes, seed, evaluator, judge and prior.
+    """The cheaper plan that a repair audits every candidate with: same classes, seed, evaluator, judge and prior.
 
     Only the plan's PPA attacks on its first prior are kept (plain and with averaged gradients: static attacks alone
     overstate what freezing does), with fewer samples per class and without layer scores. A plan without PPA keeps its
