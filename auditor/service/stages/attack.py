@@ -62,7 +62,7 @@ def prior_of(workspace: Workspace, name: str, ctx: RunContext) -> Prior:
         manifest = Manifest.model_validate_json(workspace.input("manifest.json").read_text())
         if manifest.data.generator is None:
             raise ValueError("the manifest names no generator")
-        return load_generator(workspace.input("generator.onnx"), manifest.data.generator)
+        return load_generator(workspace.input("generator.onnx"), manifest.data.generator, ctx.device)
     prior: Prior = load_prior(workspace.input(f"prior-{name}.safetensors"), ctx.device)
     return prior
 

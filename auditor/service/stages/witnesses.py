@@ -79,18 +79,18 @@ def load_reference(
     if workspace.has("judge.safetensors"):
         judge = load_judge(workspace.input("judge.safetensors"), ctx.device)
     elif manifest.data.judge is not None:
-        judge = _supplied(workspace, manifest)
+        judge = _supplied(workspace, manifest, ctx)
     if fit is None:
         return Reference(None, None, reasons={"evaluator": NO_PRIVATE, "judge": NO_PRIVATE})
     reasons = {"judge": NO_PUBLIC, "evaluator": NO_PRIVATE}
     return build_reference(evaluator, judge, fit.batch(target.image_shape), target.n_classes, ctx, reasons=reasons)
 
 
-def _supplied(workspace: Workspace, manifest: Manifest) -> Judge:
+def _supplied(workspace: Workspace, manifest: Manifest, ctx: RunContext) -> Judge:
     spec = manifest.data.judge
     if spec is None:
         raise ValueError("the manifest names no judge")
-    embedder = load_embedder(workspace.input("judge.onnx"), spec)
+    embedder = load_embedder(workspace.input("judge.onnx"), spec, ctx.device)
     return supplied_judge(embedder, embedder.digest)
 
 
@@ -176,7 +176,7 @@ def _judge(
     workspace: Workspace, manifest: Manifest, plan: AuditPlan, target: Target, public: ImageSet | None, ctx: RunContext
 ) -> tuple[Judge | None, bool]:
     if manifest.data.judge is not None:
-        return _supplied(workspace, manifest), False
+        return _supplied(workspace, manifest, ctx), False
     if public is None:
         return None, False
 

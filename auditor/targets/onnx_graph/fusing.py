@@ -28,19 +28,30 @@ def fuse_gelu(nodes: tuple[Node, ...], constants: dict[str, Array]) -> tuple[Nod
         shifted = _only(readers[erf.outputs[0]], "Add")
         if x is None or shifted is None or not _is(_other(shifted, erf.outputs[0]), 1.0, constants):
             continue
-        product = _only(readers[shifted.outputs[0]], "Mul")
-        if product is None:
-            continue
-        factor, last = _other(product, shifted.outputs[0]), product
-        if factor == x:  # (x * shifted) * 0.5
-            halved = _only(readers[product.outputs[0]], "Mul")
-            if halved is None or not _is(_other(halved, product.outputs[0]), 0.5, constants):
-                continue
-            last = halved
-        elif not _is_half_of(producers.get(factor), x, constants):  # (x * 0.5) * shifted
+        last = _last_product(x, shifted.outputs[0], readers, producers, constants)
+        if last is None:
             continue
         fused[last.outputs[0]] = Node("Gelu", erf.name, (x,), last.outputs, {}, erf.opset)
     return tuple(fused.get(node.outputs[0], node) if node.outputs else node for node in nodes)
+
+
+def _last_product(
+    x: str, shifted: str, readers: dict[str, list[Node]], producers: dict[str, Node], constants: dict[str, Array]
+) -> Node | None:
+    """The node that ends a product of x, 1 + erf (`shifted`) and one half."""
+    product = _only(readers[shifted], "Mul")
+    if product is None:
+        return None
+    factor = _other(product, shifted)
+    if _is_half_of(producers.get(factor), x, constants):  # (x * 0.5) * shifted
+        return product
+    follower = _only(readers[product.outputs[0]], "Mul")
+    if follower is None:
+        return None
+    other = _other(follower, product.outputs[0])
+    if factor == x:  # (x * shifted) * 0.5
+        return follower if _is(other, 0.5, constants) else None
+    return follower if _is(factor, 0.5, constants) and other == x else None  # (0.5 * shifted) * x
 
 
 def _scaled(node: Node | None, constants: dict[str, Array]) -> str | None:

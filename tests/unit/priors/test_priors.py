@@ -149,8 +149,9 @@ def test_vae_latents_of_real_pictures_are_standard(trained):
     assert float(latents.std(dim=0).max()) < 1.15
 
 
-def test_vae_starts_at_the_principal_components():
-    config = VaeConfig(latent_dim=12, width=8, steps=1, lr=1e-12, edge_weight=0)
+@pytest.mark.parametrize("steps", [0, 1])
+def test_vae_starts_at_the_principal_components(steps):
+    config = VaeConfig(latent_dim=12, width=8, steps=steps, lr=1e-12, edge_weight=0)
     prior = VaeBuilder(config).train(PUBLIC, CTX)
     kept, _ = hold_out(PUBLIC.images, CTX)
     flat = kept.flatten(1)
@@ -160,6 +161,17 @@ def test_vae_starts_at_the_principal_components():
     best = float((expected - flat).square().mean())
     reached = float((prior.decode(prior.encode(kept)).flatten(1) - flat).square().mean())
     assert best <= reached <= 1.1 * best
+
+
+def test_without_steps_the_vae_is_linear_and_round_trips(tmp_path):
+    prior = VaeBuilder(VaeConfig(latent_dim=12, steps=0)).train(PUBLIC, CTX)
+    path = tmp_path / "linear.safetensors"
+    save_prior(prior, path)
+    assert load_prior(path, CPU).digest == prior.digest
+    decoder = prior.networks["generator"]
+    zero, one, two = (decoder.paint(torch.full((1, 12), value)) for value in (0.0, 1.0, 2.0))
+    torch.testing.assert_close(two - one, one - zero)
+    assert prior.quality["reconstruction_mse"] < 0.25 * prior.quality["image_variance"]
 
 
 def test_reconstruction_error_by_hand():

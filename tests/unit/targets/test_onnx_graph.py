@@ -246,6 +246,7 @@ def test_a_gelu_in_pieces_is_one_step() -> None:
     forms = [
         [node("Add", "e one", "s"), node("Mul", "m s", "p"), node("Mul", "p half", "y")],
         [node("Mul", "m half", "h"), node("Add", "e one", "s"), node("Mul", "h s", "y")],
+        [node("Add", "e one", "s"), node("Mul", "half s", "p"), node("Mul", "m p", "y")],
     ]
     x = torch.randn(3, 4)
     for tail in forms:
