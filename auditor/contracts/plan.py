@@ -42,7 +42,7 @@ class EvaluatorSpec(Contract):
 class JudgeTraining(Contract):
     """How the judge is trained on the public data."""
 
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=12, ge=1)
     embedding_dim: int = Field(default=128, ge=8)
 
 

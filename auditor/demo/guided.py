@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor.contracts.manifest import DataSection, DataSpec, InputSpec, Manifest, ModelSpec, PlanSection
+from auditor.contracts.manifest import DataSection, DataSpec, InputSpec, Manifest, ModelSpec, PlanSection, RepairBudget
 from auditor.contracts.manifest_file import write_manifest
 from auditor.data.image_set import ImageSet
 from auditor.demo.sources import demo_data
@@ -18,20 +18,30 @@ from auditor.loading.onnx_export import export_onnx
 from auditor.tensors import RunContext
 from auditor.training import top_k_accuracy
 
+MAX_CLASSES, SAMPLES = 30, 3
 PLAN: dict[str, Any] = {
     "n_control_samples": 1000,
-    "evaluator": {"architecture": "auto", "epochs": 12},
-    "judge": {"epochs": 8, "embedding_dim": 64},
+    "evaluator": {"architecture": "auto", "epochs": 10},
+    "judge": {"epochs": 2, "embedding_dim": 128},
     "fisher": {"n_classes": 20, "images_per_class": 3, "exact_up_to": 1, "label_samples": 2},
 }
 """A plan sized for two cores and a few minutes; the presets are for real audits."""
+_PPA: dict[str, Any] = {"pool": 1000, "candidates": 1, "steps": 60, "transforms": 8}
 ATTACKS: tuple[dict[str, Any], ...] = (
-    {"name": "ppa"},
-    {"name": "ppa", "label": "ppa-averaged", "params": {"averaged": 3}},
-    {"name": "gmi", "prior": "dcgan"},
-    {"name": "mirror-b"},
+    {"name": "ppa", "params": _PPA},
+    {"name": "ppa", "label": "ppa-averaged", "params": _PPA | {"averaged": 2}},
+    {"name": "gmi", "prior": "dcgan", "params": {"steps": 100}},
+    {"name": "mirror-b", "params": {"pool": 1000, "population": 20, "generations": 10}},
 )
-PRIORS: tuple[dict[str, Any], ...] = ({"name": "vae"}, {"name": "dcgan"})
+REPAIR: dict[str, Any] = {"epochs": 8, "pretrain_epochs": 4}
+
+
+def _priors(flip: bool) -> tuple[dict[str, Any], ...]:
+    """The default prior and the one with the critic that GMI needs, both small."""
+    return (
+        {"name": "vae", "params": {"width": 24, "steps": 500, "flip": flip}},
+        {"name": "dcgan", "params": {"width": 16, "steps": 100, "critic_steps": 3, "lr": 1e-3, "flip": flip}},
+    )
 
 
 @dataclass(frozen=True)
@@ -81,13 +91,14 @@ def write_submission(
             {
                 "preset": "quick",
                 "seed": seed,
-                "n_classes": min(60, n_classes),
-                "samples_per_class": 3,
+                "n_classes": min(MAX_CLASSES, n_classes),
+                "samples_per_class": SAMPLES,
                 "attacks": ATTACKS,
-                "priors": PRIORS,
+                "priors": _priors(sets.mirror_keeps_class),
                 "overrides": PLAN,
             }
         ),
+        repair=RepairBudget(params=REPAIR),
     )
     write_manifest(manifest, out / "auditor.yaml")
     return DemoSubmission(
