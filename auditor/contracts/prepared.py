@@ -31,4 +31,6 @@ class AttackCost(Contract):
 
     forward_queries: int
     backward_queries: int
+    complete: bool = True
+    """False: the query budget ran out before the attack's planned end."""
     notes: tuple[str, ...] = ()

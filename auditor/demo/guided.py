@@ -39,7 +39,7 @@ REPAIR: dict[str, Any] = {"epochs": 8, "pretrain_epochs": 4}
 def _priors(flip: bool) -> tuple[dict[str, Any], ...]:
     """The default prior and the one with the critic that GMI needs, both small."""
     return (
-        {"name": "vae", "params": {"width": 24, "steps": 500, "flip": flip}},
+        {"name": "vae", "params": {"latent_dim": 256, "steps": 0, "flip": flip}},
         {"name": "dcgan", "params": {"width": 16, "steps": 100, "critic_steps": 3, "lr": 1e-3, "flip": flip}},
     )
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 
 from auditor.errors import UnknownName
@@ -99,9 +97,9 @@ _TORCHVISION_FAMILIES = (
 
 def architecture_names() -> tuple[str, ...]:
     """Every name a manifest may give, our small nets first."""
-    classification = inspect.getmodule(torchvision.models.resnet)
-    listed = torchvision.models.list_models(module=torchvision.models) if classification else []
-    return (*_SMALL, *(name for name in listed if name.startswith(_TORCHVISION_FAMILIES)))
+    from torchvision import models  # here, since it takes as long to import as torch itself
+
+    return (*_SMALL, *(name for name in models.list_models(module=models) if name.startswith(_TORCHVISION_FAMILIES)))
 
 
 def build_architecture(name: str, *, n_classes: int, channels: int) -> nn.Module:
@@ -114,8 +112,10 @@ def build_architecture(name: str, *, n_classes: int, channels: int) -> nn.Module
         return _SMALL[name](n_classes, channels)
     if name not in architecture_names():
         raise UnknownName(f"architecture '{name}' is not on the allow-list: {', '.join(architecture_names())}")
+    from torchvision import models
+
     options: dict[str, Any] = {"weights": None, "num_classes": n_classes}
-    network: nn.Module = torchvision.models.get_model(name, **options)
+    network: nn.Module = models.get_model(name, **options)
     if channels != 3:
         _replace_stem(network, channels)
     return network

@@ -51,7 +51,12 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         snapshot_fracs=plan.fisher.trajectory if wants_snapshots else (),
     )
     save_reconstructions(result, workspace.output("recon.npz"), _snapshot_rows(result.labels, plan))
-    cost = AttackCost(forward_queries=view.counter.forward, backward_queries=view.counter.backward, notes=result.notes)
+    cost = AttackCost(
+        forward_queries=view.counter.forward,
+        backward_queries=view.counter.backward,
+        complete=result.complete,
+        notes=result.notes,
+    )
     workspace.output("outcome.json").write_text(cost.model_dump_json())
     return cost.model_dump(mode="json")
 

@@ -126,6 +126,8 @@ def judge_attack(
     errors = [str(chunk["error"]) for chunk in row["chunks"] if chunk["error"]]
     stored = [load_reconstructions(workspace.input(str(chunk["recon"]))) for chunk in chunks]
     costs = [AttackCost.model_validate_json(workspace.input(str(chunk["outcome"])).read_text()) for chunk in chunks]
+    if not all(cost.complete for cost in costs):
+        errors.append("the query budget ran out before the end: what was found counts, what was not found does not")
     outcome = _blank_outcome(row, spec, scene, stored, costs)
     if not row["runnable"]:
         return outcome.model_copy(update={"status": OutcomeStatus.SKIPPED, "reason": str(row["reason"])}), (), None
