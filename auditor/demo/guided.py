@@ -18,7 +18,7 @@ from auditor.loading.onnx_export import export_onnx
 from auditor.tensors import RunContext
 from auditor.training import top_k_accuracy
 
-MAX_CLASSES, SAMPLES = 30, 3
+MAX_CLASSES, SAMPLES = 24, 3
 PLAN: dict[str, Any] = {
     "n_control_samples": 1000,
     "evaluator": {"architecture": "auto", "epochs": 10},
@@ -26,21 +26,21 @@ PLAN: dict[str, Any] = {
     "fisher": {"n_classes": 20, "images_per_class": 3, "exact_up_to": 1, "label_samples": 2},
 }
 """A plan sized for two cores and a few minutes; the presets are for real audits."""
-_PPA: dict[str, Any] = {"pool": 1000, "candidates": 1, "steps": 60, "transforms": 8}
+_PPA: dict[str, Any] = {"pool": 1000, "candidates": 1, "steps": 40, "transforms": 8}
 ATTACKS: tuple[dict[str, Any], ...] = (
     {"name": "ppa", "params": _PPA},
     {"name": "ppa", "label": "ppa-averaged", "params": _PPA | {"averaged": 2}},
-    {"name": "gmi", "prior": "dcgan", "params": {"steps": 100}},
+    {"name": "gmi", "prior": "dcgan", "params": {"steps": 60}},
     {"name": "mirror-b", "params": {"pool": 1000, "population": 20, "generations": 10}},
 )
-REPAIR: dict[str, Any] = {"epochs": 8, "pretrain_epochs": 4}
+REPAIR: dict[str, Any] = {"epochs": 6, "pretrain_epochs": 3}
 
 
 def _priors(flip: bool) -> tuple[dict[str, Any], ...]:
     """The default prior and the one with the critic that GMI needs, both small."""
     return (
         {"name": "vae", "params": {"latent_dim": 256, "steps": 0, "flip": flip}},
-        {"name": "dcgan", "params": {"width": 16, "steps": 100, "critic_steps": 3, "lr": 1e-3, "flip": flip}},
+        {"name": "dcgan", "params": {"width": 16, "steps": 80, "critic_steps": 3, "lr": 1e-3, "flip": flip}},
     )
 
 
