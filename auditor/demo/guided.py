@@ -33,7 +33,7 @@ ATTACKS: tuple[dict[str, Any], ...] = (
     {"name": "gmi", "prior": "dcgan", "params": {"steps": 60}},
     {"name": "mirror-b", "params": {"pool": 1000, "population": 20, "generations": 10}},
 )
-REPAIR: dict[str, Any] = {"epochs": 6, "pretrain_epochs": 3}
+REPAIR: dict[str, Any] = {"epochs": 12, "lr": 4e-3, "pretrain_epochs": 6}
 
 
 def _priors(flip: bool) -> tuple[dict[str, Any], ...]:
@@ -98,7 +98,7 @@ def write_submission(
                 "overrides": PLAN,
             }
         ),
-        repair=RepairBudget(params=REPAIR),
+        repair=RepairBudget(max_accuracy_loss=0.10, params=REPAIR),
     )
     write_manifest(manifest, out / "auditor.yaml")
     return DemoSubmission(
