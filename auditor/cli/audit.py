@@ -1,4 +1,4 @@
-"""`init`, `submit`, `wait`, `status`, `list`, `cancel`: from a model file to a verdict and an exit code."""
+"""`init`, `submit`, `wait`: from a model file to a verdict and an exit code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from auditor.cli.options import (
+    FailOnOption,
+    FormatOption,
+    ManifestOption,
+    OutputOption,
+    PlanOption,
+    PolicyOption,
+    QuietOption,
+    TimeoutOption,
+    check_format,
+    parse_duration,
+    parse_outputs,
+    services,
+)
 from auditor.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -21,22 +35,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "auditor.yaml"
 ModelArgument = Annotated[Path | None, typer.Argument(help="ONNX, safetensors or state-dict file.")]
-ManifestOption = Annotated[
-    Path | None, typer.Option("-c", "--config", help="Manifest; default: auditor.yaml beside the model.")
-]
-PlanOption = Annotated[str | None, typer.Option("--plan", help="quick, standard or deep; wins over the manifest.")]
-PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Policy file; wins over the manifest.")]
-FailOnOption = Annotated[
-    str | None, typer.Option("--fail-on", help="Gate fails at this level and above: low, medium, high, critical.")
-]
-TimeoutOption = Annotated[
-    str | None, typer.Option("--timeout", help="Stop waiting after this long, e.g. 90s, 30m, 2h.")
-]
-OutputOption = Annotated[
-    list[str] | None, typer.Option("-o", "--output", help="FORMAT=FILE (json, html, markdown); may be repeated.")
-]
-FormatOption = Annotated[str, typer.Option("-f", "--format", help="What to print on stdout: table, json, markdown.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,20 +43,8 @@ def register(app: typer.Typer) -> None:
         ("init", init),
         ("submit", submit),
         ("wait", wait),
-        ("status", status),
-        ("list", list_jobs),
-        ("cancel", cancel),
-        ("report", show_report),
     ):
         app.command(name)(command)
-
-
-def services() -> Services:
-    """The wired use-cases for this process's settings."""
-    from auditor.bootstrap import build_services
-    from auditor.settings import Settings
-
-    return build_services(Settings())
 
 
 def init(
@@ -163,102 +149,6 @@ def wait(
     raise typer.Exit(conclude(house, view, outputs, fmt))
 
 
-def status(
-    job: Annotated[str, typer.Argument(help="Job id, or its first characters.")],
-    fmt: Annotated[str, typer.Option("-f", "--format", help="table or json.")] = "table",
-) -> None:
-    """Where a job is, unit by unit. A job that is not done shows no score."""
-    view = services().jobs.status(job)
-    if fmt == "json":
-        typer.echo(view.model_dump_json(indent=2))
-        return
-    typer.echo(f"{view.id}  {view.kind}  {view.name}  {view.state}")
-    for unit in view.units:
-        state = "stalled" if unit.stalled else str(unit.state)
-        seconds = "" if unit.seconds is None else f"{unit.seconds:8.1f}s"
-        progress = "" if unit.progress is None else f"{unit.progress.stage} {unit.progress.done}/{unit.progress.total}"
-        typer.echo(f"  {state:8} {unit.key:28} {seconds} {progress}")
-        if unit.error is not None:
-            typer.echo(f"           {unit.error.code}: {'; '.join(unit.error.problems)}")
-    for report in view.report_ids:
-        typer.echo(f"  report {report}")
-
-
-def list_jobs(
-    limit: Annotated[int, typer.Option("-n", help="How many, newest first.")] = 20,
-    fmt: Annotated[str, typer.Option("-f", "--format", help="table or json.")] = "table",
-) -> None:
-    """The newest jobs with their verdicts."""
-    import json
-
-    house = services()
-    verdicts = {entry.report_id: entry for entry in house.audits.list_reports(limit=500)}
-    rows = []
-    for view in house.jobs.list(limit):
-        entry = verdicts.get(view.report_ids[-1]) if view.report_ids else None
-        rows.append(
-            {
-                "id": view.id,
-                "kind": str(view.kind),
-                "name": view.name,
-                "state": str(view.state),
-                "created_at": view.created_at,
-                "verdict": entry.verdict if entry else None,
-                "level": entry.level if entry else None,
-            }
-        )
-    if fmt == "json":
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        typer.echo(
-            f"{str(row['id'])[:12]}  {row['kind']:6} {row['state']:9} {row['verdict'] or '-':12} "
-            f"{row['level'] or '-':8} {row['created_at']}  {row['name']}"
-        )
-
-
-def cancel(job: Annotated[str, typer.Argument(help="Job id, or its first characters.")]) -> None:
-    """Ask a job to stop; finished units are kept."""
-    view = services().jobs.cancel(job)
-    typer.echo(f"{view.id}  {view.state}{' (stopping)' if view.cancel_requested else ''}")
-
-
-def show_report(
-    reference: Annotated[str, typer.Argument(metavar="ID", help="Report or job id, or its first characters.")],
-    fmt: Annotated[str, typer.Option("-f", "--format", help="table, json, markdown or html.")] = "table",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: stdout.")] = None,
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Pictures in the HTML.")] = True,
-) -> None:
-    """A stored report. The exit code says nothing about its verdict: use `auditor gate`."""
-    from auditor.contracts.jobs import JobKind
-    from auditor.report.formats import render
-
-    house = services()
-    entry = house.audits.find_report(reference)
-    if fmt == "table":
-        if entry.kind is JobKind.REPAIR:
-            from auditor.cli.repair import print_repair
-
-            print_repair(house.audits.get_repair_report(reference))
-        else:
-            from auditor.cli.table import print_report
-
-            print_report(house.audits.get_report(reference))
-        return
-    report = (
-        house.audits.get_repair_report(reference)
-        if entry.kind is JobKind.REPAIR
-        else house.audits.get_report(reference)
-    )
-    gallery = house.audits.get_gallery(reference) if fmt == "html" and images else None
-    text = render(report, fmt, gallery)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    out.write_text(text)
-    typer.echo(f"wrote {out}", err=True)
-
-
 def _request(
     model: Path, config: Path | None, plan: str | None, policy: Path | None, fail_on: str | None, fresh: bool
 ) -> Any:
@@ -313,42 +203,6 @@ def effective_policy(manifest: Manifest, path: Path | None, fail_on: str | None)
             raise InvalidInput(f"--fail-on: '{fail_on}' is not one of {', '.join(RiskLevel)}")
         policy = policy.model_copy(update={"fail_on": RiskLevel(fail_on)})
     return policy
-
-
-def parse_outputs(items: Sequence[str]) -> list[tuple[str, Path]]:
-    """FORMAT=FILE pairs, all problems at once."""
-    from auditor.report.formats import FORMATS
-
-    pairs, problems = [], []
-    for item in items:
-        fmt, sep, path = item.partition("=")
-        if not sep or not path:
-            problems.append(f"--output '{item}' is not FORMAT=FILE")
-        elif fmt not in FORMATS:
-            problems.append(f"--output: unknown format '{fmt}'. Known: {', '.join(FORMATS)}.")
-        elif not Path(path).absolute().parent.is_dir():
-            problems.append(f"--output: no folder {Path(path).absolute().parent}")
-        else:
-            pairs.append((fmt, Path(path)))
-    if problems:
-        raise InvalidInput(problems)
-    return pairs
-
-
-def check_format(fmt: str) -> None:
-    """Refuse a stdout format that a verdict cannot be printed in."""
-    if fmt not in ("table", "json", "markdown"):
-        raise InvalidInput(f"--format: '{fmt}' is not one of table, json, markdown")
-
-
-def parse_duration(text: str | None) -> float | None:
-    """Seconds in `90`, `90s`, `30m`, `2h`."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if match is None:
-        raise InvalidInput(f"--timeout: '{text}' is not a duration such as 90s, 30m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _progress(quiet: bool) -> Any:

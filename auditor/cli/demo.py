@@ -26,7 +26,8 @@ def demo(
 
     Always exits 0 when the loop ran: the verdict is part of what is shown.
     """
-    from auditor.cli.audit import effective_policy, services
+    from auditor.cli.audit import effective_policy
+    from auditor.cli.options import services
     from auditor.cli.progress import JobProgress
     from auditor.cli.repair import print_repair
     from auditor.cli.table import print_report

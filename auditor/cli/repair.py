@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auditor.cli.audit import FormatOption, OutputOption, QuietOption, check_format, conclude, parse_outputs, services
+from auditor.cli.audit import conclude
+from auditor.cli.options import FormatOption, OutputOption, QuietOption, check_format, parse_outputs, services
 from auditor.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 import pytest
 
-from auditor.cli.audit import effective_policy, parse_duration, parse_outputs
+from auditor.cli.audit import effective_policy
+from auditor.cli.options import parse_duration, parse_outputs
 from auditor.contracts.manifest import Manifest, ModelSpec
 from auditor.contracts.policy import Policy, RiskLevel
 from auditor.errors import InvalidInput

@@ -1,0 +1,114 @@
+"""`status`, `list`, `cancel`, `report`: what is stored, and where a job is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from auditor.cli.options import services
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("status")(status)
+    app.command("list")(list_jobs)
+    app.command("cancel")(cancel)
+    app.command("report")(show_report)
+
+
+def status(
+    job: Annotated[str, typer.Argument(help="Job id, or its first characters.")],
+    fmt: Annotated[str, typer.Option("-f", "--format", help="table or json.")] = "table",
+) -> None:
+    """Where a job is, unit by unit. A job that is not done shows no score."""
+    view = services().jobs.status(job)
+    if fmt == "json":
+        typer.echo(view.model_dump_json(indent=2))
+        return
+    typer.echo(f"{view.id}  {view.kind}  {view.name}  {view.state}")
+    for unit in view.units:
+        state = "stalled" if unit.stalled else str(unit.state)
+        seconds = "" if unit.seconds is None else f"{unit.seconds:8.1f}s"
+        progress = "" if unit.progress is None else f"{unit.progress.stage} {unit.progress.done}/{unit.progress.total}"
+        typer.echo(f"  {state:8} {unit.key:28} {seconds} {progress}")
+        if unit.error is not None:
+            typer.echo(f"           {unit.error.code}: {'; '.join(unit.error.problems)}")
+    for report in view.report_ids:
+        typer.echo(f"  report {report}")
+
+
+def list_jobs(
+    limit: Annotated[int, typer.Option("-n", help="How many, newest first.")] = 20,
+    fmt: Annotated[str, typer.Option("-f", "--format", help="table or json.")] = "table",
+) -> None:
+    """The newest jobs with their verdicts."""
+    house = services()
+    verdicts = {entry.report_id: entry for entry in house.audits.list_reports(limit=500)}
+    rows = []
+    for view in house.jobs.list(limit):
+        entry = verdicts.get(view.report_ids[-1]) if view.report_ids else None
+        rows.append(
+            {
+                "id": view.id,
+                "kind": str(view.kind),
+                "name": view.name,
+                "state": str(view.state),
+                "created_at": view.created_at,
+                "verdict": entry.verdict if entry else None,
+                "level": entry.level if entry else None,
+            }
+        )
+    if fmt == "json":
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        typer.echo(
+            f"{str(row['id'])[:12]}  {row['kind']:6} {row['state']:9} {row['verdict'] or '-':12} "
+            f"{row['level'] or '-':8} {row['created_at']}  {row['name']}"
+        )
+
+
+def cancel(job: Annotated[str, typer.Argument(help="Job id, or its first characters.")]) -> None:
+    """Ask a job to stop; finished units are kept."""
+    view = services().jobs.cancel(job)
+    typer.echo(f"{view.id}  {view.state}{' (stopping)' if view.cancel_requested else ''}")
+
+
+def show_report(
+    reference: Annotated[str, typer.Argument(metavar="ID", help="Report or job id, or its first characters.")],
+    fmt: Annotated[str, typer.Option("-f", "--format", help="table, json, markdown or html.")] = "table",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: stdout.")] = None,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Pictures in the HTML.")] = True,
+) -> None:
+    """A stored report. The exit code says nothing about its verdict: use `auditor gate`."""
+    from auditor.contracts.jobs import JobKind
+    from auditor.report.formats import render
+
+    house = services()
+    entry = house.audits.find_report(reference)
+    if fmt == "table":
+        if entry.kind is JobKind.REPAIR:
+            from auditor.cli.repair import print_repair
+
+            print_repair(house.audits.get_repair_report(reference))
+        else:
+            from auditor.cli.table import print_report
+
+            print_report(house.audits.get_report(reference))
+        return
+    report = (
+        house.audits.get_repair_report(reference)
+        if entry.kind is JobKind.REPAIR
+        else house.audits.get_report(reference)
+    )
+    gallery = house.audits.get_gallery(reference) if fmt == "html" and images else None
+    text = render(report, fmt, gallery)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    out.write_text(text)
+    typer.echo(f"wrote {out}", err=True)

@@ -1,0 +1,76 @@
+"""What several commands share: their options, how these are parsed, and the wired use-cases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from auditor.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from auditor.bootstrap import Services
+
+ManifestOption = Annotated[
+    Path | None, typer.Option("-c", "--config", help="Manifest; default: auditor.yaml beside the model.")
+]
+PlanOption = Annotated[str | None, typer.Option("--plan", help="quick, standard or deep; wins over the manifest.")]
+PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Policy file; wins over the manifest.")]
+FailOnOption = Annotated[
+    str | None, typer.Option("--fail-on", help="Gate fails at this level and above: low, medium, high, critical.")
+]
+TimeoutOption = Annotated[
+    str | None, typer.Option("--timeout", help="Stop waiting after this long, e.g. 90s, 30m, 2h.")
+]
+OutputOption = Annotated[
+    list[str] | None, typer.Option("-o", "--output", help="FORMAT=FILE (json, html, markdown); may be repeated.")
+]
+FormatOption = Annotated[str, typer.Option("-f", "--format", help="What to print on stdout: table, json, markdown.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
+
+
+def services() -> Services:
+    """The wired use-cases for this process's settings."""
+    from auditor.bootstrap import build_services
+    from auditor.settings import Settings
+
+    return build_services(Settings())
+
+
+def parse_outputs(items: Sequence[str]) -> list[tuple[str, Path]]:
+    """FORMAT=FILE pairs, all problems at once."""
+    from auditor.report.formats import FORMATS
+
+    pairs, problems = [], []
+    for item in items:
+        fmt, sep, path = item.partition("=")
+        if not sep or not path:
+            problems.append(f"--output '{item}' is not FORMAT=FILE")
+        elif fmt not in FORMATS:
+            problems.append(f"--output: unknown format '{fmt}'. Known: {', '.join(FORMATS)}.")
+        elif not Path(path).absolute().parent.is_dir():
+            problems.append(f"--output: no folder {Path(path).absolute().parent}")
+        else:
+            pairs.append((fmt, Path(path)))
+    if problems:
+        raise InvalidInput(problems)
+    return pairs
+
+
+def check_format(fmt: str) -> None:
+    """Refuse a stdout format that a verdict cannot be printed in."""
+    if fmt not in ("table", "json", "markdown"):
+        raise InvalidInput(f"--format: '{fmt}' is not one of table, json, markdown")
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds in `90`, `90s`, `30m`, `2h`."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if match is None:
+        raise InvalidInput(f"--timeout: '{text}' is not a duration such as 90s, 30m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
