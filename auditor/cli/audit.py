@@ -24,6 +24,7 @@ from auditor.cli.options import (
     parse_outputs,
     services,
 )
+from auditor.cli.report import write_whole
 from auditor.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -181,11 +182,14 @@ def _manifest_path(model: Path, config: Path | None) -> Path:
 def _with_preset(manifest: Manifest, preset: str) -> Manifest:
     from typing import cast
 
+    from auditor.contracts.manifest import PlanSection
     from auditor.service.plans import PRESETS
 
     if preset not in PRESETS:
         raise InvalidInput(f"--plan: unknown preset '{preset}'. Known: {', '.join(PRESETS)}.")
-    section = manifest.plan.model_copy(update={"preset": cast(Any, preset)})
+    section = PlanSection(preset=cast(Any, preset), seed=manifest.plan.seed)
+    if section != manifest.plan:
+        typer.echo(f"--plan {preset}: the manifest's own plan is set aside, but for its seed", err=True)
     return manifest.model_copy(update={"plan": section})
 
 
@@ -251,5 +255,5 @@ def _write(house: Services, reference: str, report: AuditReport, outputs: Sequen
     for fmt, path in outputs:
         gallery = house.audits.get_gallery(reference) if fmt == "html" else None
         text = render(report, fmt, gallery)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        write_whole(path, text)
         typer.echo(f"wrote {path}", err=True)

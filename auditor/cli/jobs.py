@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from auditor.cli.options import services
+from auditor.cli.report import write_whole
 
 
 def register(app: typer.Typer) -> None:
@@ -47,10 +48,10 @@ def list_jobs(
 ) -> None:
     """The newest jobs with their verdicts."""
     house = services()
-    verdicts = {entry.report_id: entry for entry in house.audits.list_reports(limit=500)}
+    verdicts = {(entry.job_id, entry.report_id): entry for entry in house.audits.list_reports(limit=500)}
     rows = []
     for view in house.jobs.list(limit):
-        entry = verdicts.get(view.report_ids[-1]) if view.report_ids else None
+        entry = verdicts.get((view.id, view.report_ids[-1])) if view.report_ids else None
         rows.append(
             {
                 "id": view.id,
@@ -110,5 +111,5 @@ def show_report(
     if out is None:
         sys.stdout.write(text)
         return
-    out.write_text(text)
+    write_whole(out, text)
     typer.echo(f"wrote {out}", err=True)

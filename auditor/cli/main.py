@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import typer
@@ -44,7 +46,12 @@ for module in (audit, jobs, repair, report, gate, system, demo):
 
 
 def main() -> None:
-    """Run the command line; errors become one clear message on stderr and the designed exit code."""
+    """Run the command line; errors become one clear message on stderr and the designed exit code.
+
+    A terminated process ends like an interrupted one, so that a cancelled CI job leaves a truthful, resumable state. An
+    unforeseen error is exit code 2: code 1 says that a gate failed, and nothing else.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except InvalidInput as error:
@@ -64,6 +71,11 @@ def main() -> None:
         )
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
+        sys.exit(ExitCode.ERROR)
+    except Exception as error:
+        if os.environ.get("AUDITOR_DEBUG"):
+            raise
+        _complain(f"{type(error).__name__}: {error}", remedy=AuditorError.default_remedy + " AUDITOR_DEBUG=1 shows it.")
         sys.exit(ExitCode.ERROR)
 
 

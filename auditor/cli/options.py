@@ -13,6 +13,7 @@ from auditor.errors import InvalidInput
 
 if TYPE_CHECKING:
     from auditor.bootstrap import Services
+    from auditor.settings import Settings
 
 ManifestOption = Annotated[
     Path | None, typer.Option("-c", "--config", help="Manifest; default: auditor.yaml beside the model.")
@@ -35,9 +36,21 @@ QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on
 def services() -> Services:
     """The wired use-cases for this process's settings."""
     from auditor.bootstrap import build_services
+
+    return build_services(read_settings())
+
+
+def read_settings() -> Settings:
+    """The settings of this process; a bad AUDITOR_ variable is an InvalidInput."""
+    from pydantic import ValidationError
+
+    from auditor.contracts.problems import problems_in
     from auditor.settings import Settings
 
-    return build_services(Settings())
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise InvalidInput(problems_in(error, Settings), remedy="Correct the AUDITOR_ variables.") from None
 
 
 def parse_outputs(items: Sequence[str]) -> list[tuple[str, Path]]:

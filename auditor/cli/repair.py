@@ -12,6 +12,7 @@ import typer
 
 from auditor.cli.audit import conclude
 from auditor.cli.options import FormatOption, OutputOption, QuietOption, check_format, parse_outputs, services
+from auditor.cli.report import write_whole
 from auditor.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def show_repair(house: Services, job_id: str, outputs: Sequence[tuple[str, Path]
 
     report = house.audits.get_repair_report(job_id)
     for kind, path in outputs:
-        path.write_text(render(report, kind))
+        write_whole(path, render(report, kind))
         typer.echo(f"wrote {path}", err=True)
     if fmt == "table":
         print_repair(report)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from auditor.cli.options import read_settings
 from auditor.errors import ExitCode, InvalidInput
 
 
@@ -52,9 +53,7 @@ def catalog(
 
 def doctor() -> None:
     """Check this installation: versions, device, database, broker, artifact folder."""
-    from auditor.settings import Settings
-
-    settings = Settings()
+    settings = read_settings()
     checks = [_versions(), _device(settings), _database(settings), _store(settings), _broker(settings)]
     for name, ok, text in checks:
         typer.echo(f"{'ok  ' if ok else 'FAIL'} {name:10} {text}")
@@ -118,9 +117,7 @@ def worker(
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Units at a time; one per GPU.")] = 1,
 ) -> None:
     """Start a Celery worker (needs AUDITOR_BROKER_URL)."""
-    from auditor.settings import Settings
-
-    settings = Settings()
+    settings = read_settings()
     if settings.broker_url is None:
         raise InvalidInput(
             "AUDITOR_BROKER_URL is not set", remedy="Set it to the Redis address, e.g. redis://localhost:6379/0."
@@ -131,6 +128,5 @@ def worker(
 def migrate() -> None:
     """Bring the database to the newest schema."""
     from auditor.bootstrap import migrate as bring_up_to_date
-    from auditor.settings import Settings
 
-    typer.echo(f"database is at revision {bring_up_to_date(Settings())}", err=True)
+    typer.echo(f"database is at revision {bring_up_to_date(read_settings())}", err=True)

@@ -61,6 +61,9 @@ class Thresholds(Contract):
     min_end_confidence: float = Field(default=0.10, ge=0, le=1)
     """Mean target confidence an attack must end with to count towards a pass: one that never convinced the target
     it attacked (masked gradients, a broken search) shows nothing about it."""
+    min_queries_per_sample: int = Field(default=100, ge=0)
+    """Images an attack must have sent to the target for each reconstruction to count towards a pass: a search of a
+    few steps that finds nothing shows nothing."""
     min_target_accuracy: float = Field(default=0.20, ge=0, le=1)
     """Held-out accuracy (lower bound) of the target itself, under which a pass is refused: a model fed wrongly scaled
     images, or an untrained one, looks clean without being so."""
@@ -119,6 +122,9 @@ class Policy(Contract):
                 lines.append(f"{name} is {mine} (built-in: {theirs})")
         if self.fail_on.rank > built_in.fail_on.rank:
             lines.append(f"fails only on {self.fail_on} (built-in: {built_in.fail_on})")
+        for access, weight in self.access_weights.items():
+            if weight < built_in.access_weights[access]:
+                lines.append(f"the weight of {access} access is {weight} (built-in: {built_in.access_weights[access]})")
         if self.access_weighting != built_in.access_weighting:
             lines.append("attacks on stronger access are weighted down to the deployment (built-in: not)")
         if self.deployment_access is not built_in.deployment_access:

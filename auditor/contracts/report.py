@@ -69,7 +69,9 @@ class AuditReport(Contract):
 
     schema_version: int = 1
     id: str
-    """sha256 over plan, model file, data and code version: the same audit has the same id."""
+    """sha256 over plan, policy, target, data and code version: the same audit has the same id."""
+    content_digest: str = ""
+    """sha256 over the whole report but this field; not a signature."""
     target: TargetCard
     plan: AuditPlan
     policy: Policy

@@ -63,6 +63,15 @@ def check_overlap(private: ImageSet, public: ImageSet) -> OverlapCheck:
 
 def require_disjoint(private: ImageSet, public: ImageSet) -> None:
     """Raise InvalidInput, naming the first pairs, when an image stands in both sets; near duplicates may stay."""
+    _refuse_copies(private, public, "Take the private images out of the public data: an attacker would not have them.")
+
+
+def require_unseen(private: ImageSet, heldout: ImageSet) -> None:
+    """Raise InvalidInput when a held-out image is a training image: every accuracy and ceiling would be a memory."""
+    _refuse_copies(heldout, private, "Take the training images out of the held-out data: the model has seen them.")
+
+
+def _refuse_copies(private: ImageSet, public: ImageSet, remedy: str) -> None:
     pairs = _exact_pairs(private, public)
     if len(pairs):
         n = len(np.unique(pairs[:, 0]))
@@ -70,7 +79,7 @@ def require_disjoint(private: ImageSet, public: ImageSet) -> None:
         more = f" and {len(pairs) - _MAX_LISTED} more pairs" if len(pairs) > _MAX_LISTED else ""
         raise InvalidInput(
             f"{n} of {len(private)} {private.name} images are also in {public.name}: {listed}{more}",
-            remedy="Take the private images out of the public data: an attacker would not have them.",
+            remedy=remedy,
         )
 
 

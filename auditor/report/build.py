@@ -21,9 +21,28 @@ def data_digest_of(cards: Sequence[DataCard]) -> str:
     return digest_of(sorted([card.role, card.digest] for card in cards))
 
 
-def report_id_of(*, plan_digest: str, model_digest: str, data_digest: str, code_digest: str) -> str:
-    """sha256 over plan, model file, data and code version: the same audit has the same id."""
-    return digest_of({"plan": plan_digest, "model": model_digest, "data": data_digest, "code": code_digest})
+def report_id_of(report: AuditReport) -> str:
+    """sha256 over everything that decides an audit: plan, policy, target as read, data, code version.
+
+    The same audit has the same id, whenever and wherever it runs.
+    """
+    return digest_of(
+        {
+            "plan": report.provenance.plan_digest,
+            "policy": report.verdict.policy_digest,
+            "target": report.target.model_dump(mode="json"),
+            "published": report.weights_published,
+            "data": report.provenance.data_digest,
+            "witnesses": [getattr(card, "digest", None) for card in (report.evaluator, report.judge)],
+            "priors": [card.digest for card in report.priors],
+            "code": report.provenance.code_digest,
+        }
+    )
+
+
+def content_digest_of(report: AuditReport) -> str:
+    """sha256 over all of a report but this digest. It shows accidents and edits; it is not a signature."""
+    return digest_of(report.model_dump(mode="json", exclude={"content_digest"}))
 
 
 def build_report(
@@ -68,10 +87,8 @@ def build_report(
     )
     given = {finding.code for finding in findings}
     stated = limitations_of(target=target, data=data, attacks=attacks, judge=judge)
-    return AuditReport(
-        id=report_id_of(
-            plan_digest=plan_digest, model_digest=target.digest, data_digest=data_digest, code_digest=code_digest
-        ),
+    draft = AuditReport(
+        id="",
         target=target,
         plan=plan,
         policy=policy,
@@ -99,3 +116,5 @@ def build_report(
             peak_memory_bytes=peak_memory_bytes,
         ),
     )
+    named = draft.model_copy(update={"id": report_id_of(draft)})
+    return named.model_copy(update={"content_digest": content_digest_of(named)})

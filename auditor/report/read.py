@@ -14,6 +14,7 @@ from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.errors import InvalidInput
+from auditor.report.build import content_digest_of, report_id_of
 
 SCHEMA_VERSION = 1
 """Of audit and repair reports; a report of another version is refused, never guessed at."""
@@ -116,14 +117,8 @@ def _contradictions(report: AuditReport, raw: dict[str, Any]) -> list[str]:
         problems.append("the policy is not the one the verdict was made with (its digest differs)")
     if digest_of(raw["plan"]) != report.provenance.plan_digest:
         problems.append("the plan is not the one that was run (its digest differs)")
-    expected = digest_of(
-        {
-            "plan": report.provenance.plan_digest,
-            "model": report.target.digest,
-            "data": report.provenance.data_digest,
-            "code": report.provenance.code_digest,
-        }
-    )
-    if report.id != expected:
-        problems.append("its id does not fit its plan, model, data and code")
+    if report.id != report_id_of(report):
+        problems.append("its id does not fit its plan, policy, target, data and code")
+    if report.content_digest != content_digest_of(report):
+        problems.append("its content was changed after it was made (its digest differs)")
     return problems

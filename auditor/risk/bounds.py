@@ -27,6 +27,22 @@ def wilson(rate: float, n_effective: float) -> tuple[float, float]:
     return max((middle - spread) / (1 + z2), 0.0), min((middle + spread) / (1 + z2), 1.0)
 
 
+def binomial_tail(successes: int, trials: int, p: float) -> float:
+    """P(X >= successes) for X ~ Binomial(trials, p), exact."""
+    if successes <= 0 or p >= 1:
+        return 1.0
+    terms = (math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(successes, trials + 1))
+    return min(1.0, math.fsum(terms))
+
+
+def samples_to_name(n_classes: int, rate: float) -> int:
+    """Samples per class after which one class that always succeeds, among `n_classes`, is proven to exceed `rate`.
+
+    The first step of Benjamini-Hochberg at 5 %: rate^n <= 0.05 / n_classes.
+    """
+    return math.ceil(math.log(0.05 / max(n_classes, 1)) / math.log(min(max(rate, 0.01), 0.99)))
+
+
 def design_effect(rate: float, low: float, high: float, n_images: int) -> float:
     """How many correlated images are worth one independent one: n_images / n_eff, from a measured interval.
 

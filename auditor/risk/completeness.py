@@ -12,9 +12,16 @@ from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Thresholds
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.contracts.submission import TargetCard
+from auditor.risk.bounds import binomial_tail, samples_to_name
 from auditor.risk.evidence import AttackEvidence, Shortfall, crashed
 
 _PRIVATE = "private images of the attacked classes (`data.private`), so that reconstructions can be judged"
+
+
+CONTROL_METHODS = frozenset({"best-of-prior"})
+"""Methods that search no further than a control does; planned or not, their failure shows nothing."""
+SUSPICION = 0.01
+"""Probability under which a single class's successes are not put down to chance."""
 
 
 def judging_shortfalls(
@@ -157,9 +164,41 @@ def suite_shortfalls(
     return tuple(found)
 
 
+def class_shortfalls(evidence: Sequence[AttackEvidence], t: Thresholds) -> tuple[Shortfall, ...]:
+    """Single classes that succeed too often for chance while too few samples were drawn to prove that they leak.
+
+    A mean over classes hides them: four people rebuilt every time among sixty barely move it. So a class that would
+    succeed this often with probability under 1 % at its control plus `clear_lift` stands in the way of a pass, under
+    any attack, weak ones and controls too.
+    """
+    found = []
+    for item in evidence:
+        rows = [row for row in item.outcome.per_class if row.n > 0]
+        named = set(item.outcome.named_classes)
+        suspects = [
+            row.label
+            for row in rows
+            if row.label not in named
+            and binomial_tail(round(row.both * row.n), row.n, min(1.0, row.control_both + t.clear_lift)) < SUSPICION
+        ]
+        if suspects:
+            shown = ", ".join(map(str, suspects[:10])) + (", ..." if len(suspects) > 10 else "")
+            needed = samples_to_name(len(rows), t.named_rate)
+            found.append(
+                Shortfall(
+                    f"{item.outcome.key}: {len(suspects)} classes were rebuilt too often for chance, and too few samples of "
+                    f"each were drawn to tell whether they leak (classes {shown})",
+                    f"`samples_per_class` of at least {needed}, so that a single class that leaks can be proven",
+                )
+            )
+    return tuple(found)
+
+
 def counts(item: AttackEvidence, plan: AuditPlan) -> bool:
-    """Whether an attack counts towards a pass: valid, and the one that the plan asked for under this key."""
+    """Whether an attack counts towards a pass: valid, no control, and the one that the plan asked for under this key."""
     planned = {(spec.key, spec.name) for spec in plan.attacks}
+    if item.outcome.is_control or item.outcome.attack in CONTROL_METHODS:
+        return False
     return item.valid and (item.outcome.key, item.outcome.attack) in planned
 
 

@@ -19,6 +19,7 @@ from auditor.contracts.report import AttackLevel, RiskVerdict
 from auditor.contracts.scores import NotMeasured
 from auditor.contracts.submission import TargetCard
 from auditor.risk.completeness import (
+    class_shortfalls,
     counts,
     data_shortfalls,
     judging_shortfalls,
@@ -61,10 +62,11 @@ def decide(
 ) -> RiskVerdict:
     """The verdict of an audit, with every reason and what would settle an open one.
 
-    Controls (`is_control`) are never graded. The order of `attacks` never changes the answer.
+    Controls (selection from the prior by the target's own scores) are read like attacks: they may prove a leak, and
+    since no plan asks for them they clear nothing. The order of `attacks` never changes the answer.
     """
     deployment = effective_access(policy, weights_published=weights_published)
-    graded = sorted((outcome for outcome in attacks if not outcome.is_control), key=lambda outcome: outcome.key)
+    graded = sorted(attacks, key=lambda outcome: outcome.key)
     evidence = [weigh(outcome, priors, plan, policy, target) for outcome in graded]
     distrust = judging_shortfalls(evaluator, judge, target, policy.thresholds)
     readings = _read_all(evidence, plan, policy, deployment, trusted=not distrust, published=weights_published)
@@ -77,9 +79,15 @@ def decide(
     last = (
         *suite_shortfalls(evidence, plan, target, deployment, policy.thresholds),
         *_open_readings(readings, plan, policy, target),
+        *class_shortfalls(evidence, policy.thresholds),
     )
     verdict, level = _verdict(readings, (*first, *last), plan, policy)
-    weak = (shortfall for item in evidence if not counts(item, plan) for shortfall in item.weak)
+    weak = (
+        shortfall
+        for item in evidence
+        if not counts(item, plan) and not item.outcome.is_control
+        for shortfall in item.weak
+    )
     missing = (*first, *weak, *last)  # causes before what follows from them
     return RiskVerdict(
         verdict=verdict,

@@ -211,6 +211,15 @@ def _search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
                 f"a working configuration of {outcome.key}: more steps, or another step size",
             ),
         )
+    effort = outcome.forward_queries / max(outcome.coverage.samples_done, 1)
+    if effort < t.min_queries_per_sample:
+        return (
+            Shortfall(
+                f"{outcome.key}: only {effort:.0f} queries were spent on each reconstruction, the policy asks for "
+                f"{t.min_queries_per_sample}; so small a search that finds nothing shows nothing",
+                f"more steps, candidates or generations for {outcome.key}",
+            ),
+        )
     if end < t.min_end_confidence:
         return (
             Shortfall(

@@ -26,7 +26,8 @@ def vector(evidence: Sequence[AttackEvidence], level: RiskLevel | None, verdict:
         assert lift is not None  # noqa: S101
         w95 = "X" if worst.outcome.w95_high is None else f"{worst.outcome.w95_high:.2f}"
         prior = re.sub(r"[^A-Za-z0-9._-]", "_", worst.outcome.prior) or "X"
-        parts += [f"AL:{_LETTER[worst.outcome.access]}", f"PR:{prior}", f"ATK:{len(graded)}"]
+        n_attacks = sum(not item.outcome.is_control for item in graded)
+        parts += [f"AL:{_LETTER[worst.outcome.access]}", f"PR:{prior}", f"ATK:{n_attacks}"]
         parts += [f"R:{lift.value:.2f}[{lift.low:.2f},{lift.high:.2f}]", f"W:{w95}"]
     else:
         parts += ["AL:X", "PR:X", "ATK:0", "R:X", "W:X"]

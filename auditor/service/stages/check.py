@@ -14,7 +14,7 @@ from auditor.contracts.plan import AuditPlan
 from auditor.contracts.submission import TargetCard
 from auditor.data.bundles import save_bundle
 from auditor.data.image_set import ImageSet
-from auditor.data.overlap import require_disjoint
+from auditor.data.overlap import require_disjoint, require_unseen
 from auditor.data.reading import read_image_set
 from auditor.errors import InvalidInput, RefusedFile
 from auditor.loading.embedder import load_embedder
@@ -124,6 +124,8 @@ def _read_data(manifest: Manifest, base: Path, card: TargetCard | None, problems
     read("public", data.public, labelled=False)
     if data.heldout is not None and data.private is None:
         problems.append("data.heldout is given without data.private")
+    if "heldout" in sets and "private" in sets:
+        problems.attempt(lambda: require_unseen(sets["private"], sets["heldout"]))
     for role in ("private", "heldout"):
         if role in sets and "public" in sets:
             problems.attempt(lambda role=role: require_disjoint(sets[role], sets["public"]))  # type: ignore[misc]

@@ -15,6 +15,7 @@ from auditor.cli import gate
 from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.errors import ExitCode, InvalidInput, UnknownName
+from auditor.report.build import content_digest_of
 from auditor.report.formats import render
 from auditor.risk.exit_code import exit_code, worst_verdict
 from auditor.testing.reports import LIFTS, sample_attacks, sample_report
@@ -95,7 +96,7 @@ def test_stdout_is_data_only(run):
 
 def test_another_policy_decides_anew(run, tmp_path):
     policy = tmp_path / "p.yaml"
-    policy.write_text("name: strict\nthresholds: {high_lift: 0.05, clear_lift: 0.01}\n")
+    policy.write_text("name: strict\nthresholds: {high_lift: 0.05, clear_lift: 0.02}\n")
     result = run(sample_report(Verdict.PASS), "--policy", str(policy), "-f", "json", code=3)
     answer = json.loads(result.stdout)
     assert answer["policy"]["name"] == "strict"
@@ -135,6 +136,9 @@ def test_named_rate_cannot_change_offline(run, tmp_path):
 def test_an_edited_verdict_changes_nothing_for_the_better(run, evidence, claimed, code):
     report = sample_report(evidence)
     edited = report.model_copy(update={"verdict": report.verdict.model_copy(update={"verdict": claimed})})
+    with pytest.raises(InvalidInput, match="changed after it was made"):
+        run(edited)
+    edited = edited.model_copy(update={"content_digest": content_digest_of(edited)})
     result = run(edited, code=code)
     assert f"the report says {claimed}, its evidence says {evidence}" in result.stderr
     assert CODES[Verdict(json.loads(run(edited, "-f", "json").stdout)["verdict"])] == code

@@ -94,11 +94,31 @@ class TestTheThreeVerdicts:
     def test_published_weights_make_it_critical(self):
         assert decide(**audit(Verdict.FAIL, weights_published=True)).level is RiskLevel.CRITICAL
 
-    def test_controls_are_never_graded(self):
+    def test_a_control_that_leaks_is_a_leak(self):
+        """Selection by the target's own scores is an attack too, if a cheap one."""
         loud = sample_outcome("best-of-prior", access=Access.SCORE, lift=(0.9, 0.85, 0.95), is_control=True)
         answer = decide(**audit(attacks=(*sample_attacks()[:3], loud)))
-        assert answer.verdict is Verdict.PASS
-        assert "best-of-prior" not in {attack.key for attack in answer.attacks}
+        assert (answer.verdict, answer.level) == (Verdict.FAIL, RiskLevel.CRITICAL)
+
+    def test_calling_an_attack_a_control_does_not_silence_it(self):
+        attacks = swap(sample_attacks(LIFTS[Verdict.FAIL]), "ppa", is_control=True)
+        assert decide(**audit(attacks=attacks)).verdict is Verdict.FAIL
+
+    def test_a_few_people_rebuilt_every_time_stand_in_the_way_of_a_pass(self):
+        """A mean over sixty classes hides four that leak, and three samples each cannot prove it."""
+        (first, *rest) = sample_attacks()
+        rows = tuple(row.model_copy(update={"n": 3, "both": 1.0 if row.label < 4 else 0.0}) for row in first.per_class)
+        hidden = first.model_copy(update={"per_class": rows, "named_classes": ()})
+        answer = decide(**audit(attacks=(hidden, *rest)))
+        assert answer.verdict is Verdict.INCONCLUSIVE
+        assert any("0, 1, 2, 3" in reason for reason in answer.reasons)
+        assert any("samples_per_class" in need for need in answer.needs)
+
+    def test_a_search_of_a_few_queries_clears_nothing(self):
+        lazy = tuple(o.model_copy(update={"forward_queries": 10 * o.coverage.samples_done}) for o in sample_attacks())
+        answer = decide(**audit(attacks=lazy))
+        assert answer.verdict is Verdict.INCONCLUSIVE
+        assert any("queries were spent" in reason for reason in answer.reasons)
 
     def test_order_never_matters(self):
         attacks = swap(sample_attacks(LIFTS[Verdict.FAIL]), "mirror-b", status=OutcomeStatus.FAILED, reason="boom")
