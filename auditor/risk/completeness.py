@@ -186,8 +186,8 @@ def class_shortfalls(evidence: Sequence[AttackEvidence], t: Thresholds) -> tuple
             needed = samples_to_name(len(rows), t.named_rate)
             found.append(
                 Shortfall(
-                    f"{item.outcome.key}: {len(suspects)} classes were rebuilt too often for chance, and too few samples of "
-                    f"each were drawn to tell whether they leak (classes {shown})",
+                    f"{item.outcome.key}: {len(suspects)} classes were rebuilt too often for chance; too few samples "
+                    f"of each were drawn to tell whether they leak (classes {shown})",
                     f"`samples_per_class` of at least {needed}, so that a single class that leaks can be proven",
                 )
             )
@@ -195,7 +195,7 @@ def class_shortfalls(evidence: Sequence[AttackEvidence], t: Thresholds) -> tuple
 
 
 def counts(item: AttackEvidence, plan: AuditPlan) -> bool:
-    """Whether an attack counts towards a pass: valid, no control, and the one that the plan asked for under this key."""
+    """Whether an attack counts towards a pass: valid, no control, and what the plan asked for under this key."""
     planned = {(spec.key, spec.name) for spec in plan.attacks}
     if item.outcome.is_control or item.outcome.attack in CONTROL_METHODS:
         return False
