@@ -64,8 +64,10 @@ def init(
     path = out or model.parent / MANIFEST
     if path.exists() and not force:
         raise InvalidInput(f"{path} exists", remedy="Give --force to overwrite it, or --out for another place.")
-    if not model.is_file():
-        raise InvalidInput(f"no model file at {model}")
+    problems = [] if model.is_file() else [f"no model file at {model}"]
+    problems += [f"no data at {source}" for source in (private, heldout, public) if source and not source.exists()]
+    if problems:
+        raise InvalidInput(problems)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", model.stem).lstrip("._-") or "model"
     spec = ModelSpec(name=name, architecture=architecture)
     inferred: dict[str, str] = {}
