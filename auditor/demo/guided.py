@@ -30,18 +30,14 @@ _PPA: dict[str, Any] = {"pool": 1000, "candidates": 1, "steps": 40, "transforms"
 ATTACKS: tuple[dict[str, Any], ...] = (
     {"name": "ppa", "params": _PPA},
     {"name": "ppa", "label": "ppa-averaged", "params": _PPA | {"averaged": 2}},
-    {"name": "gmi", "prior": "dcgan", "params": {"steps": 60}},
-    {"name": "mirror-b", "params": {"pool": 1000, "population": 20, "generations": 10}},
+    {"name": "mirror-b", "params": {"pool": 1000, "population": 20, "generations": 8}},
 )
-REPAIR: dict[str, Any] = {"epochs": 12, "lr": 4e-3, "pretrain_epochs": 6}
+REPAIR: dict[str, Any] = {"epochs": 12, "lr": 4e-3, "pretrain_epochs": 5}
 
 
 def _priors(flip: bool) -> tuple[dict[str, Any], ...]:
-    """The default prior and the one with the critic that GMI needs, both small."""
-    return (
-        {"name": "vae", "params": {"latent_dim": 256, "steps": 0, "flip": flip}},
-        {"name": "dcgan", "params": {"width": 16, "steps": 80, "critic_steps": 3, "lr": 1e-3, "flip": flip}},
-    )
+    """The default prior, without its convolutional part: fitted in seconds, and strong on aligned images."""
+    return ({"name": "vae", "params": {"latent_dim": 256, "steps": 0, "flip": flip}},)
 
 
 @dataclass(frozen=True)
