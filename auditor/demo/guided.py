@@ -18,7 +18,7 @@ from auditor.loading.onnx_export import export_onnx
 from auditor.tensors import RunContext
 from auditor.training import top_k_accuracy
 
-MAX_CLASSES, SAMPLES, N_PUBLIC = 20, 3, 250
+MAX_CLASSES, SAMPLES = 20, 3
 PLAN: dict[str, Any] = {
     "n_control_samples": 1000,
     "n_bootstrap": 500,
@@ -33,7 +33,7 @@ ATTACKS: tuple[dict[str, Any], ...] = (
     {"name": "ppa", "label": "ppa-averaged", "params": _PPA | {"averaged": 2}},
     {"name": "mirror-b", "params": {"pool": 1000, "population": 20, "generations": 8}},
 )
-REPAIR: dict[str, Any] = {"epochs": 10, "lr": 4e-3, "pretrain_epochs": 5}
+REPAIR: dict[str, Any] = {"epochs": 12, "lr": 4e-3, "pretrain_epochs": 8}
 
 
 def _priors(flip: bool) -> tuple[dict[str, Any], ...]:
@@ -71,7 +71,7 @@ def write_submission(
         on_step: receives (stage, done, total).
     """
     out.mkdir(parents=True, exist_ok=True)
-    sets = demo_data(data, size, seed, n_public=N_PUBLIC)
+    sets = demo_data(data, size, seed)
     channels = int(sets.private.images.shape[3])
     shape, n_classes = (channels, size, size), len(sets.private.class_names)
     ctx = RunContext(seed=seed, on_tick=on_step)
