@@ -118,7 +118,15 @@ def faces(out: Path, size: int, *, random_weights: bool, epochs: int) -> None:
                 "n_classes": 158,
             },
             "data": {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")},
-            "plan": {"preset": "standard"},
+            "plan": {
+                "preset": "standard",
+                "n_classes": 60,
+                "samples_per_class": 3,
+                "priors": [
+                    {"name": "vae", "params": {"latent_dim": 384, "steps": 0}},
+                    {"name": "dcgan", "params": {"steps": 300, "lr": 5e-4}},
+                ],
+            },
         },
     )
 
