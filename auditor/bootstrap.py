@@ -48,6 +48,14 @@ HANDLERS = {
 """Unit kind to `module:function`, called as (unit, workspace, ctx); imported in the runner process, never here."""
 
 
+_PRELOAD = (
+    *sorted({place.partition(":")[0] for place in HANDLERS.values()}),
+    "torch._dynamo",
+    "torch._meta_registrations",
+)
+"""What nearly every unit imports; the last two otherwise come with the first optimiser and the first shape traced."""
+
+
 @dataclass(frozen=True)
 class Services:
     """The use-cases, and what a door may need beside them.
@@ -59,7 +67,7 @@ class Services:
         executor: runs one unit; workers call it.
         store: artifacts.
         in_place: no broker is configured, so whoever submits also runs.
-        close: gives the database connections back.
+        close: ends a waiting runner process and gives the database connections back.
     """
 
     audits: Audits
@@ -87,18 +95,25 @@ def build_services(
     """
     engine = _open_database(settings)
     transactions, clock, store = SqlTransactions(engine), SystemClock(), LocalStore(settings.home / "artifacts")
+    runner = ProcessRunner(
+        handlers=handlers,
+        cache=settings.home / "cache",
+        preload=_PRELOAD if handlers == UNIT_HANDLERS else (),
+        device=settings.device,
+        timeout_s=settings.unit_timeout_s,
+        memory_bytes=settings.runner_memory_bytes,
+        threads=settings.threads,
+    )
+
+    def close() -> None:
+        runner.close()
+        engine.dispose()
+
     executor = Executor(
         store=store,
         transactions=transactions,
         queue=_queue(settings),
-        runner=ProcessRunner(
-            handlers=handlers,
-            cache=settings.home / "cache",
-            device=settings.device,
-            timeout_s=settings.unit_timeout_s,
-            memory_bytes=settings.runner_memory_bytes,
-            threads=settings.threads,
-        ),
+        runner=runner,
         clock=clock,
         pipelines=pipelines,
         scratch=settings.home / "scratch",
@@ -112,7 +127,7 @@ def build_services(
         executor=executor,
         store=store,
         in_place=settings.broker_url is None,
-        close=engine.dispose,
+        close=close,
     )
 
 

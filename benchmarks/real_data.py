@@ -36,6 +36,11 @@ from auditor.training import TrainConfig, fit_classifier, top_k_accuracy
 
 MAX_PER_PERSON = 60
 HELDOUT_FRAC = 0.2
+_VAE: dict[str, Any] = {"name": "vae", "params": {"latent_dim": 384, "steps": 0}}
+TRAINED: dict[str, Any] = {"priors": [_VAE, {"name": "dcgan", "params": {"steps": 300, "lr": 5e-4}}]}
+"""The default prior in its linear form, fitted in seconds and the strongest at this size, and GMI's."""
+RANDOM: dict[str, Any] = {"priors": [_VAE], "attacks": [{"name": "ppa"}, {"name": "mirror-b"}]}
+"""One white-box and one score-level attack: enough to show that a network that knows nobody gives no lift."""
 
 
 def shared_data() -> Path:
@@ -118,15 +123,8 @@ def faces(out: Path, size: int, *, random_weights: bool, epochs: int) -> None:
                 "n_classes": 158,
             },
             "data": {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")},
-            "plan": {
-                "preset": "standard",
-                "n_classes": 60,
-                "samples_per_class": 3,
-                "priors": [
-                    {"name": "vae", "params": {"latent_dim": 384, "steps": 0}},
-                    {"name": "dcgan", "params": {"steps": 300, "lr": 5e-4}},
-                ],
-            },
+            "plan": {"preset": "standard", "n_classes": 60, "samples_per_class": 3}
+            | (RANDOM if random_weights else TRAINED),
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,10 +35,12 @@ QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on
 
 
 def services() -> Services:
-    """The wired use-cases for this process's settings."""
+    """The wired use-cases for this process's settings; closed when the program ends."""
     from auditor.bootstrap import build_services
 
-    return build_services(read_settings())
+    house = build_services(read_settings())
+    atexit.register(house.close)
+    return house
 
 
 def read_settings() -> Settings:

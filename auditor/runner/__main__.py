@@ -9,4 +9,6 @@ from auditor.runner.child import main
 
 parser = argparse.ArgumentParser(prog="auditor.runner", description="Runs one unit; started by the auditor itself.")
 parser.add_argument("--handlers", required=True, help="module:function of the handler table")
-sys.exit(main(parser.parse_args().handlers))
+parser.add_argument("--preload", nargs="*", default=[], help="Modules to import before the unit is read.")
+args = parser.parse_args()
+sys.exit(main(args.handlers, args.preload))

@@ -13,10 +13,11 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -28,9 +29,14 @@ from auditor.service.session import Handler, Session
 from auditor.service.workspace import Workspace
 
 
-def main(handlers: str) -> int:
-    """Read the request, run the unit, report; returns the exit status."""
+def main(handlers: str, preload: Sequence[str]) -> int:
+    """Import `preload`, read the request, run the unit, report; returns the exit status."""
     out = _take_standard_output()
+    for module in preload:
+        importlib.import_module(module)
+    line = sys.stdin.buffer.readline()
+    if not line:  # the parent ended before it had a unit for this process
+        return 0
     lock = threading.Lock()
 
     def send(message: RunnerMessage) -> None:
@@ -38,9 +44,11 @@ def main(handlers: str) -> int:
             out.write(encode(message))
             out.flush()
 
-    request = RunnerRequest.model_validate_json(sys.stdin.buffer.readline())
+    request = RunnerRequest.model_validate_json(line)
+    root = Path(request.root)
     _limit(request.memory_bytes)
-    session = Session(Workspace(Path(request.root), Path(request.cache)), request.device, send)
+    _move_to(root)
+    session = Session(Workspace(root, Path(request.cache)), request.device, send)
     signal.signal(signal.SIGTERM, lambda _number, _frame: session.stopped.set())
     threading.Thread(target=_watch_parent, daemon=True).start()
     failure = _run(handlers, request.unit, session)
@@ -100,6 +108,15 @@ def _take_standard_output() -> IO[bytes]:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return os.fdopen(private, "wb")
+
+
+def _move_to(root: Path) -> None:
+    """Work, and keep temporary files, in the unit's folder."""
+    scratch = root / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    os.chdir(root)
+    os.environ["TMPDIR"] = str(scratch)
+    tempfile.tempdir = None
 
 
 def _limit(memory_bytes: int) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -41,17 +41,15 @@ _PASSED_ON = (
 """The only variables a child inherits: no database, broker or store address is among them."""
 
 
-def child_environment(parent: Mapping[str, str], *, scratch: Path, threads: int) -> dict[str, str]:
+def child_environment(parent: Mapping[str, str], *, threads: int) -> dict[str, str]:
     """The environment of a runner process.
 
     Args:
         parent: the parent's environment.
-        scratch: folder for temporary files.
         threads: compute threads; 0 keeps what the parent was given, or leaves it to torch.
     """
     environment = {name: parent[name] for name in _PASSED_ON if name in parent}
     environment |= {
-        "TMPDIR": str(scratch),
         "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -99,6 +97,9 @@ class ProcessRunner:
     Args:
         handlers: `module:function` of the child's handler table.
         cache: content cache shared by all units.
+        preload: modules that a child imports before it is given its unit. With any, the child of the next unit is
+            started while this one's runs, since importing torch takes longer than many a unit. Every child still runs
+            one unit and ends.
         device: `auto`, `cpu` or `cuda`.
         timeout_s: wall-clock limit of one unit.
         memory_bytes: address-space limit of a child; 0 means none.
@@ -110,17 +111,20 @@ class ProcessRunner:
         *,
         handlers: str,
         cache: Path,
+        preload: Sequence[str] = (),
         device: str = "auto",
         timeout_s: float = 6 * 3600,
         memory_bytes: int = 0,
         threads: int = 0,
     ) -> None:
-        self._handlers = handlers
         self._cache = cache
         self._device = device
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._threads = threads
+        self._command = [sys.executable, "-P", "-m", "auditor.runner", "--handlers", handlers, "--preload", *preload]
+        self._keeps_spare = bool(preload)
+        self._spare: subprocess.Popen[bytes] | None = None
 
     def run(
         self,
@@ -131,27 +135,44 @@ class ProcessRunner:
         should_stop: Callable[[], bool],
     ) -> Finished:
         """Run `unit` in `root`; see the UnitRunner port. Whatever happens, no process of the group is left."""
-        process = self._start(unit, root)
+        process = self._take(unit)
+        last: RunnerMessage | None = None
         try:
             pipes = _Pipes()
             self._send(process, unit, root)
+            if self._keeps_spare:
+                self._spare = self._start(unit)
             last = self._follow(process, pipes, on_message, should_stop)
             return _conclude(process, last, pipes)
         finally:
-            _kill(process)
+            _end(process, polite=last is None)
 
-    def _start(self, unit: UnitSpec, root: Path) -> subprocess.Popen[bytes]:
-        scratch = root / "tmp"
+    def close(self) -> None:
+        """End the child that waits for a unit, if there is one."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            _end(spare, polite=False)
+
+    def _take(self, unit: UnitSpec) -> subprocess.Popen[bytes]:
+        """The child that waits, if it is alive, or a new one."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return self._start(unit)
+        if spare.poll() is not None:
+            _end(spare, polite=False)
+            return self._start(unit)
+        return spare
+
+    def _start(self, unit: UnitSpec) -> subprocess.Popen[bytes]:
         try:
-            scratch.mkdir(parents=True, exist_ok=True)
             self._cache.mkdir(parents=True, exist_ok=True)
             return subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
-                [sys.executable, "-P", "-m", "auditor.runner", "--handlers", self._handlers],
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                cwd=root,
-                env=child_environment(os.environ, scratch=scratch, threads=self._threads),
+                cwd=self._cache,
+                env=child_environment(os.environ, threads=self._threads),
                 start_new_session=True,
             )
         except OSError as error:
@@ -219,11 +240,12 @@ def _conclude(process: subprocess.Popen[bytes], last: RunnerMessage | None, pipe
     raise RunnerFailure(f"the runner process ended with status {status} and no result{pipes.tail}")
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ask the whole group to stop, then make it stop."""
-    _signal_group(process, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_S)
+def _end(process: subprocess.Popen[bytes], *, polite: bool) -> None:
+    """Make the whole group stop; `polite` asks first. A child that has reported has nothing left to do."""
+    if polite:
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
     _signal_group(process, signal.SIGKILL)
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from auditor.contracts.report import Gallery, GalleryRow
 from auditor.contracts.submission import TargetCard
@@ -42,7 +43,7 @@ def build_gallery(
 ) -> Gallery:
     """Rows by attack and class; the nearest public image shows what the prior may simply have remembered."""
     shape = (card.input.channels, card.input.height, card.input.width)
-    reference = None if public is None else (public.batch(shape).images * 255).round().to(torch.uint8).numpy()
+    reference = None if public is None else (public.batch(shape).images * 255).round()
     rows = []
     for entry in entries:
         for label in _shown_classes(entry):
@@ -68,11 +69,10 @@ def _shown_classes(entry: GalleryEntry) -> list[int]:
     return [int(classes[i]) for i in np.lexsort((classes, hits))[:MAX_CLASSES]]
 
 
-def nearest(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The row of `reference` ((M, C, H, W)) nearest to `image` ((C, H, W)) in pixels."""
-    flat = torch.from_numpy(reference.reshape(len(reference), -1)).float()
+def nearest(image: NDArray[np.uint8], reference: Tensor) -> NDArray[np.uint8]:
+    """The row of `reference` ((M, C, H, W), 0..255) nearest to `image` ((C, H, W)) in pixels."""
     query = torch.from_numpy(image.reshape(1, -1)).float()
-    found: NDArray[np.uint8] = reference[int(torch.cdist(query, flat).argmin())]
+    found: NDArray[np.uint8] = reference[int(torch.cdist(query, reference.flatten(1)).argmin())].to(torch.uint8).numpy()
     return found
 
 

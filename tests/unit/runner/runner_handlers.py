@@ -26,7 +26,14 @@ def do_good(unit, workspace, session):
 
 
 def do_environment(unit, workspace, session):
-    return {"environment": dict(os.environ), "cwd": str(Path.cwd()), "torch": "torch" in sys.modules, "path": sys.path}
+    return {
+        "environment": dict(os.environ),
+        "cwd": str(Path.cwd()),
+        "torch": "torch" in sys.modules,
+        "path": sys.path,
+        "pid": os.getpid(),
+        "imported": unit.params.get("module") in sys.modules,
+    }
 
 
 def do_noisy(unit, workspace, session):

@@ -83,9 +83,72 @@ def test_the_child_holds_no_credentials_and_starts_without_torch(run, monkeypatc
     assert str(run.root) not in value["path"], "a file that a unit wrote must not be importable"
 
 
-def test_threads_are_left_alone_unless_asked_for(tmp_path):
-    assert child_environment({"OMP_NUM_THREADS": "5"}, scratch=tmp_path, threads=0)["OMP_NUM_THREADS"] == "5"
-    assert "OMP_NUM_THREADS" not in child_environment({}, scratch=tmp_path, threads=0)
+def test_threads_are_left_alone_unless_asked_for():
+    assert child_environment({"OMP_NUM_THREADS": "5"}, threads=0)["OMP_NUM_THREADS"] == "5"
+    assert "OMP_NUM_THREADS" not in child_environment({}, threads=0)
+
+
+@pytest.fixture
+def warm(tmp_path):
+    """A runner whose next child starts while this one's unit runs; `call(kind, **params)` gives the unit's value."""
+    runner = ProcessRunner(handlers="runner_handlers:table", cache=tmp_path / "cache", preload=["fractions"])
+
+    def call(kind, **params):
+        root = tmp_path / f"unit-{len(list(tmp_path.iterdir()))}"
+        (root / "inputs").mkdir(parents=True)
+        unit = UnitSpec(kind=kind, key=kind, params=params)
+        return runner.run(unit, root, on_message=lambda _message: None, should_stop=lambda: False).value
+
+    call.runner = runner
+    yield call
+    runner.close()
+
+
+def test_a_child_that_waits_takes_the_next_unit_and_only_that(warm):
+    pids, folders = [], []
+    for _ in range(3):
+        waiting = warm.runner._spare
+        value = warm("do_environment", module="fractions")
+        assert waiting is None or value["pid"] == waiting.pid
+        assert value["imported"]
+        pids.append(value["pid"])
+        folders.append((value["cwd"], value["environment"]["TMPDIR"]))
+    assert len(set(pids)) == len(set(folders)) == 3
+
+
+def test_a_waiting_child_that_died_is_replaced(warm):
+    warm("do_environment")
+    warm.runner._spare.kill()
+    warm.runner._spare.wait()
+    assert warm("do_environment")["cwd"]
+
+
+def test_closing_ends_the_waiting_child(warm):
+    warm("do_environment")
+    pid = warm.runner._spare.pid
+    warm.runner.close()
+    assert not is_alive(pid)
+    warm.runner.close()
+
+
+def test_a_waiting_child_ends_with_its_parent(tmp_path):
+    (tmp_path / "inputs").mkdir()
+    code = (
+        "import os, pathlib, time\n"
+        "from auditor.contracts.jobs import UnitSpec\n"
+        "from auditor.runner.process import ProcessRunner\n"
+        f"root = pathlib.Path({str(tmp_path)!r})\n"
+        "runner = ProcessRunner(handlers='runner_handlers:table', cache=root / 'cache', preload=['fractions'])\n"
+        "unit = UnitSpec(kind='do_environment', key='k')\n"
+        "runner.run(unit, root, on_message=lambda message: None, should_stop=lambda: False)\n"
+        "print(runner._spare.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:  # noqa: S603
+        pid = parent.stdout.readline().decode().strip()
+        assert is_alive(pid)
+        parent.kill()
+    await_death(pid)
 
 
 def test_printing_cannot_break_the_protocol(run):
