@@ -123,7 +123,7 @@ def print_repair(report: RepairReport) -> None:
     for row in report.differences:
         typer.echo(
             f"{row.attack:16} {row.metric:16} before {interval(row.before):24} after {interval(row.after):24} "
-            f"difference {interval(row.difference)}"
+            f"lowered by {interval(row.difference)}"
         )
     for note in report.notes:
         typer.echo(f"  - {note}")

@@ -34,6 +34,12 @@ def read_audit_report(path: Path) -> AuditReport:
     """
     raw = _load(path)
     _check_version(raw, path)
+    if _is_repair(raw):
+        after = str(raw.get("after_report_id") or raw["before_report_id"])[:12]
+        raise InvalidInput(
+            f"{path}: this is the report of a repair; a gate decides on the audit that came after it",
+            remedy=f"`auditor report {after} -f json -o after.json` writes that audit.",
+        )
     report = _validated(AuditReport, raw, path)
     problems = _contradictions(report, raw)
     if problems:
@@ -44,7 +50,7 @@ def read_audit_report(path: Path) -> AuditReport:
 def read_any_report(path: Path) -> AuditReport | RepairReport:
     """An audit report or a repair report, told apart by their keys; raises InvalidInput as above."""
     raw = _load(path)
-    if isinstance(raw, dict) and "before_report_id" in raw:
+    if _is_repair(raw):
         _check_version(raw, path)
         return _validated(RepairReport, raw, path)
     return read_audit_report(path)
@@ -61,6 +67,10 @@ def read_gallery(path: Path, report: AuditReport) -> Gallery:
                 remedy="Give the gallery of the same audit, or leave it out.",
             )
     return gallery
+
+
+def _is_repair(raw: Any) -> bool:
+    return isinstance(raw, dict) and "before_report_id" in raw
 
 
 def _load(path: Path) -> Any:

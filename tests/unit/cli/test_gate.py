@@ -18,7 +18,7 @@ from auditor.errors import ExitCode, InvalidInput, UnknownName
 from auditor.report.build import content_digest_of
 from auditor.report.formats import render
 from auditor.risk.exit_code import exit_code, worst_verdict
-from auditor.testing.reports import LIFTS, sample_attacks, sample_report
+from auditor.testing.reports import LIFTS, sample_attacks, sample_repair_report, sample_report
 
 CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 FLAGS = [(), ("--exit-zero",), ("--allow-inconclusive",), ("--exit-zero", "--allow-inconclusive")]
@@ -177,6 +177,12 @@ class TestRefusals:
         path = tmp_path / "r.json"
         path.write_text(render(sample_report(), "json"))
         assert CliRunner().invoke(app, ["gate", str(path), "--fail-on", "severe"]).exit_code == 2
+
+    def test_a_repair_report_is_told_from_an_audit(self, run):
+        repair = sample_repair_report()
+        with pytest.raises(InvalidInput, match="report of a repair") as caught:
+            run(repair)
+        assert repair.after_report_id[:12] in caught.value.remedy
 
 
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "numpy", "sqlalchemy", "celery", "jinja2", "rich", "PIL"}
