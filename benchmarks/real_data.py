@@ -1,7 +1,7 @@
 """Turn the real data sets into submissions: a model file, npz bundles and an auditor.yaml beside them.
 
     python -m benchmarks.real_data faces  OUT [--size 32] [--random-weights]
-    python -m benchmarks.real_data mnist  OUT
+    python -m benchmarks.real_data mnist  OUT [--generator]
     python -m benchmarks.real_data cifar  OUT
 
 The data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
@@ -129,8 +129,12 @@ def faces(out: Path, size: int, *, random_weights: bool, epochs: int) -> None:
     )
 
 
-def mnist(out: Path) -> None:
-    """A LeNet-5 that nobody here trained; private digits, public characters of Omniglot."""
+def mnist(out: Path, *, generator: bool) -> None:
+    """A LeNet-5 that nobody here trained; private digits, public characters of Omniglot.
+
+    With `generator`, the prior is a GAN supplied as ONNX. It was trained on the digits themselves: an attacker who knows
+    more than one should.
+    """
     folder = shared_data()
     with np.load(folder / "mnist.npz") as data:
         x_train, y_train, x_test, y_test = data["x_train"], data["y_train"], data["x_test"], data["y_test"]
@@ -142,15 +146,13 @@ def mnist(out: Path) -> None:
     np.savez_compressed(out / "heldout.npz", images=x_test[per_test], labels=y_test[per_test].astype(np.int64))
     np.savez_compressed(out / "public.npz", images=characters, labels=alphabet.astype(np.int64))
     shutil.copyfile(folder / "mnist_lenet5.onnx", out / "model.onnx")
-    write_manifest(
-        out,
-        {
-            "version": 1,
-            "model": {"name": "mnist-lenet5"},
-            "data": {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")},
-            "plan": {"preset": "standard", "n_classes": 10, "samples_per_class": 8},
-        },
-    )
+    data: dict[str, Any] = {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")}
+    plan: dict[str, Any] = {"preset": "standard", "n_classes": 10, "samples_per_class": 8}
+    if generator:
+        shutil.copyfile(folder / "mnist_gan_mlp_generator.onnx", out / "generator.onnx")
+        data["generator"] = {"path": "generator.onnx", "channels": 1, "height": 28, "width": 28}
+        plan |= {"preset": "quick", "priors": [{"name": "onnx"}]}
+    write_manifest(out, {"version": 1, "model": {"name": "mnist-lenet5"}, "data": data, "plan": plan})
 
 
 def cifar(out: Path) -> None:
@@ -187,13 +189,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--random-weights", action="store_true")
+    parser.add_argument("--random-weights", action="store_true", help="faces: never trained")
+    parser.add_argument("--generator", action="store_true", help="mnist: a GAN supplied as ONNX is the prior")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.what == "faces":
         faces(args.out, args.size, random_weights=args.random_weights, epochs=args.epochs)
     elif args.what == "mnist":
-        mnist(args.out)
+        mnist(args.out, generator=args.generator)
     else:
         cifar(args.out)
     print(f"auditor submit {args.out / 'model.onnx'} -c {args.out / 'auditor.yaml'}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there in a folder as it describes, with a plan of seconds in the manifest."""
+"""The commands of the README, run as they stand there in a folder as it describes, with a plan of seconds."""
 
 import os
 import re
