@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -103,55 +103,77 @@ def fit_classifier(
         flip: whether mirrored images keep their label (not so for digits).
         degrade: (images in [0, 1], CPU generator) to images, applied to each training batch after the augmentation.
     """
-    if train.labels is None:
-        raise ValueError("training needs labels")
     loss_fn = loss or (lambda logits, labels: cross_entropy(logits, labels, label_smoothing=config.label_smoothing))
     model.to(ctx.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    n, size = len(train), min(config.batch_size, len(train))
-    steps = max(1, n // size)
-    optimizer, schedule = _optimizer((p for p in model.parameters() if p.requires_grad), config, steps)
-    generator = ctx.rng("train", stage)
-    images, labels = train.images.to(ctx.device), train.labels.to(ctx.device)
+    batches = _Batches(train, config, ctx, ctx.rng("train", stage), prepare, flip, degrade)
+    optimizer, schedule = _optimizer((p for p in model.parameters() if p.requires_grad), config, batches.steps)
     history, best, stale = TrainHistory(), None, 0
     for epoch in range(config.epochs):
         set_mode(model)
-        order, total = torch.randperm(n, generator=generator).to(ctx.device), 0.0
-        for step in range(steps):
-            index = order[step * size : (step + 1) * size]
-            batch = images[index]
-            if config.augment:
-                batch = augment_images(batch, generator, flip=flip)
-            if degrade is not None:
-                batch = degrade(batch, generator)
-            batch = prepare(batch)
-            if config.channels_last:
-                batch = batch.contiguous(memory_format=torch.channels_last)
+        total = 0.0
+        for inputs, labels in batches.epoch():
             with ctx.autocast():
-                value = loss_fn(model(batch), labels[index])
+                value = loss_fn(model(inputs), labels)
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += float(value.detach())
-        history.loss.append(total / steps)
+        history.loss.append(total / batches.steps)
         ctx.tick(stage, epoch + 1, config.epochs)
-        if validation is not None:
-            history.validation_accuracy.append(top_k_accuracy(model, validation, ctx, prepare=prepare))
-            if best is None or history.validation_accuracy[-1] > history.validation_accuracy[history.best_epoch]:
-                history.best_epoch, stale = epoch, 0
-                best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-            else:
-                stale += 1
-                if config.patience is not None and stale >= config.patience:
-                    break
-        else:
+        if validation is None:
             history.best_epoch = epoch
+            continue
+        history.validation_accuracy.append(top_k_accuracy(model, validation, ctx, prepare=prepare))
+        if best is None or history.validation_accuracy[-1] > history.validation_accuracy[history.best_epoch]:
+            history.best_epoch, stale = epoch, 0
+            best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            continue
+        stale += 1
+        if config.patience is not None and stale >= config.patience:
+            break
     if best is not None:
         model.load_state_dict(best)
     model.eval()
     return history
+
+
+class _Batches:
+    """Shuffled, augmented raw model inputs with their labels; the last, incomplete batch of an epoch is left out."""
+
+    def __init__(
+        self,
+        train: ImageBatch,
+        config: TrainConfig,
+        ctx: RunContext,
+        generator: torch.Generator,
+        prepare: Callable[[Tensor], Tensor],
+        flip: bool,
+        degrade: Callable[[Tensor, torch.Generator], Tensor] | None,
+    ) -> None:
+        if train.labels is None:
+            raise ValueError("training needs labels")
+        self._images, self._labels = train.images.to(ctx.device), train.labels.to(ctx.device)
+        self._size = min(config.batch_size, len(train))
+        self._config, self._generator = config, generator
+        self._prepare, self._flip, self._degrade = prepare, flip, degrade
+        self.steps = max(1, len(train) // self._size)
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every batch of one pass over the data."""
+        order = torch.randperm(len(self._labels), generator=self._generator).to(self._labels.device)
+        for index in order.split(self._size)[: self.steps]:
+            images = self._images[index]
+            if self._config.augment:
+                images = augment_images(images, self._generator, flip=self._flip)
+            if self._degrade is not None:
+                images = self._degrade(images, self._generator)
+            images = self._prepare(images)
+            if self._config.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            yield images, self._labels[index]
 
 
 def _optimizer(

@@ -132,8 +132,8 @@ def faces(out: Path, size: int, *, random_weights: bool, epochs: int) -> None:
 def mnist(out: Path, *, generator: bool) -> None:
     """A LeNet-5 that nobody here trained; private digits, public characters of Omniglot.
 
-    With `generator`, the prior is a GAN supplied as ONNX. It was trained on the digits themselves: an attacker who knows
-    more than one should.
+    With `generator`, the prior is a GAN supplied as ONNX. It was trained on the digits themselves, so it knows
+    more than an attacker should.
     """
     folder = shared_data()
     with np.load(folder / "mnist.npz") as data:
@@ -146,13 +146,13 @@ def mnist(out: Path, *, generator: bool) -> None:
     np.savez_compressed(out / "heldout.npz", images=x_test[per_test], labels=y_test[per_test].astype(np.int64))
     np.savez_compressed(out / "public.npz", images=characters, labels=alphabet.astype(np.int64))
     shutil.copyfile(folder / "mnist_lenet5.onnx", out / "model.onnx")
-    data: dict[str, Any] = {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")}
+    inputs: dict[str, Any] = {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")}
     plan: dict[str, Any] = {"preset": "standard", "n_classes": 10, "samples_per_class": 8}
     if generator:
         shutil.copyfile(folder / "mnist_gan_mlp_generator.onnx", out / "generator.onnx")
-        data["generator"] = {"path": "generator.onnx", "channels": 1, "height": 28, "width": 28}
+        inputs["generator"] = {"path": "generator.onnx", "channels": 1, "height": 28, "width": 28}
         plan |= {"preset": "quick", "priors": [{"name": "onnx"}]}
-    write_manifest(out, {"version": 1, "model": {"name": "mnist-lenet5"}, "data": data, "plan": plan})
+    write_manifest(out, {"version": 1, "model": {"name": "mnist-lenet5"}, "data": inputs, "plan": plan})
 
 
 def cifar(out: Path) -> None:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from auditor.cli.progress import JobProgress
+
+if TYPE_CHECKING:
+    from auditor.bootstrap import Services
+    from auditor.contracts.report import AuditReport
+    from auditor.demo.guided import DemoSubmission
 
 
 def register(app: typer.Typer) -> None:
@@ -26,31 +33,33 @@ def demo(
 
     Always exits 0 when the loop ran: the verdict is part of what is shown.
     """
-    from auditor.cli.audit import effective_policy
     from auditor.cli.options import services
-    from auditor.cli.progress import JobProgress
-    from auditor.cli.repair import print_repair
-    from auditor.cli.table import print_report
-    from auditor.contracts.manifest_file import read_manifest
     from auditor.demo.guided import write_submission
-    from auditor.report.formats import render
-    from auditor.service.audits import SubmitRequest
-    from remediation.service import RepairRequest
 
     started = time.monotonic()
     with JobProgress(quiet=quiet) as progress:
         submission = write_submission(out, data, size=size, seed=seed, on_step=progress.step)
-        typer.echo(submission.description)
-        typer.echo(f"target: {submission.target_summary}")
-        house = services()
-        manifest = read_manifest(submission.manifest)
-        request = SubmitRequest(
-            model=submission.model,
-            manifest=manifest,
-            base=out,
-            policy=effective_policy(manifest, None, None),
-            fresh=True,
-        )
+    typer.echo(submission.description)
+    typer.echo(f"target: {submission.target_summary}")
+    house = services()
+    report = _audit(house, submission, out, quiet=quiet)
+    if repair:
+        _repair(house, report, out, quiet=quiet)
+    typer.echo(f"the whole loop took {time.monotonic() - started:.0f} s")
+
+
+def _audit(house: Services, submission: DemoSubmission, out: Path, *, quiet: bool) -> AuditReport:
+    """Submit, print, and write `report.html` and `report.json`."""
+    from auditor.cli.audit import effective_policy
+    from auditor.cli.table import print_report
+    from auditor.contracts.manifest_file import read_manifest
+    from auditor.report.formats import render
+    from auditor.service.audits import SubmitRequest
+
+    manifest = read_manifest(submission.manifest)
+    policy = effective_policy(manifest, None, None)
+    request = SubmitRequest(model=submission.model, manifest=manifest, base=out, policy=policy, fresh=True)
+    with JobProgress(quiet=quiet) as progress:
         audit = house.jobs.run_in_place(house.audits.submit(request, progress.event).job_id, progress.event)
     report = house.audits.get_report(audit.id)
     print_report(report)
@@ -58,16 +67,22 @@ def demo(
     page.write_text(render(report, "html", house.audits.get_gallery(audit.id)))
     (out / "report.json").write_text(render(report, "json"))
     typer.echo(f"report: {page}")
-    if repair:
-        with JobProgress(quiet=quiet) as progress:
-            job = house.repairs.start(RepairRequest(reference=report.id))
-            view = house.jobs.run_in_place(job.job_id, progress.event)
-        repaired = house.audits.get_repair_report(view.id)
-        typer.echo("")
-        print_repair(repaired)
-        (out / "repair.html").write_text(render(repaired, "html"))
-        (out / "repair.json").write_text(render(repaired, "json"))
-        if repaired.model_digest is not None:
-            house.store.get_path(repaired.model_digest, out / "repaired.onnx")
-        typer.echo(f"repair: {out / 'repair.html'}")
-    typer.echo(f"the whole loop took {time.monotonic() - started:.0f} s")
+    return report
+
+
+def _repair(house: Services, report: AuditReport, out: Path, *, quiet: bool) -> None:
+    """Repair, print the comparison, and write it and the repaired model."""
+    from auditor.cli.repair import print_repair
+    from auditor.report.formats import render
+    from remediation.service import RepairRequest
+
+    with JobProgress(quiet=quiet) as progress:
+        view = house.jobs.run_in_place(house.repairs.start(RepairRequest(reference=report.id)).job_id, progress.event)
+    repaired = house.audits.get_repair_report(view.id)
+    typer.echo("")
+    print_repair(repaired)
+    (out / "repair.html").write_text(render(repaired, "html"))
+    (out / "repair.json").write_text(render(repaired, "json"))
+    if repaired.model_digest is not None:
+        house.store.get_path(repaired.model_digest, out / "repaired.onnx")
+    typer.echo(f"repair: {out / 'repair.html'}")

@@ -1,30 +1,22 @@
-"""Evaluators as files: one safetensors file with its description under one metadata key.
-
-One key, since the library writes several in an order that differs from run to run.
-"""
+"""Evaluators as files."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from auditor.contracts.base import canonical_json
-from auditor.errors import InvalidInput
+from auditor.data.network_file import check_digest, load_exactly, read_network, write_network
 from auditor.evaluation.evaluator import TrainedEvaluator
 from auditor.evaluation.fingerprints import module_digest
 from auditor.targets.architectures import build_architecture
 
-_FORMAT = "auditor-evaluator-1"
+_KIND = "evaluator-1"
 
 
 def save_evaluator(evaluator: TrainedEvaluator, path: Path) -> str:
     """Write `evaluator` to `path` in one move, and return its digest; equal evaluators give equal bytes."""
     about = {
-        "format": _FORMAT,
         "digest": evaluator.digest,
         "architecture": evaluator.architecture,
         "n_classes": evaluator.n_classes,
@@ -33,10 +25,7 @@ def save_evaluator(evaluator: TrainedEvaluator, path: Path) -> str:
         "epochs": evaluator.epochs,
         "training_data_digest": evaluator.training_data_digest,
     }
-    state = {name: value.detach().cpu().contiguous() for name, value in evaluator.module.state_dict().items()}
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(save(state, {"auditor": canonical_json(about)}))
-    temporary.replace(path)
+    write_network(path, _KIND, evaluator.module.state_dict(), about)
     return evaluator.digest
 
 
@@ -46,23 +35,12 @@ def load_evaluator(path: Path, device: torch.device) -> TrainedEvaluator:
     Raises:
         InvalidInput: not an evaluator file, or altered since it was written.
     """
-    try:
-        with safe_open(path, framework="pt") as handle:
-            about = json.loads((handle.metadata() or {}).get("auditor", "{}"))
-            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InvalidInput(f"'{path.name}' is not an evaluator file: {error}") from None
-    if about.get("format") != _FORMAT:
-        raise InvalidInput(f"'{path.name}' is not an evaluator file of this version")
+    about, state = read_network(path, _KIND)
     channels, height, width = about["image_shape"]
     module = build_architecture(about["architecture"], n_classes=about["n_classes"], channels=channels)
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise InvalidInput(f"'{path.name}' does not fit its own description: {error}") from None
+    load_exactly(module, state, path)
     digest = module_digest(about["architecture"], module)
-    if digest != about["digest"]:
-        raise InvalidInput(f"'{path.name}' was altered after it was written")
+    check_digest(path, about, digest)
     return TrainedEvaluator(
         module=module.to(device).to(memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         architecture=about["architecture"],

@@ -8,23 +8,20 @@ references, as prototypical networks do (Snell et al., NeurIPS 2017, arXiv 1703.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from auditor.contracts.base import canonical_json
+from auditor.data.network_file import check_digest, load_exactly, read_network, write_network
 from auditor.errors import InvalidInput
 from auditor.evaluation.judge_network import JudgeNetwork, JudgeShape
 from auditor.tensors import ImageBatch, RunContext
 
-_FORMAT = "auditor-judge-1"
+_KIND = "judge-1"
 
 
 @dataclass(frozen=True)
@@ -107,16 +104,12 @@ def save_judge(judge: Judge, path: Path) -> str:
     if not isinstance(judge.embedder, JudgeNetwork):
         raise InvalidInput("only a trained judge has weights to save")
     about = {
-        "format": _FORMAT,
         "digest": judge.digest,
         "objective": judge.objective,
         "shape": judge.embedder.shape.model_dump(mode="json"),
         "training_data_digest": judge.training_data_digest,
     }
-    state = {name: value.detach().cpu().contiguous() for name, value in judge.embedder.state_dict().items()}
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(save(state, {"auditor": canonical_json(about)}))
-    temporary.replace(path)
+    write_network(path, _KIND, judge.embedder.state_dict(), about)
     return judge.digest
 
 
@@ -126,26 +119,15 @@ def load_judge(path: Path, device: torch.device) -> Judge:
     Raises:
         InvalidInput: not a judge file, or altered since it was written.
     """
-    try:
-        with safe_open(path, framework="pt") as handle:
-            about = json.loads((handle.metadata() or {}).get("auditor", "{}"))
-            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InvalidInput(f"'{path.name}' is not a judge file: {error}") from None
-    if about.get("format") != _FORMAT:
-        raise InvalidInput(f"'{path.name}' is not a judge file of this version")
+    about, state = read_network(path, _KIND)
     network = JudgeNetwork(JudgeShape.model_validate(about["shape"]))
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise InvalidInput(f"'{path.name}' does not fit its own description: {error}") from None
+    load_exactly(network, state, path)
     judge = trained_judge(
         network.to(device),
         objective=about["objective"],
         training_data_digest=about["training_data_digest"],
     )
-    if judge.digest != about["digest"]:
-        raise InvalidInput(f"'{path.name}' was altered after it was written")
+    check_digest(path, about, judge.digest)
     return judge
 
 

@@ -12,11 +12,15 @@ from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+CODES = {"fail": 1, "inconclusive": 3}
+"""So small a plan can prove a leak, but never pass."""
+PARITY, PICTURES = 1e-4, 3
+"""Score-level attacks see the same scores; along a gradient rounding may tip a picture or two."""
 
 
 @pytest.fixture(scope="session")
 def report(audited) -> AuditReport:
-    assert audited.code in (0, 1, 3), audited.err
+    assert audited.code in CODES.values(), audited.err
     return AuditReport.model_validate_json(audited.out)
 
 
@@ -27,7 +31,7 @@ def test_stdout_is_the_report_alone_and_progress_is_on_stderr(audited):
 
 
 def test_the_exit_code_is_the_verdict(audited, report):
-    assert audited.code == {"pass": 0, "fail": 1, "inconclusive": 3}[report.verdict.verdict]
+    assert audited.code == CODES[report.verdict.verdict]
 
 
 def test_every_attack_of_the_plan_and_the_control_are_in_the_report(report):
@@ -63,7 +67,7 @@ def test_layer_scores_cover_every_parameter(report):
 
 def test_the_page_is_one_file_that_asks_for_nothing(audited, submission):
     page = (submission / "report.html").read_text()
-    assert audited.code in (0, 1, 3)
+    assert audited.code in CODES.values()
     assert "data:image/png;base64," in page
     assert "http-equiv" in page
     assert "<script" not in page
@@ -85,13 +89,17 @@ def test_a_second_run_gives_the_same_bytes(house, submission, report):
     assert (second.id, second.verdict, second.fisher) == (report.id, report.verdict, report.fisher)
 
 
-def test_safetensors_give_the_same_verdict_as_onnx(house, submission, report, tmp_path):
+def test_safetensors_give_the_same_verdict_and_scores_as_onnx(house, submission, report, tmp_path):
     result = house("submit", submission / "model.safetensors", "-c", submission / "auditor.yaml", "-f", "json", "-q")
     bare = AuditReport.model_validate_json(result.out)
-    assert bare.verdict.verdict == report.verdict.verdict
+    assert (bare.verdict.verdict, bare.verdict.level) == (report.verdict.verdict, report.verdict.level)
     assert bare.target.architecture == "small-cnn"
     for one, other in zip(report.attacks, bare.attacks, strict=True):
-        assert one.end_confidence == pytest.approx(other.end_confidence, abs=0.05)
+        assert one.forward_queries == other.forward_queries
+        tolerance = PARITY if one.access == "score" else PICTURES / one.coverage.samples_done
+        for metric in ("evaluator_top1", "judge_top1", "both_agree", "evaluator_top5", "judge_top5"):
+            assert one.score(metric).value == pytest.approx(other.score(metric).value, abs=tolerance), one.key
+        assert one.end_confidence == pytest.approx(other.end_confidence, abs=max(tolerance, 1e-3))
 
 
 def test_stored_reports_can_be_listed_read_and_gated_offline(house, report, tmp_path):
@@ -100,7 +108,7 @@ def test_stored_reports_can_be_listed_read_and_gated_offline(house, report, tmp_
     path = tmp_path / "report.json"
     assert house("report", report.id[:12], "-f", "json", "-o", path).code == 0
     gate = house("gate", path)
-    assert gate.code == {"pass": 0, "fail": 1, "inconclusive": 3}[report.verdict.verdict]
+    assert gate.code == CODES[report.verdict.verdict]
     assert house("convert", path, "-f", "markdown").out.startswith("#")
 
 
@@ -123,7 +131,7 @@ def test_a_target_without_public_data_is_inconclusive_and_says_what_is_missing(h
 def repaired(house, report, tmp_path_factory):
     path = tmp_path_factory.mktemp("repaired") / "repaired.onnx"
     result = house("remediate", report.id, "-f", "json", "--model-out", path)
-    assert result.code in (0, 1, 3), result.err
+    assert result.code in CODES.values(), result.err
     return RepairReport.model_validate_json(result.out), path
 
 

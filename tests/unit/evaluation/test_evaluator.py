@@ -117,7 +117,7 @@ def test_storage_is_exact(small_audit: SmallAudit, tmp_path, ctx: RunContext):
     with pytest.raises(InvalidInput, match="altered"):
         load_evaluator(path, ctx.device)
     path.write_bytes(b"nothing")
-    with pytest.raises(InvalidInput, match="not an evaluator file"):
+    with pytest.raises(InvalidInput, match="no evaluator file"):
         load_evaluator(path, ctx.device)
 
 

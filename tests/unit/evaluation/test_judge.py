@@ -94,7 +94,7 @@ def test_storage_is_exact(small_audit: SmallAudit, tmp_path, ctx: RunContext):
     with pytest.raises(InvalidInput, match="altered"):
         load_judge(path, ctx.device)
     path.write_bytes(b"nothing")
-    with pytest.raises(InvalidInput, match="not a judge file"):
+    with pytest.raises(InvalidInput, match="no judge file"):
         load_judge(path, ctx.device)
 
 

@@ -9,7 +9,8 @@ from auditor.priors.dcgan import DcganCritic, DcganGenerator, gradient_penalty
 from auditor.priors.network import crop, grid_of, pad_to, refine_projection
 from auditor.priors.quality import hold_out, sample_images
 from auditor.priors.storage import load_prior, save_prior
-from auditor.priors.vae import VaeBuilder, VaeConfig, VaeDecoder, VaeEncoder, reconstruction_error
+from auditor.priors.vae import VaeBuilder, VaeConfig, reconstruction_error
+from auditor.priors.vae_networks import VaeDecoder, VaeEncoder
 from auditor.tensors import ImageBatch, RunContext
 from auditor.testing import toy_images, toy_templates
 
@@ -88,10 +89,10 @@ def test_a_changed_file_is_refused(trained, tmp_path):
     path.write_bytes(bytes(data))
     with pytest.raises(InvalidInput, match="altered"):
         load_prior(path, CPU)
-    path.write_bytes(b"not a prior")
-    with pytest.raises(InvalidInput, match="not a prior"):
+    path.write_bytes(b"no prior file")
+    with pytest.raises(InvalidInput, match="no prior file"):
         load_prior(path, CPU)
-    with pytest.raises(InvalidInput, match="not a prior"):
+    with pytest.raises(InvalidInput, match="no prior file"):
         load_prior(tmp_path / "missing", CPU)
 
 
