@@ -57,7 +57,8 @@ def test_a_data_folder_that_cannot_be_written(new_house, submission):
     clear(result, 2)
 
 
-def test_ctrl_c_leaves_a_job_that_can_be_resumed(house, submission, audited):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "a cancelled CI job"])
+def test_an_interrupt_leaves_a_job_that_can_be_resumed(house, submission, audited, number):
     environment = os.environ | {"AUDITOR_HOME": str(house.home), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     command = [AUDITOR, "submit", str(submission / "model.onnx"), "--fresh"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
@@ -67,7 +68,7 @@ def test_ctrl_c_leaves_a_job_that_can_be_resumed(house, submission, audited):
         if "attack/" in line:
             break
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130, seen + rest
     assert "Traceback" not in rest
