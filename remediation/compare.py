@@ -14,6 +14,8 @@ from auditor.evaluation.paired import compare_reports
 
 _RANKED_BY = ("lift", "both_agree", "evaluator_top1")
 """What a candidate is judged by: the first of these that every candidate has for every attack."""
+_TIE = 0.05
+"""Upper bounds this near to each other are equal: intervals are several times wider."""
 
 
 def require_same_plan(before: AuditReport, after: AuditReport) -> None:
@@ -71,9 +73,9 @@ def within_budget(before: Score, after: Score, budget: RepairBudget) -> bool:
 def choose(candidates: Sequence[RepairCandidate]) -> tuple[int | None, tuple[str, ...]]:
     """Boundary of the best candidate within the budget, and remarks.
 
-    The best has the smallest upper bound under its worst attack, ties going to the better accuracy. Lift where it was
-    measured for all, else the both-agree rate, else the evaluator's; a candidate with an unmeasured attack cannot win
-    over one without.
+    The best has the smallest upper bound under its worst attack; among those too near to each other to be told apart,
+    the most accurate. Lift where it was measured for all, else the both-agree rate, else the evaluator's; a candidate
+    with an unmeasured attack cannot win over one without.
     """
     allowed = [candidate for candidate in candidates if candidate.within_budget]
     if not allowed:
@@ -82,7 +84,9 @@ def choose(candidates: Sequence[RepairCandidate]) -> tuple[int | None, tuple[str
         risks = {c.freeze.boundary: _worst(getattr(c, metric)) for c in allowed}
         known = [c for c in allowed if risks[c.freeze.boundary] is not None]
         if known:
-            best = min(known, key=lambda c: (risks[c.freeze.boundary], -_value(c.heldout_accuracy)))
+            lowest = min(risk for risk in risks.values() if risk is not None)
+            tied = [c for c in known if (risks[c.freeze.boundary] or 0.0) <= lowest + _TIE]
+            best = max(tied, key=lambda c: (_value(c.heldout_accuracy), c.freeze.boundary))
             notes = [] if metric == "lift" else [f"No candidate's lift could be measured; chosen by {metric} instead."]
             unknown = [str(c.freeze.boundary) for c in allowed if c not in known]
             if unknown:

@@ -52,6 +52,11 @@ def test_the_smallest_upper_bound_under_the_worst_attack_wins():
     assert found == (4, ())
 
 
+def test_among_equals_the_most_accurate_is_chosen():
+    assert choose([candidate(2, quick(0.43), accuracy=0.75), candidate(4, quick(0.40))])[0] == 2
+    assert choose([candidate(2, quick(0.47), accuracy=0.75), candidate(4, quick(0.40))])[0] == 4
+
+
 def test_candidates_over_the_budget_do_not_count():
     assert choose([candidate(2, quick(0.4)), candidate(5, quick(0.1), accuracy=0.70)])[0] == 2
     chosen, notes = choose([candidate(5, quick(0.1), accuracy=0.5)])
