@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,7 +26,7 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; unset means SQLite under `home`."""
     broker_url: SecretStr | None = None
     """Redis URL of the Celery broker; unset means jobs run in place."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`, `cpu` or `cuda`: what the runner computes on."""
     unit_timeout_s: int = 6 * 3600
     """Wall-clock limit of one unit of work in the runner process."""

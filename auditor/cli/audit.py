@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,14 +25,13 @@ from auditor.cli.options import (
     services,
 )
 from auditor.cli.report import write_whole
-from auditor.errors import ExitCode, InvalidInput
+from auditor.errors import AuditorError, ExitCode, InvalidInput
 
 if TYPE_CHECKING:
     from auditor.bootstrap import Services
     from auditor.contracts.jobs import JobView
     from auditor.contracts.manifest import Manifest
     from auditor.contracts.policy import Policy
-    from auditor.contracts.report import AuditReport
 
 MANIFEST = "auditor.yaml"
 ModelArgument = Annotated[Path | None, typer.Argument(help="ONNX, safetensors or state-dict file.")]
@@ -66,6 +65,9 @@ def init(
         raise InvalidInput(f"{path} exists", remedy="Give --force to overwrite it, or --out for another place.")
     problems = [] if model.is_file() else [f"no model file at {model}"]
     problems += [f"no data at {source}" for source in (private, heldout, public) if source and not source.exists()]
+    problems += [] if path.absolute().parent.is_dir() else [f"--out: no folder {path.absolute().parent}"]
+    if model.suffix != ".onnx" and architecture is None:
+        problems.append("bare weights need --architecture, a name that `auditor catalog` lists")
     if problems:
         raise InvalidInput(problems)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", model.stem).lstrip("._-") or "model"
@@ -111,15 +113,22 @@ def submit(
     outputs = parse_outputs(output or [])
     check_format(fmt)
     timeout_s = parse_duration(timeout)
+    if resume is not None:
+        _refuse_beside_resume(model=model, config=config, plan=plan, policy=policy, fail_on=fail_on, fresh=fresh)
+    house = services()
+    if house.in_place and (timeout is not None or not wait):
+        raise InvalidInput(
+            "--timeout and --no-wait are for jobs that workers run; without a broker the audit runs in this process",
+            remedy="Set AUDITOR_BROKER_URL, or limit the command: `timeout 30m auditor submit ...` leaves a job that "
+            "`--resume` goes on with.",
+        )
     with _progress(quiet) as progress:
         if resume is not None:
-            house = services()
             job_id = house.jobs.resume(resume).id
         else:
             if model is None:
                 raise InvalidInput("name a model file, or a job with --resume")
             request = _request(model, config, plan, policy, fail_on, fresh)
-            house = services()
             started = house.audits.submit(request, progress.event)
             job_id = started.job_id
             if started.reused:
@@ -134,6 +143,16 @@ def submit(
             typer.echo("queued: no verdict yet; `auditor wait ID` gives it", err=True)
             return
     raise typer.Exit(conclude(house, view, outputs, fmt))
+
+
+def _refuse_beside_resume(**given: object) -> None:
+    """A job goes on with the model, plan and policy it was given; another policy is for the gate."""
+    named = ["a model file" if name == "model" else f"--{name.replace('_', '-')}" for name in given if given[name]]
+    if named:
+        raise InvalidInput(
+            f"--resume goes on with the job as it was submitted; it cannot be combined with {', '.join(named)}",
+            remedy="`auditor gate report.json --policy ... --fail-on ...` decides again by another policy.",
+        )
 
 
 def wait(
@@ -220,6 +239,7 @@ def _progress(quiet: bool) -> Any:
 def conclude(house: Services, view: JobView, outputs: Sequence[tuple[str, Path]], fmt: str) -> ExitCode:
     """Print the report of a job that ended, write the files asked for, and return the exit code of its verdict."""
     from auditor.contracts.jobs import JobKind, JobState
+    from auditor.report.formats import render
     from auditor.risk.exit_code import exit_code
 
     if view.state is JobState.CANCELLED:
@@ -238,24 +258,27 @@ def conclude(house: Services, view: JobView, outputs: Sequence[tuple[str, Path]]
 
         return show_repair(house, view.id, outputs, fmt)
     report = house.audits.get_report(view.id)
-    code = exit_code(report.verdict)
-    _write(house, view.id, report, outputs)
     if fmt == "table":
         from auditor.cli.table import print_report
 
         print_report(report)
     else:
-        from auditor.report.formats import render
-
         sys.stdout.write(str(render(report, fmt)))
+
+    def text(kind: str) -> str:
+        return render(report, kind, house.audits.get_gallery(view.id) if kind == "html" else None)
+
+    return write_outputs(outputs, text, exit_code(report.verdict))
+
+
+def write_outputs(outputs: Sequence[tuple[str, Path]], text: Callable[[str], str], code: ExitCode) -> ExitCode:
+    """Write the files asked for, after the verdict was printed; a file that fails never hides a failed gate."""
+    for kind, path in outputs:
+        try:
+            write_whole(path, text(kind))
+        except AuditorError as error:
+            typer.echo(f"error: {error.message}", err=True)
+            code = code if code is ExitCode.GATE_FAILED else error.exit_code
+        else:
+            typer.echo(f"wrote {path}", err=True)
     return code
-
-
-def _write(house: Services, reference: str, report: AuditReport, outputs: Sequence[tuple[str, Path]]) -> None:
-    from auditor.report.formats import render
-
-    for fmt, path in outputs:
-        gallery = house.audits.get_gallery(reference) if fmt == "html" else None
-        text = render(report, fmt, gallery)
-        write_whole(path, text)
-        typer.echo(f"wrote {path}", err=True)

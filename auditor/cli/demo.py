@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from auditor.cli.progress import JobProgress
+from auditor.cli.report import write_whole
 
 if TYPE_CHECKING:
     from auditor.bootstrap import Services
@@ -64,8 +65,8 @@ def _audit(house: Services, submission: DemoSubmission, out: Path, *, quiet: boo
     report = house.audits.get_report(audit.id)
     print_report(report)
     page = out / "report.html"
-    page.write_text(render(report, "html", house.audits.get_gallery(audit.id)))
-    (out / "report.json").write_text(render(report, "json"))
+    write_whole(page, render(report, "html", house.audits.get_gallery(audit.id)))
+    write_whole(out / "report.json", render(report, "json"))
     typer.echo(f"report: {page}")
     return report
 
@@ -81,8 +82,8 @@ def _repair(house: Services, report: AuditReport, out: Path, *, quiet: bool) -> 
     repaired = house.audits.get_repair_report(view.id)
     typer.echo("")
     print_repair(repaired)
-    (out / "repair.html").write_text(render(repaired, "html"))
-    (out / "repair.json").write_text(render(repaired, "json"))
+    write_whole(out / "repair.html", render(repaired, "html"))
+    write_whole(out / "repair.json", render(repaired, "json"))
     if repaired.model_digest is not None:
         house.store.get_path(repaired.model_digest, out / "repaired.onnx")
     typer.echo(f"repair: {out / 'repair.html'}")

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from auditor.cli.options import services
-from auditor.cli.report import write_whole
+from auditor.cli.report import format_by_name, write_whole
+from auditor.errors import InvalidInput
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +82,10 @@ def cancel(job: Annotated[str, typer.Argument(help="Job id, or its first charact
 
 def show_report(
     reference: Annotated[str, typer.Argument(metavar="ID", help="Report or job id, or its first characters.")],
-    fmt: Annotated[str, typer.Option("-f", "--format", help="table, json, markdown or html.")] = "table",
+    fmt: Annotated[
+        str | None,
+        typer.Option("-f", "--format", help="table, json, markdown or html; default: the file's suffix, else table."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: stdout.")] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Pictures in the HTML.")] = True,
 ) -> None:
@@ -89,6 +93,9 @@ def show_report(
     from auditor.contracts.jobs import JobKind
     from auditor.report.formats import render
 
+    fmt = fmt or ("table" if out is None else format_by_name(out))
+    if fmt == "table" and out is not None:
+        raise InvalidInput("a table goes to stdout only", remedy="Choose json, markdown or html for a file.")
     house = services()
     entry = house.audits.find_report(reference)
     if fmt == "table":

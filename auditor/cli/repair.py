@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auditor.cli.audit import conclude
+from auditor.cli.audit import conclude, write_outputs
 from auditor.cli.options import FormatOption, OutputOption, QuietOption, check_format, parse_outputs, services
-from auditor.cli.report import write_whole
 from auditor.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -43,10 +42,13 @@ def remediate(
 ) -> None:
     """Retrain with TL-DMI at several boundaries, audit each, and prove the best; exit code = the verdict after it."""
     from auditor.cli.progress import JobProgress
+    from auditor.contracts.jobs import JobState
     from remediation.service import RepairRequest
 
     outputs = parse_outputs(output or [])
     check_format(fmt)
+    if model_out is not None and not model_out.absolute().parent.is_dir():
+        raise InvalidInput(f"--model-out: no folder {model_out.absolute().parent}")
     house = services()
     request = RepairRequest(
         reference=audit,
@@ -62,7 +64,7 @@ def remediate(
         run = house.jobs.run_in_place if house.in_place else house.jobs.wait
         view = run(started.job_id, progress.event)
     code = conclude(house, view, outputs, fmt)
-    if model_out is not None:
+    if model_out is not None and view.state is JobState.DONE:
         _write_model(house, view.id, model_out)
     raise typer.Exit(code)
 
@@ -89,19 +91,21 @@ def _write_model(house: Services, job_id: str, path: Path) -> None:
 
 
 def show_repair(house: Services, job_id: str, outputs: Sequence[tuple[str, Path]], fmt: str) -> ExitCode:
-    """Print a repair's report, write the files asked for; the exit code is the verdict after, else inconclusive."""
+    """Print a repair's report, write the files asked for; the exit code is the verdict after.
+
+    Without a repaired model a proven leak stays a failed gate, and anything else is inconclusive.
+    """
+    from auditor.contracts.policy import Verdict
     from auditor.report.formats import render
-    from auditor.risk.exit_code import exit_code
+    from auditor.risk.exit_code import exit_code, worst_verdict
 
     report = house.audits.get_repair_report(job_id)
-    for kind, path in outputs:
-        write_whole(path, render(report, kind))
-        typer.echo(f"wrote {path}", err=True)
     if fmt == "table":
         print_repair(report)
     else:
         sys.stdout.write(render(report, fmt))
-    return ExitCode.INCONCLUSIVE if report.verdict_after is None else exit_code(report.verdict_after)
+    verdict = report.verdict_after or worst_verdict([report.verdict_before, Verdict.INCONCLUSIVE])
+    return write_outputs(outputs, lambda kind: render(report, kind), exit_code(verdict))
 
 
 def print_repair(report: RepairReport) -> None:

@@ -44,7 +44,7 @@ def convert(
     from auditor.report.formats import format_named, render
     from auditor.report.read import read_any_report, read_gallery
 
-    chosen = format_named(fmt if fmt is not None else _by_name(out))
+    chosen = format_named(fmt if fmt is not None else format_by_name(out))
     report = read_any_report(report_path)
     gallery = None
     if gallery_path is not None:
@@ -62,7 +62,8 @@ def convert(
     typer.echo(f"wrote {out}", err=True)
 
 
-def _by_name(out: Path | None) -> str:
+def format_by_name(out: Path | None) -> str:
+    """The format that a file's suffix asks for; raises InvalidInput where it asks for none."""
     if out is not None and out.suffix.lower() in _SUFFIXES:
         return _SUFFIXES[out.suffix.lower()]
     raise InvalidInput("no format was given", remedy="Choose one with -f, or name the output .html, .md or .json.")

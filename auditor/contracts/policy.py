@@ -58,9 +58,13 @@ class Thresholds(Contract):
     """Samples per class needed for a pass."""
     min_coverage: float = Field(default=1.0, ge=0, le=1)
     """Share of planned samples that must be done for a pass."""
-    min_end_confidence: float = Field(default=0.10, ge=0, le=1)
+    min_prior_coverage: float = Field(default=0.50, ge=0, le=1)
+    """Share of classes (lower bound) that unguided samples of a prior must resemble: a prior that can draw anything and
+    knows nothing has a high ceiling, and a search in it finds nothing."""
+    min_end_confidence: float = Field(default=0.50, ge=0, le=1)
     """Mean target confidence an attack must end with to count towards a pass: one that never convinced the target
-    it attacked (masked gradients, a broken search) shows nothing about it."""
+    it attacked (masked gradients, a broken search) shows nothing about it. Measured: 0.74 to 1.00 for attacks that
+    work, 0.01 to 0.03 on random weights, 0.10 to 0.58 for searches crippled on purpose."""
     min_queries_per_sample: int = Field(default=100, ge=0)
     """Images an attack must have sent to the target for each reconstruction to count towards a pass: a search of a
     few steps that finds nothing shows nothing."""

@@ -130,8 +130,11 @@ def _try_onnx(found: OnnxFile, problems: Problems) -> _Trial | None:
     except InvalidInput as error:
         problems.add(error.message)
         return None
-    for problem in output_problems(scores):
+    wrong = output_problems(scores)
+    for problem in wrong:
         problems.add(problem)
+    if wrong:
+        return None
     output = output_kind(found, scores)
     parity = None
     if module is not None:

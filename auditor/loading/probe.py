@@ -37,7 +37,10 @@ def output_problems(scores: Tensor) -> list[str]:
     if not bool(torch.isfinite(scores).all()):
         return ["the model's output is not finite (NaN or infinity) on ordinary images"]
     if scores.shape[1] < 2:
-        return [f"the model tells {scores.shape[1]} class apart; an audit needs at least two"]
+        return [
+            f"the model gives {scores.shape[1]} score per image; an audit needs one for each class, at least two "
+            "(a graph that ends in ArgMax gives labels only: export it up to the scores)"
+        ]
     spread = float((scores - scores[:1]).abs().max())
     if spread <= _SPREAD * max(1.0, float(scores.abs().max())):
         return ["the model's output is constant: it does not depend on the image"]

@@ -79,9 +79,7 @@ def _about_data(overlap: OverlapCheck) -> Iterator[Finding]:
         )
         yield _finding("overlap-exact", "problem", text)
     if overlap.near_duplicates:
-        text = (
-            f"{overlap.near_duplicates} pairs of private and public images look almost the same; a person should look."
-        )
+        text = f"Private and public images that look almost the same: {overlap.near_duplicates}; a person should look."
         yield _finding("overlap-near", "warning", text)
 
 
@@ -184,7 +182,7 @@ def limitations_of(
     lines += [f"{card.name} ({card.role}): {card.note}" for card in data if card.note]
     attacked = max((outcome.coverage.classes_done for outcome in attacks), default=0)
     if 0 < attacked < target.n_classes:
-        lines.append(
-            f"{attacked} of {target.n_classes} classes were attacked; the intervals speak about the others too."
-        )
+        drawn = all(outcome.coverage.classes_done == outcome.coverage.classes_planned for outcome in attacks)
+        others = ", drawn at random; the intervals speak about the others too" if drawn else ""
+        lines.append(f"{attacked} of {target.n_classes} classes were attacked{others}.")
     return tuple(lines)

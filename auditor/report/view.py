@@ -75,9 +75,8 @@ def attack_rows(report: AuditReport) -> tuple[AttackRow, ...]:
     """Graded attacks by falling lower bound of the lift, then controls."""
     readings = {reading.key: reading for reading in report.verdict.attacks}
 
-    def order(outcome: AttackOutcome) -> tuple[bool, float, str]:
-        lift = outcome.score("lift")
-        return outcome.is_control, -lift.low if isinstance(lift, Measured) else 0.0, outcome.key
+    def order(outcome: AttackOutcome) -> tuple[bool, float, float, str]:
+        return outcome.is_control, *_by_lift(outcome), outcome.key
 
     return tuple(
         AttackRow(
@@ -115,6 +114,11 @@ def worst_first(rows: Sequence[ClassRow]) -> list[ClassRow]:
 
 
 def leading_attack(report: AuditReport) -> AttackOutcome | None:
-    """The attack whose classes are shown first: the one with the highest lower bound of the lift."""
-    graded = [row.outcome for row in attack_rows(report) if not row.outcome.is_control and row.outcome.per_class]
-    return graded[0] if graded else None
+    """The attack, or control, whose classes are shown first: the one with the highest bounds of the lift."""
+    graded = [row.outcome for row in attack_rows(report) if row.outcome.per_class]
+    return min(graded, key=_by_lift, default=None)
+
+
+def _by_lift(outcome: AttackOutcome) -> tuple[float, float]:
+    lift = outcome.score("lift")
+    return (-lift.low, -lift.high) if isinstance(lift, Measured) else (0.0, 0.0)

@@ -186,8 +186,8 @@ def class_shortfalls(evidence: Sequence[AttackEvidence], t: Thresholds) -> tuple
             needed = samples_to_name(len(rows), t.named_rate)
             found.append(
                 Shortfall(
-                    f"{item.outcome.key}: {len(suspects)} classes were rebuilt too often for chance; too few samples "
-                    f"of each were drawn to tell whether they leak (classes {shown})",
+                    f"{item.outcome.key}: too few samples of a class were drawn to tell whether these leak, which were "
+                    f"rebuilt too often for chance: {shown} ({len(suspects)} of {len(rows)} classes)",
                     f"`samples_per_class` of at least {needed}, so that a single class that leaks can be proven",
                 )
             )

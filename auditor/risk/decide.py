@@ -67,13 +67,14 @@ def decide(
     """
     deployment = effective_access(policy, weights_published=weights_published)
     graded = sorted(attacks, key=lambda outcome: outcome.key)
-    evidence = [weigh(outcome, priors, plan, policy, target) for outcome in graded]
+    controls = {outcome.prior: outcome for outcome in graded if outcome.is_control}
+    evidence = [weigh(outcome, controls, priors, plan, policy, target) for outcome in graded]
     distrust = judging_shortfalls(evaluator, judge, target, policy.thresholds)
     readings = _read_all(evidence, plan, policy, deployment, trusted=not distrust, published=weights_published)
     first = (
         *distrust,
         *data_shortfalls(evaluator, priors, overlap, policy.thresholds),
-        *run_shortfalls(sorted(attacks, key=lambda outcome: outcome.key), plan, deployment),
+        *run_shortfalls(graded, plan, deployment),
         *(shortfall for item in evidence for shortfall in item.blocked),
     )
     last = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from auditor.contracts.access import Access
@@ -107,15 +107,24 @@ def effective_access(policy: Policy, *, weights_published: bool) -> Access:
 
 
 def weigh(
-    outcome: AttackOutcome, priors: Sequence[PriorCard], plan: AuditPlan, policy: Policy, target: TargetCard
+    outcome: AttackOutcome,
+    controls: Mapping[str, AttackOutcome],
+    priors: Sequence[PriorCard],
+    plan: AuditPlan,
+    policy: Policy,
+    target: TargetCard,
 ) -> AttackEvidence:
-    """Judge one outcome that is not a control. What a crashed attack left can still prove a leak; it clears nothing."""
+    """Judge one outcome beside the best-of-prior `controls` by prior.
+
+    What a crashed attack left can still prove a leak; it clears nothing.
+    """
     if outcome.status is OutcomeStatus.SKIPPED:
         return AttackEvidence(outcome, None, (), ())  # completeness.py speaks about these
     lift, weak, blocked = _lift(outcome, policy.thresholds)
     if outcome.status is OutcomeStatus.FAILED:
         return AttackEvidence(outcome, lift, (), (crashed(outcome),))
     weak = (*weak, *_prior_limits(outcome, priors, policy.thresholds), *_search_limits(outcome, policy.thresholds))
+    weak = (*weak, *_control_limits(outcome, controls))
     weak = (*weak, *_target_limits(outcome, target), *_sample_limits(outcome, plan, policy.thresholds))
     blocked = (*blocked, *_coverage_limits(outcome, policy.thresholds))
     return AttackEvidence(outcome, lift, weak, blocked)
@@ -192,6 +201,15 @@ def _prior_limits(outcome: AttackOutcome, priors: Sequence[PriorCard], t: Thresh
         if isinstance(ceiling, NotMeasured):
             reason = f"{outcome.key}: the ceiling of prior '{outcome.prior}' was not measured ({ceiling.reason})"
             return (Shortfall(reason, "held-out private images, so that the prior's ceiling can be measured"),)
+    coverage = cards[0].class_coverage
+    known = coverage.low if isinstance(coverage, Measured) else 0.0
+    if known < t.min_prior_coverage:
+        reason = (
+            f"{outcome.key}: unguided samples of prior '{outcome.prior}' resemble only {known:.0%} of the classes (at "
+            f"least; {t.min_prior_coverage:.0%} needed), so it knows little of such images, and a high ceiling says "
+            "only that it can draw anything"
+        )
+        return (Shortfall(reason, f"{_BETTER_PRIOR}; or more of its samples (`n_control_samples`)"),)
     lowest = min(score.low for score in (cards[0].ceiling_both, own) if isinstance(score, Measured))
     if lowest < t.min_prior_ceiling:
         reason = (
@@ -217,7 +235,7 @@ def _search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
             Shortfall(
                 f"{outcome.key}: only {effort:.0f} queries were spent on each reconstruction, the policy asks for "
                 f"{t.min_queries_per_sample}; so small a search that finds nothing shows nothing",
-                f"more steps, candidates or generations for {outcome.key}",
+                f"more steps, candidates or generations for {outcome.key}, or no early stop (`stop_confidence`)",
             ),
         )
     if end < t.min_end_confidence:
@@ -228,6 +246,23 @@ def _search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
                 f"a longer or adaptive run of {outcome.key}, or one against the unscaled class scores",
             ),
         )
+    return ()
+
+
+def _control_limits(outcome: AttackOutcome, controls: Mapping[str, AttackOutcome]) -> Limits:
+    """Against the same model, a search has to convince more than the best of a pool that nobody searched."""
+    if outcome.is_control:
+        return ()
+    control = controls.get(outcome.prior)
+    if control is None or control.status is not OutcomeStatus.COMPLETED or control.end_confidence is None:
+        reason = f"{outcome.key}: no best-of-prior control of prior '{outcome.prior}' stands beside it"
+        return (Shortfall(reason, "the whole audit again: its controls are missing"),)
+    if (outcome.end_confidence or 0.0) < control.end_confidence:
+        reason = (
+            f"{outcome.key}: it ended with the target {outcome.end_confidence or 0.0:.0%} sure, less than the best of "
+            f"unguided samples alone ({control.end_confidence:.0%}): this search does not work"
+        )
+        return (Shortfall(reason, f"a working configuration of {outcome.key}: more steps, or another step size"),)
     return ()
 
 
@@ -272,7 +307,7 @@ def _coverage_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
             Shortfall(
                 f"{outcome.key}: {done.samples_done} of {done.samples_planned} planned samples are done "
                 f"({judged} of {done.classes_planned} classes judged)",
-                f"the rest of {outcome.key}: resume the audit",
+                f"the rest of {outcome.key}: resume the audit, or give images of every class of the model",
             ),
         )
     return ()

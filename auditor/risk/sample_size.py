@@ -62,4 +62,6 @@ def few_classes_advice(n_classes: int, thresholds: Thresholds, target: TargetCar
             f"nothing a longer audit could add: the model has {target.n_classes} classes and this policy decides from "
             f"{needed} on; a reviewer has to judge the pictures"
         )
-    return f"at least {needed - n_classes} more classes (`n_classes: {needed}` or more in the plan; 60 for `low`)"
+    return (
+        f"at least {needed - n_classes} more classes (`n_classes: {needed}` or more in the plan; 60 for the level low)"
+    )

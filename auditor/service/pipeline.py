@@ -234,7 +234,7 @@ def _reason(failure: Failed | None) -> str:
 
 
 def is_tolerated(key: str, *, prefix: str = "") -> bool:
-    """Attacks and Fisher may fail: the report then says so, and the verdict cannot be a pass."""
+    """Attacks and Fisher may fail, and the report says so. Only a failed attack withholds a pass."""
     return key.startswith(f"{prefix}attack/") or key == prefix + FISHER
 
 

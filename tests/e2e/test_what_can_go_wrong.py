@@ -1,5 +1,6 @@
 """What can go wrong around a submission: a clear message, the right exit code, nothing half-written."""
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,40 @@ def clear(result, code, *parts):
 
 def test_a_missing_file(house, submission):
     clear(house("submit", submission / "nothing.onnx"), 2, "no model file")
+
+
+@pytest.mark.parametrize("flags", [("--policy", "p.yaml"), ("--fail-on", "low"), ("--plan", "quick"), ("--fresh",)])
+def test_resuming_with_another_policy_or_plan_is_refused(house, flags):
+    clear(house("submit", "--resume", "abc", *flags), 2, "--resume", flags[0])
+
+
+@pytest.mark.parametrize("flags", [("--timeout", "2s"), ("--no-wait",)])
+def test_waiting_without_a_broker_is_refused(house, submission, flags):
+    clear(house("submit", submission / "model.onnx", *flags), 2, "broker", "--resume")
+
+
+def test_an_unknown_device(house, submission):
+    clear(house("submit", submission / "model.onnx", env={"AUDITOR_DEVICE": "gpu7"}), 2, "device", "cuda")
+
+
+def test_a_file_that_cannot_be_written_does_not_hide_the_verdict(house, submission, audited):
+    result = house("submit", submission / "model.onnx", "-q", "-o", "json=/dev/full")
+    assert result.code == (1 if audited.code == 1 else 2)
+    assert "report" in result.out
+    assert "/dev/full" in result.err
+
+
+def test_a_report_goes_into_the_format_its_name_asks_for(house, audited, tmp_path):
+    report = json.loads(audited.out)["id"]
+    assert house("report", report, "-o", tmp_path / "r.html").code == 0
+    assert "<html" in (tmp_path / "r.html").read_text()
+    clear(house("report", report, "-o", tmp_path / "r"), 2, "format")
+    clear(house("report", report, "-f", "table", "-o", tmp_path / "r.txt"), 2, "stdout")
+
+
+def test_init_for_bare_weights_asks_for_the_architecture_and_a_folder(house, submission, tmp_path):
+    result = house("init", submission / "model.safetensors", "-o", tmp_path / "none" / "auditor.yaml")
+    clear(result, 2, "--architecture", "no folder")
 
 
 def test_a_missing_manifest_names_the_command_that_writes_one(house, submission, tmp_path):

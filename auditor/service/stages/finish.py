@@ -191,7 +191,8 @@ def _blank_outcome(
     costs: list[AttackCost],
 ) -> AttackOutcome:
     attack = ATTACKS.build(spec.name, spec.params)
-    n_classes, per_class = len(scene.prepared.classes), scene.plan.samples_per_class
+    n_classes = len(scene.prepared.classes) + len(scene.prepared.classes_without_data)
+    per_class = scene.plan.samples_per_class
     return AttackOutcome(
         key=spec.key,
         attack=spec.name,
@@ -277,8 +278,20 @@ def _assemble(
         peak_memory_bytes=peak,
         gallery_digest=gallery_digest,
         findings=findings,
-        limitations=prepared.limitations,
+        limitations=(*prepared.limitations, *departures(plan)),
     )
+
+
+def departures(plan: AuditPlan) -> tuple[str, ...]:
+    """Parameters of attacks that are not the defaults, one line for each: a reader must see a weakened search."""
+    lines = []
+    for spec in plan.attacks:
+        default = ATTACKS.build(spec.name, {}).config.model_dump(mode="json")
+        used = ATTACKS.build(spec.name, spec.params).config.model_dump(mode="json")
+        changed = [f"{name} {used[name]} (default {default[name]})" for name in used if used[name] != default[name]]
+        if changed:
+            lines.append(f"{spec.key} did not run with its default parameters: {', '.join(changed)}.")
+    return tuple(lines)
 
 
 def _costs(unit: UnitSpec) -> tuple[dict[str, float], int | None]:

@@ -86,8 +86,10 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     priors = ready_priors(workspace, plan, target, sets.public, ctx)
     prior_cards, measures = measure_priors(priors, witnesses, sets.heldout, target, plan, ctx)
     attacks = [readiness(spec, plan, priors, target) for spec in plan.attacks]
+    classes, without_data = attacked_classes(sets, target.n_classes, plan, ctx)
     prepared = PreparedAudit(
-        classes=attacked_classes(sets, target.n_classes, plan, ctx),
+        classes=classes,
+        classes_without_data=without_data,
         class_names=class_names(sets, target.n_classes),
         attacks=tuple(attacks),
         data=tuple(sets.cards),
@@ -95,7 +97,7 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         evaluator=witnesses.evaluator_card,
         judge=witnesses.judge_card,
         priors=prior_cards,
-        findings=tuple(_findings(sets, plan, priors)),
+        findings=tuple(_findings(sets, plan, priors, without_data)),
     )
     _write(workspace, prepared, sets, witnesses, measures, priors, ctx)
     return {
@@ -219,14 +221,21 @@ def has_critic(prior: Prior, target: Target) -> bool:
     return prior.critic(torch.zeros(1, *target.image_shape, device=device)) is not None
 
 
-def attacked_classes(sets: Sets, n_classes: int, plan: AuditPlan, ctx: RunContext) -> tuple[int, ...]:
-    """The first classes of a seeded order; with private data only those that have fit and held-out images."""
-    known = np.arange(n_classes)
+def attacked_classes(
+    sets: Sets, n_classes: int, plan: AuditPlan, ctx: RunContext
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first classes of a seeded order over all of the target's, and those of them that cannot be judged.
+
+    Only classes with fit and held-out images are attacked, and others take the place of the rest; but a draw from the
+    classes somebody gave images of says nothing about the others, so the rest counts as planned and not done.
+    """
+    known = set(range(n_classes))
     if sets.fit is not None and sets.heldout is not None:
-        known = np.intersect1d(np.unique(sets.fit.labels), np.unique(sets.heldout.labels))  # type: ignore[arg-type]
-    order = torch.randperm(len(known), generator=ctx.rng("classes")).numpy()
-    limit = len(known) if plan.n_classes is None else min(plan.n_classes, len(known))
-    return tuple(sorted(int(known[i]) for i in order[:limit]))
+        known = set(np.unique(sets.fit.labels).tolist()) & set(np.unique(sets.heldout.labels).tolist())  # type: ignore[arg-type]
+    order = torch.randperm(n_classes, generator=ctx.rng("classes")).tolist()
+    limit = plan.n_classes or n_classes
+    attacked = [label for label in order if label in known][:limit]
+    return tuple(sorted(attacked)), tuple(sorted(set(order[:limit]) - known))
 
 
 def class_names(sets: Sets, n_classes: int) -> tuple[str, ...]:
@@ -235,8 +244,20 @@ def class_names(sets: Sets, n_classes: int) -> tuple[str, ...]:
     return tuple(given[label] if label < len(given) and given[label] else str(label) for label in range(n_classes))
 
 
-def _findings(sets: Sets, plan: AuditPlan, priors: Mapping[str, ReadyPrior]) -> list[Finding]:
+def _findings(
+    sets: Sets, plan: AuditPlan, priors: Mapping[str, ReadyPrior], without_data: tuple[int, ...]
+) -> list[Finding]:
     found = []
+    if without_data:
+        shown = ", ".join(map(str, without_data[:10])) + (", ..." if len(without_data) > 10 else "")
+        found.append(
+            Finding(
+                code="classes-without-data",
+                severity="problem",
+                message=f"Of the classes drawn for this audit, {len(without_data)} could not be attacked, since they "
+                f"have no private or no held-out images: {shown}. The rest does not speak for them.",
+            )
+        )
     if sets.fit is None:
         found.append(
             Finding(

@@ -174,6 +174,14 @@ def test_a_model_of_one_class(tmp_path: Path) -> None:
         inspect_model(path, ModelSpec(name="m"))
 
 
+def test_a_graph_that_ends_in_argmax(tmp_path: Path) -> None:
+    top = helper.make_node("ArgMax", ["l"], ["y"], axis=1, keepdims=0)
+    proto = onnx.load_model_from_string(linear(RNG.normal(size=(64, 3)), top))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.INT64, ["n"]))
+    with pytest.raises(InvalidInput, match="ArgMax"):
+        inspect_model(write(tmp_path / "m.onnx", proto.SerializeToString()), ModelSpec(name="m"))
+
+
 def test_a_graph_that_runs_only_at_the_batch_size_it_was_exported_with(tmp_path: Path) -> None:
     shape = numpy_helper.from_array(np.array([2, 64], np.int64), "s")
     nodes = [helper.make_node("Reshape", ["x", "s"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])]

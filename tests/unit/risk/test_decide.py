@@ -237,6 +237,15 @@ WRONG_PASSES = {
     "prior trained on nothing": {"priors": (sample_prior().model_copy(update={"training_data_digest": ""}),)},
     "two cards of one prior": {"priors": (sample_prior(), sample_prior(0.9))},
     "ceiling of the attacked classes low": {"attacks": sample_attacks(ceiling=0.30)},
+    "prior whose samples resemble few classes": {
+        "priors": (sample_prior().model_copy(update={"class_coverage": measured("class_coverage", 0.22)}),)
+    },
+    "prior of unknown coverage": {"priors": (sample_prior().model_copy(update={"class_coverage": ABSENT}),)},
+    "searches that end below the best of unguided samples": {
+        "attacks": swap(QUIET, "best-of-prior", end_confidence=0.99)
+    },
+    "no control beside the attacks": {"attacks": QUIET[:3]},
+    "a control of another prior": {"attacks": swap(QUIET, "best-of-prior", prior="dcgan")},
     "attacks did not move": {"attacks": every(QUIET, moved=False)},
     "moved by word only": {"attacks": every(QUIET, start_confidence=0.9, end_confidence=0.9)},
     "moved without confidences": {"attacks": every(QUIET, start_confidence=None, end_confidence=None)},

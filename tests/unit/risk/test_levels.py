@@ -61,7 +61,6 @@ class TestRules:
     @pytest.mark.parametrize(
         ("change", "rule"),
         [
-            ({"complete": False}, "E3.1"),
             ({"evaluator_valid": False}, "E3.1"),
             ({"n_classes": 19}, "E3.1"),
         ],
@@ -131,7 +130,6 @@ flags = st.fixed_dictionaries(
         "delta_lo": st.one_of(st.none(), st.floats(-1, 1)),
         "n_classes": st.integers(0, 100),
         "adaptive": st.booleans(),
-        "complete": st.booleans(),
         "evaluator_valid": st.booleans(),
         "public_whitebox": st.booleans(),
     }
@@ -165,7 +163,7 @@ class TestProperties:
     def test_fewer_classes_or_less_evidence_never_clears_more(self, interval, a, rest):
         given_ = LevelInput(lo=interval[0], hi=interval[1], access_weight=a, **rest)
         reading = cleared_rank(read_level(given_))
-        for change in ({"n_classes": 19}, {"complete": False}, {"evaluator_valid": False}):
+        for change in ({"n_classes": 19}, {"evaluator_valid": False}):
             assert read_level(replace(given_, **change)).level is None
         for change in ({"adaptive": False}, {"w95_hi": None}, {"any_named": True, "f_named": 1.0}):
             assert cleared_rank(read_level(replace(given_, **change))) >= reading
