@@ -33,8 +33,9 @@ class MirrorBConfig(AttackConfig):
     """Largest change of a coordinate, in standard deviations of the prior's latent."""
     box: float = Field(default=2.0, gt=0)
     """Children stay within this many standard deviations of the mean, coordinate by coordinate."""
-    stop_confidence: float = Field(default=0.99, gt=0, le=1)
-    """A row whose fittest reaches this probability is left alone (paper: 0.95); 1: never."""
+    stop_confidence: float = Field(default=1.0, gt=0, le=1)
+    """A row whose fittest reaches this probability is left alone (paper: 0.95); 1: never. An over-confident target is
+    convinced long before its classes are rebuilt."""
 
 
 class MirrorB(Attack[MirrorBConfig]):
@@ -47,7 +48,8 @@ class MirrorB(Attack[MirrorBConfig]):
     worse one; here a coordinate comes from the first parent with probability e^s1 / (e^s1 + e^s2). The box in
     StyleGAN2's p-space is a box in z, which is N(0, I) for every prior here. The first generation's scores come from
     the pool, and the fittest, which is carried over, is not queried again. A smaller pool, population and number of
-    generations by default.
+    generations by default, and no early stop: on a
+    confident LeNet-5 it stopped after 35 queries per picture with a lift of 0.26, and without it reached 0.58.
     """
 
     name = "mirror-b"

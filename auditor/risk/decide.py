@@ -68,7 +68,8 @@ def decide(
     deployment = effective_access(policy, weights_published=weights_published)
     graded = sorted(attacks, key=lambda outcome: outcome.key)
     controls = {outcome.prior: outcome for outcome in graded if outcome.is_control}
-    evidence = [weigh(outcome, controls, priors, plan, policy, target) for outcome in graded]
+    judged = not isinstance(evaluator, NotMeasured) and not isinstance(judge, NotMeasured)
+    evidence = [weigh(outcome, controls, priors, plan, policy, target, judged=judged) for outcome in graded]
     distrust = judging_shortfalls(evaluator, judge, target, policy.thresholds)
     readings = _read_all(evidence, plan, policy, deployment, trusted=not distrust, published=weights_published)
     first = (
@@ -126,7 +127,8 @@ def _read(
         text = f"{outcome.status}: {outcome.reason}" if outcome.reason else str(outcome.status)
         return _Reading(item, None, LevelReading(None, "E3.1", text))
     if lift is None:
-        return _Reading(item, None, LevelReading(None, "E3.1", (*item.blocked, *item.weak)[0].reason))
+        why = [shortfall.reason for shortfall in (*item.blocked, *item.weak)]
+        return _Reading(item, None, LevelReading(None, "E3.1", next(iter(why), "nobody could judge what it found")))
     weight, extrapolated = _access_weight(outcome.access, policy, deployment)
     named = set(outcome.named_classes)
     given = LevelInput(

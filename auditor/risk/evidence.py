@@ -113,20 +113,25 @@ def weigh(
     plan: AuditPlan,
     policy: Policy,
     target: TargetCard,
+    *,
+    judged: bool,
 ) -> AttackEvidence:
     """Judge one outcome beside the best-of-prior `controls` by prior.
 
-    What a crashed attack left can still prove a leak; it clears nothing.
+    What a crashed attack left can still prove a leak; it clears nothing. Where the audit had no evaluator or no judge
+    (`judged` is False), that is said once for all attacks, and not again for the numbers it leaves unmeasured.
     """
     if outcome.status is OutcomeStatus.SKIPPED:
         return AttackEvidence(outcome, None, (), ())  # completeness.py speaks about these
-    lift, weak, blocked = _lift(outcome, policy.thresholds)
+    lift, weak, blocked = _lift(outcome, policy.thresholds) if judged else (None, (), ())
     if outcome.status is OutcomeStatus.FAILED:
         return AttackEvidence(outcome, lift, (), (crashed(outcome),))
     weak = (*weak, *_prior_limits(outcome, priors, policy.thresholds), *_search_limits(outcome, policy.thresholds))
     weak = (*weak, *_control_limits(outcome, controls))
-    weak = (*weak, *_target_limits(outcome, target), *_sample_limits(outcome, plan, policy.thresholds))
-    blocked = (*blocked, *_coverage_limits(outcome, policy.thresholds))
+    weak = (*weak, *_target_limits(outcome, target))
+    if judged:
+        weak = (*weak, *_sample_limits(outcome, plan, policy.thresholds))
+        blocked = (*blocked, *_coverage_limits(outcome, policy.thresholds))
     return AttackEvidence(outcome, lift, weak, blocked)
 
 
