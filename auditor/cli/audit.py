@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,9 +75,11 @@ def init(
     spec = ModelSpec(name=name, architecture=architecture)
     inferred: dict[str, str] = {}
     if model.suffix == ".onnx" or architecture is not None:
+        from auditor.loading.external_data import gather_weights
         from auditor.loading.inspection import inspect_model
 
-        card = inspect_model(model, spec)
+        with tempfile.TemporaryDirectory() as folder:
+            card = inspect_model(gather_weights(model, Path(folder) / "model"), spec)
         spec = spec.model_copy(update={"input": card.input, "n_classes": card.n_classes})
         inferred = card.inferred
 

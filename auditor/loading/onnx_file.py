@@ -61,8 +61,8 @@ class OnnxFile:
 def parse_onnx(path: Path, problems: Problems) -> onnx.ModelProto | None:
     """Decode the file and check it for safety; None when something was put into `problems`.
 
-    External data is refused altogether, also inside the file's folder: a submission is one file, so that its hash is
-    the hash of what was audited.
+    External data is refused here: a submission is one file, so that its hash is the hash of what was audited. Weights
+    in the file's own folder were gathered into it before (`external_data.gather_weights`).
     """
     try:
         model = onnx.load_model_from_string(path.read_bytes())
@@ -132,7 +132,8 @@ def _graphs(model: onnx.ModelProto) -> Iterator[list[onnx.NodeProto]]:
                 ]
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor in the model: weights, attributes, those of subgraphs and functions."""
     yield from model.graph.initializer
     for nodes in _graphs(model):
         for node in nodes:
@@ -148,7 +149,7 @@ def _check_tensors(model: onnx.ModelProto, problems: Problems) -> None:
     total, bad = 0, []
     if model.graph.sparse_initializer:
         problems.refuse("the graph has sparse initialisers", "Store the weights densely.")
-    for tensor in _tensors(model):
+    for tensor in all_tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             where = next((e.value for e in tensor.external_data if e.key == "location"), "?")
             problems.refuse(

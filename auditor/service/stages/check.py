@@ -18,6 +18,7 @@ from auditor.data.overlap import require_disjoint, require_unseen
 from auditor.data.reading import read_image_set
 from auditor.errors import InvalidInput, RefusedFile
 from auditor.loading.embedder import load_embedder
+from auditor.loading.external_data import gather_weights
 from auditor.loading.generator import load_generator
 from auditor.loading.inspection import inspect_model
 from auditor.priors.catalog import PRIORS
@@ -57,7 +58,8 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     """Check a submission.
 
     `unit.params`: `model` (path of the model file), `base` (folder the manifest's paths are relative to), `manifest`
-    (Manifest as JSON). Writes `target.json`, `plan.json` and the bundles; returns card, plan and warnings.
+    (Manifest as JSON). Writes `target.json`, `plan.json` and the bundles, and `model` where weights lay in files beside
+    it; returns card, plan and warnings.
 
     Raises:
         InvalidInput: with every problem of model, data, plan and policy.
@@ -69,7 +71,9 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     if plan is not None:
         _check_plan(plan, manifest, problems)
     ctx.tick("check", 1, 4)
-    card = problems.attempt(lambda: inspect_model(Path(str(unit.params["model"])), manifest.model))
+    given = Path(str(unit.params["model"]))
+    model = problems.attempt(lambda: gather_weights(given, workspace.root / "gathered.onnx"))
+    card = None if model is None else problems.attempt(lambda: inspect_model(model, manifest.model))
     ctx.tick("check", 2, 4)
     sets = _read_data(manifest, base, card, problems)
     ctx.tick("check", 3, 4)
@@ -79,6 +83,8 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         raise problems.error()
     workspace.output("target.json").write_text(card.model_dump_json())
     workspace.output("plan.json").write_text(plan.model_dump_json())
+    if model is not None and model != given:
+        model.replace(workspace.output("model"))
     for role, image_set in sets.items():
         save_bundle(image_set, workspace.output(f"{role}.npz"))
     for name, spec in (("generator.onnx", manifest.data.generator), ("judge.onnx", manifest.data.judge)):

@@ -22,6 +22,7 @@ from torch import nn
 from auditor.contracts.manifest import InputSpec, ModelSpec
 from auditor.contracts.submission import ModelFormat
 from auditor.errors import InvalidInput, RefusedFile
+from auditor.loading.external_data import gather_weights
 from auditor.loading.inspection import inspect_model
 from auditor.loading.limits import MAX_FILE_BYTES
 from auditor.loading.problems import Problems
@@ -166,6 +167,63 @@ def test_external_data_is_refused_wherever_it_lies(tmp_path: Path, location: str
     with pytest.raises(RefusedFile, match="external data") as caught:
         inspect_model(path, SPEC)
     assert "save_as_external_data=False" in caught.value.remedy
+
+
+def beside(folder: Path, location: str, *, n_bytes: int = 48, **entries: int) -> Path:
+    """A model whose weights are 48 bytes of the file `location`."""
+    proto = one_node("Gemm", ("n", 4), [np.arange(12, dtype=np.float32).reshape(4, 3)])
+    tensor = proto.graph.initializer[0]
+    data = tensor.raw_data
+    external_data_helper.set_external_data(tensor, location, **entries)
+    tensor.ClearField("raw_data")
+    if n_bytes and "/" not in location:
+        (folder / location).write_bytes(bytes(entries.get("offset", 0)) + data[:n_bytes])
+    path = folder / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("entries", [{}, {"offset": 64, "length": 48}])
+def test_weights_beside_the_file_are_gathered_into_it(tmp_path: Path, entries: dict[str, int]) -> None:
+    path = beside(tmp_path, "m.onnx.data", **entries)
+    gathered = gather_weights(path, tmp_path / "one")
+    assert gathered == tmp_path / "one"
+    model = onnx.load(gathered, load_external_data=False)
+    assert np.array_equal(onnx.numpy_helper.to_array(model.graph.initializer[0]).ravel(), np.arange(12))
+    assert not model.graph.initializer[0].external_data
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"n_bytes": 0}, "is not beside it"),
+        ({"n_bytes": 40}, "too short"),
+        ({"length": 4}, "its shape needs 48"),
+        ({"offset": 10, "length": 1 << 40}, "its shape needs 48"),
+    ],
+)
+def test_weights_files_that_do_not_fit(tmp_path: Path, options: dict[str, int], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        gather_weights(beside(tmp_path, "w.bin", **options), tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "link.bin", "linked/passwd", "C:/x", "", "a\\b"])
+def test_weights_elsewhere_are_never_read(tmp_path: Path, location: str) -> None:
+    (tmp_path / "link.bin").symlink_to("/etc/passwd")
+    (tmp_path / "linked").symlink_to("/etc")
+    path = beside(tmp_path, location, n_bytes=0)
+    assert gather_weights(path, tmp_path / "one") == path
+    with pytest.raises(RefusedFile, match="external data"):
+        inspect_model(path, SPEC)
+
+
+def test_a_file_without_weights_elsewhere_stays_as_it_is(tmp_path: Path) -> None:
+    for data in (one_node("Relu", ("n", 3, 16, 16)).SerializeToString(), b"no model at all", b""):
+        path = tmp_path / "m"
+        path.write_bytes(data)
+        assert gather_weights(path, tmp_path / "one") == path
+    assert gather_weights(tmp_path / "missing", tmp_path / "one") == tmp_path / "missing"
 
 
 def test_external_data_in_an_attribute_is_found_too(tmp_path: Path) -> None:

@@ -172,6 +172,16 @@ def test_onnx_with_data_outside_its_folder(good, tmp_path):
     assert isinstance(refusal(good, tmp_path, file=saved(model, tmp_path / "outside.onnx")), RefusedFile)
 
 
+def test_onnx_with_weights_in_a_file_beside_it_is_stored_as_one(good, tmp_path):
+    """As torch's exporter writes it when nothing else is asked for."""
+    proto = onnx.load(good / "model.onnx")
+    onnx.save(proto, tmp_path / "two.onnx", save_as_external_data=True, location="two.onnx.data", size_threshold=0)
+    value, workspace = run(good, tmp_path, file=tmp_path / "two.onnx")
+    stored = onnx.load(workspace.output("model"), load_external_data=False)
+    assert not any(tensor.external_data for tensor in stored.graph.initializer)
+    assert value["target"]["weights_digest"] == run(good, tmp_path / "again")[0]["target"]["weights_digest"]
+
+
 def test_weights_that_are_not_numbers(good, tmp_path):
     model = onnx.load(good / "model.onnx")
     for tensor in model.graph.initializer:
