@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -15,6 +16,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 for _name in [name for name in os.environ if name.startswith("AUDITOR_") and "TEST" not in name]:
     if _name != "AUDITOR_SHARED_DATA":
         del os.environ[_name]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: children would ignore Ctrl-C too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
