@@ -141,7 +141,8 @@ class ProcessRunner:
             pipes = _Pipes()
             self._send(process, unit, root)
             if self._keeps_spare:
-                self._spare = self._start(unit)
+                with contextlib.suppress(RunnerFailure):  # the next unit will say so
+                    self._spare = self._start(unit)
             last = self._follow(process, pipes, on_message, should_stop)
             return _conclude(process, last, pipes)
         finally:
