@@ -14,8 +14,8 @@ class PreparedAudit(Contract):
 
     classes: tuple[int, ...]
     """Attacked classes, ascending."""
-    classes_without_data: tuple[int, ...] = ()
-    """Classes that were drawn too, but have no private or no held-out images: planned and not done."""
+    classes_unjudged: tuple[int, ...] = ()
+    """Classes that were drawn too, but have no private or no held-out images, or are misread: planned and not done."""
     class_names: tuple[str, ...]
     """Name of every class of the target."""
     attacks: tuple[AttackReadiness, ...]

@@ -191,7 +191,7 @@ def _blank_outcome(
     costs: list[AttackCost],
 ) -> AttackOutcome:
     attack = ATTACKS.build(spec.name, spec.params)
-    n_classes = len(scene.prepared.classes) + len(scene.prepared.classes_without_data)
+    n_classes = len(scene.prepared.classes) + len(scene.prepared.classes_unjudged)
     per_class = scene.plan.samples_per_class
     return AttackOutcome(
         key=spec.key,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from auditor.data.cache import ContentCache
 from auditor.data.image_set import ImageSet
 from auditor.data.overlap import check_overlap, require_disjoint
 from auditor.data.splits import stratified_split
+from auditor.evaluation.misread import misread_classes
 from auditor.loading.target_loading import load_target
 from auditor.priors.base import Prior
 from auditor.priors.catalog import PRIORS
@@ -86,10 +87,14 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     priors = ready_priors(workspace, plan, target, sets.public, ctx)
     prior_cards, measures = measure_priors(priors, witnesses, sets.heldout, target, plan, ctx)
     attacks = [readiness(spec, plan, priors, target) for spec in plan.attacks]
-    classes, without_data = attacked_classes(sets, target.n_classes, plan, ctx)
+    misread = frozenset[int]()
+    if witnesses.evaluator is not None and sets.heldout is not None:
+        batch = sets.heldout.batch(target.image_shape)
+        misread = misread_classes(target.logits, witnesses.evaluator.logits, batch, ctx)
+    classes, unjudged = attacked_classes(sets, target.n_classes, plan, ctx, misread=misread)
     prepared = PreparedAudit(
         classes=classes,
-        classes_without_data=without_data,
+        classes_unjudged=unjudged,
         class_names=class_names(sets, target.n_classes),
         attacks=tuple(attacks),
         data=tuple(sets.cards),
@@ -97,7 +102,7 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         evaluator=witnesses.evaluator_card,
         judge=witnesses.judge_card,
         priors=prior_cards,
-        findings=tuple(_findings(sets, plan, priors, without_data)),
+        findings=tuple(_findings(sets, plan, priors, unjudged, misread)),
     )
     _write(workspace, prepared, sets, witnesses, measures, priors, ctx)
     return {
@@ -222,17 +227,19 @@ def has_critic(prior: Prior, target: Target) -> bool:
 
 
 def attacked_classes(
-    sets: Sets, n_classes: int, plan: AuditPlan, ctx: RunContext
+    sets: Sets, n_classes: int, plan: AuditPlan, ctx: RunContext, *, misread: frozenset[int] = frozenset()
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The first classes of a seeded order over all of the target's, and those of them that cannot be judged.
 
-    Only classes with fit and held-out images are attacked, and others take the place of the rest; but a draw from the
-    classes somebody gave images of says nothing about the others, so the rest counts as planned and not done.
+    Only classes with fit and held-out images that are not `misread` are attacked, and others take the place of the
+    rest; but a draw from the classes somebody gave good images of says nothing about the others, so the rest counts as
+    planned and not done.
     """
     known = set(range(n_classes))
     if sets.fit is not None and sets.heldout is not None:
         known = set(np.unique(sets.fit.labels).tolist()) & set(np.unique(sets.heldout.labels).tolist())  # type: ignore[arg-type]
     order = torch.randperm(n_classes, generator=ctx.rng("classes")).tolist()
+    known -= misread
     limit = plan.n_classes or n_classes
     attacked = [label for label in order if label in known][:limit]
     return tuple(sorted(attacked)), tuple(sorted(set(order[:limit]) - known))
@@ -245,17 +252,25 @@ def class_names(sets: Sets, n_classes: int) -> tuple[str, ...]:
 
 
 def _findings(
-    sets: Sets, plan: AuditPlan, priors: Mapping[str, ReadyPrior], without_data: tuple[int, ...]
+    sets: Sets, plan: AuditPlan, priors: Mapping[str, ReadyPrior], unjudged: tuple[int, ...], misread: frozenset[int]
 ) -> list[Finding]:
     found = []
-    if without_data:
-        shown = ", ".join(map(str, without_data[:10])) + (", ..." if len(without_data) > 10 else "")
+    if misread:
         found.append(
             Finding(
-                code="classes-without-data",
+                code="misread-classes",
                 severity="problem",
-                message=f"Of the classes drawn for this audit, {len(without_data)} could not be attacked, since they "
-                f"have no private or no held-out images: {shown}. The rest does not speak for them.",
+                message=f"The model recognises no held-out image of classes {_some(sorted(misread))}, though it "
+                "recognises others: check the class map. An attack on them would look harmless whatever leaks.",
+            )
+        )
+    if unjudged:
+        found.append(
+            Finding(
+                code="classes-unjudged",
+                severity="problem",
+                message=f"Of the classes drawn for this audit, {len(unjudged)} could not be judged, since they have no "
+                f"private or no held-out images or are misread: {_some(unjudged)}. The others do not speak for them.",
             )
         )
     if sets.fit is None:
@@ -273,6 +288,10 @@ def _findings(
             )
         )
     return found
+
+
+def _some(labels: Sequence[int]) -> str:
+    return ", ".join(map(str, labels[:10])) + (", ..." if len(labels) > 10 else "")
 
 
 def _write(
