@@ -1,12 +1,15 @@
 """One history of migrations builds SQLite and PostgreSQL alike, and matches the models."""
 
+import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
+from sqlalchemy.engine import make_url
 
 from auditor.db import migrate
 from auditor.db.engine import build_engine
@@ -94,6 +97,17 @@ def test_processes_may_start_on_an_empty_sqlite_file_together(sqlite_url):
         process.stdin.write("go\n")
         process.stdin.flush()
     assert [process.communicate()[0] for process in starting] == [f"{migrate.HEAD}\n"] * 3
+
+
+def test_a_first_connection_waits_for_another_process_writer(sqlite_url):
+    writer = sqlite3.connect(make_url(sqlite_url).database, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, writer.execute, ["COMMIT"])
+    release.start()
+    with build_engine(sqlite_url).connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    release.join()
+    writer.close()
 
 
 def test_a_failed_migration_leaves_nothing_half_done(engine, monkeypatch):
