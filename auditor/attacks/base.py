@@ -10,12 +10,13 @@ from typing import Any, Generic, TypeVar, final
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from auditor.contracts.access import Access
 from auditor.errors import AccessDenied
-from auditor.priors.base import Prior
+from auditor.priors.base import Prior, Trait
+from auditor.targets.base import Target
 from auditor.targets.views import LabelView, QueryCounter, ScoreView, WhiteBoxView
 from auditor.tensors import Reconstructions, RunContext, Snapshot
 
@@ -73,8 +74,10 @@ class Attack(ABC, Generic[C]):
     paper: str
     """Authors, venue, arXiv id."""
     Config: type[Any] = AttackConfig
-    needs_critic: bool = False
-    """True when the objective uses the prior's critic."""
+    needs: frozenset[Trait] = frozenset()
+    """Traits the prior must have."""
+    default_prior: str | None = None
+    """Catalog name of the prior the paper's method comes with; None: the plan's first prior with all it `needs`."""
     is_control: bool = False
 
     def __init__(self, config: C) -> None:
@@ -84,6 +87,57 @@ class Attack(ABC, Generic[C]):
     def adaptive(self) -> bool:
         """Whether this configuration is built to see through a defense."""
         return False
+
+    @classmethod
+    def inapplicable(cls, target: Target) -> str:
+        """Why the method has nothing to work on in this model, whoever attacks it; empty when it has."""
+        return ""
+
+    def aids(self, image_shape: tuple[int, int, int], n_classes: int) -> nn.ModuleDict | None:
+        """Blank helper networks (students, surrogates) that are trained once per target; None: needs none."""
+        return None
+
+    def train_aids(self, aids: nn.ModuleDict, view: Any, prior: Prior, public: Tensor, ctx: KeyedContext) -> None:
+        """Train `aids` in place, from public images and queries to the target alone.
+
+        Args:
+            aids: what `aids` gave, on `ctx.device`.
+            view: the target at this attack's level; these queries have an account of their own.
+            prior: the prior the attack will use.
+            public: (N, C, H, W) public images in [0, 1], on the CPU, of the target's shape.
+            ctx: device, seed, progress; `ctx.rng` is keyed by the attack.
+        """
+        raise NotImplementedError(f"'{self.name}' has no aids")
+
+    @final
+    def prepare(
+        self, view: LabelView, prior: Prior, public: Tensor, ctx: RunContext, *, key: str | None = None
+    ) -> nn.ModuleDict | None:
+        """The trained helper networks, frozen and in eval mode; None when the attack needs none.
+
+        Args:
+            view: the target, narrowed to this attack's level.
+            prior: as for `run`.
+            public: (N, C, H, W) public images in [0, 1].
+            ctx: device, seed, progress.
+            key: what seeds the draws; default: the attack's name.
+
+        Raises:
+            AccessDenied: `view` offers another level than the attack declares.
+        """
+        self._check_level(view)
+        keyed = _keyed(ctx, key or self.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(keyed.rng("aids").initial_seed())
+            aids = self.aids(view.image_shape, view.n_classes)
+        if aids is None:
+            return None
+        self.train_aids(aids.to(ctx.device), view, prior, public, keyed)
+        return aids.eval().requires_grad_(False)
+
+    def _check_level(self, view: LabelView) -> None:
+        if view.access is not self.access:
+            raise AccessDenied(f"'{self.name}' is a {self.access} attack but was handed a {view.access} view")
 
     @final
     def run(
@@ -96,6 +150,7 @@ class Attack(ABC, Generic[C]):
         *,
         key: str | None = None,
         snapshot_fracs: tuple[float, ...] = (),
+        aids: nn.ModuleDict | None = None,
     ) -> Reconstructions:
         """Attack every class of `classes`, `samples_per_class` times each.
 
@@ -107,27 +162,27 @@ class Attack(ABC, Generic[C]):
             ctx: device, seed, batch size, progress.
             key: what seeds the draws; default: the attack's name.
             snapshot_fracs: points in [0, 1] at which to keep images (empty: none).
+            aids: what `prepare` gave, for an attack that has helper networks.
 
         The confidences before and after are the auditor's own measurement: they are not booked as the attack's queries.
         When the view's query budget runs out, the result is what was reached by then, and says so.
 
         Raises:
             AccessDenied: `view` offers another level than the attack declares.
-            ValueError: shapes, ranges or class indices are wrong, or the prior lacks the critic the attack needs.
+            ValueError: shapes, ranges or class indices are wrong, or the prior lacks what the attack needs.
         """
-        if view.access is not self.access:
-            raise AccessDenied(f"'{self.name}' is a {self.access} attack but was handed a {view.access} view")
+        self._check_level(view)
         if tuple(prior.image_shape) != tuple(view.image_shape):
             raise ValueError(f"prior draws {prior.image_shape}, target takes {view.image_shape}")
         if len(set(classes)) != len(classes) or not all(0 <= c < view.n_classes for c in classes):
             raise ValueError("classes must be distinct indices of the target")
-        if self.needs_critic and prior.critic(torch.zeros(1, *view.image_shape, device=ctx.device)) is None:
-            raise ValueError(f"'{self.name}' needs a prior with a critic; '{prior.name}' has none")
+        for trait in sorted(self.needs - prior.traits):
+            raise ValueError(f"'{self.name}' needs a prior with the trait '{trait}'; '{prior.name}' has it not")
         rows = Rows(
             labels=torch.tensor(classes, dtype=torch.int64).repeat_interleave(samples_per_class),
             sample=torch.arange(samples_per_class).repeat(len(classes)),
         )
-        result = self.invert(view, prior, rows, _keyed(ctx, key or self.name), snapshot_fracs)
+        result = self.invert(view, prior, rows, _keyed(ctx, key or self.name, aids), snapshot_fracs)
         expected = (len(rows), *view.image_shape)
         for images in (result.start, result.images):
             if tuple(images.shape) != expected:
@@ -162,16 +217,17 @@ class Attack(ABC, Generic[C]):
 
 @dataclass(frozen=True)
 class KeyedContext(RunContext):
-    """A RunContext whose generators are further keyed by the attack."""
+    """A RunContext whose generators are further keyed by the attack, and its trained helper networks."""
 
     attack_key: str = ""
+    aids: nn.ModuleDict | None = None
 
     def rng(self, *key: str | int) -> torch.Generator:
         """A generator for (attack, *key)."""
         return super().rng(self.attack_key, *key)
 
 
-def _keyed(ctx: RunContext, key: str) -> KeyedContext:
+def _keyed(ctx: RunContext, key: str, aids: nn.ModuleDict | None = None) -> KeyedContext:
     return KeyedContext(
         device=ctx.device,
         seed=ctx.seed,
@@ -181,6 +237,7 @@ def _keyed(ctx: RunContext, key: str) -> KeyedContext:
         on_tick=ctx.on_tick,
         is_cancelled=ctx.is_cancelled,
         attack_key=key,
+        aids=aids,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pydantic import Field
+from torch import Tensor
 
 from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
-from auditor.attacks.initial import search_pool
+from auditor.attacks.initial import Pool, search_pool
 from auditor.attacks.rows import Chunks, paint
 from auditor.contracts.access import Access
 from auditor.priors.base import Prior
@@ -40,11 +41,17 @@ class BestOfPrior(Attack[BestOfPriorConfig]):
         chunks = Chunks(ctx)
         size = max(self.config.pool, int(rows.sample.max()) + 1)
         pool = search_pool(view, prior, size, chunks, ctx, stage=self.name)
-        images = paint(prior, pool(prior, rows, ctx), chunks, ctx)
+        places = pool.places(rows)
+        images = paint(prior, pool.latents[places], _at(pool, places), chunks, ctx)
         return Inversion(
-            start=paint(prior, pool.latents[rows.sample], chunks, ctx),
+            start=paint(prior, pool.latents[rows.sample], _at(pool, rows.sample), chunks, ctx),
             images=images,
             snapshots=tuple(Snapshot(frac, images) for frac in snapshot_fracs),
             notes=chunks.notes,
             complete=pool.complete,
         )
+
+
+def _at(pool: Pool, places: Tensor) -> Tensor | None:
+    """The classes the pool's members were drawn as; None for a prior that draws none."""
+    return None if pool.labels is None else pool.labels[places]

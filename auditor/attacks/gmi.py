@@ -10,7 +10,7 @@ from auditor.attacks.initial import RandomInit
 from auditor.attacks.objectives import Objective, cross_entropy, identity, unreal
 from auditor.attacks.rows import Chunks, paint
 from auditor.contracts.access import Access
-from auditor.priors.base import Prior
+from auditor.priors.base import Prior, Trait
 from auditor.targets.views import WhiteBoxView
 from auditor.tensors import Snapshot
 
@@ -47,7 +47,8 @@ class Gmi(Attack[GmiConfig]):
     access = Access.WHITE_BOX
     paper = "Zhang, Jia, Pei, Wang, Li and Song, CVPR 2020, arXiv 1911.07135"
     Config = GmiConfig
-    needs_critic = True
+    needs = frozenset({Trait.CRITIC})
+    default_prior = "dcgan"
 
     def invert(
         self, view: WhiteBoxView, prior: Prior, rows: Rows, ctx: KeyedContext, snapshot_fracs: tuple[float, ...]
@@ -79,9 +80,9 @@ class Gmi(Attack[GmiConfig]):
             fracs=snapshot_fracs,
         )
         return Inversion(
-            start=paint(prior, start, chunks, ctx),
-            images=paint(prior, end.latents, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, chunks, ctx)) for frac, z in end.path),
+            start=paint(prior, start, rows.labels, chunks, ctx),
+            images=paint(prior, end.latents, rows.labels, chunks, ctx),
+            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
             notes=end.notes + chunks.notes,
             complete=end.complete,
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from auditor.attacks.base import KeyedContext, Rows
 from auditor.attacks.rows import Chunks, RowStreams
-from auditor.priors.base import Prior, sample_latents
+from auditor.priors.base import Prior, sample_labels, sample_latents
 from auditor.targets.views import ScoreView
 
 
@@ -36,11 +36,14 @@ class Pool:
 
     Attributes:
         latents: (S, D) draws from N(0, I), the same whichever classes are attacked.
-        scores: (S, K) log-probabilities; minus infinity for samples the budget did not cover.
+        labels: (S,) the classes a conditional prior drew them as; None for any other prior.
+        scores: (S, K) log-probabilities; minus infinity for samples the budget did not cover, and for classes other
+            than the one a conditional prior drew.
         complete: False when the budget did not cover all.
     """
 
     latents: Tensor
+    labels: Tensor | None
     scores: Tensor
     complete: bool
 
@@ -82,12 +85,14 @@ def search_pool(
         box: the samples' latents are clipped to [-box, box].
     """
     latents = sample_latents(prior, size, ctx.rng("pool")).clamp(-box, box)
+    labels = sample_labels(prior, size, ctx.rng("pool", "labels"))
     counter = view.counter
     covered = size if counter.limit is None else max(0, min(size, counter.limit - counter.forward))
 
     def score(rows: slice) -> Tensor:
         with torch.no_grad(), ctx.autocast():
-            log_probs = view.log_probs(prior.decode(latents[rows].to(ctx.device)))
+            images = prior.decode(latents[rows].to(ctx.device), None if labels is None else labels[rows])
+            log_probs = view.log_probs(images)
         ctx.tick(stage, rows.stop, covered)
         return log_probs.float().cpu()
 
@@ -96,4 +101,6 @@ def search_pool(
     scores = torch.full((size, view.n_classes), -torch.inf)
     if covered:
         scores[:covered] = torch.cat(chunks.map(covered, score))
-    return Pool(latents, scores, covered == size)
+    if labels is not None:
+        scores[labels[:, None] != torch.arange(view.n_classes)] = -torch.inf
+    return Pool(latents, labels, scores, covered == size)

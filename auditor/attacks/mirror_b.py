@@ -11,7 +11,7 @@ from torch import Tensor
 from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
 from auditor.attacks.evolution import evolve
 from auditor.attacks.initial import search_pool
-from auditor.attacks.rows import Chunks, RowStreams, paint
+from auditor.attacks.rows import Chunks, RowStreams, class_log_probs, paint
 from auditor.contracts.access import Access
 from auditor.priors.base import Prior
 from auditor.targets.views import ScoreView
@@ -72,7 +72,7 @@ class MirrorB(Attack[MirrorBConfig]):
         scores = pool.scores[places, rows.labels[:, None]].clamp_min(-1e4)
 
         def fitness(latents: Tensor, row: Tensor) -> Tensor:
-            return self._fitness(view, prior, latents, rows.labels[row], chunks, ctx)
+            return class_log_probs(view, prior, latents, rows.labels[row], chunks, ctx)
 
         end = evolve(
             population,
@@ -90,19 +90,9 @@ class MirrorB(Attack[MirrorBConfig]):
             fracs=snapshot_fracs,
         )
         return Inversion(
-            start=paint(prior, population[:, 0], chunks, ctx),
-            images=paint(prior, end.latents, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, chunks, ctx)) for frac, z in end.path),
+            start=paint(prior, population[:, 0], rows.labels, chunks, ctx),
+            images=paint(prior, end.latents, rows.labels, chunks, ctx),
+            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
             notes=end.notes + chunks.notes,
             complete=pool.complete and end.complete,
         )
-
-    def _fitness(
-        self, view: ScoreView, prior: Prior, latents: Tensor, labels: Tensor, chunks: Chunks, ctx: KeyedContext
-    ) -> Tensor:
-        def rate(part: slice) -> Tensor:
-            with ctx.autocast():
-                log_probs = view.log_probs(prior.decode(latents[part].to(ctx.device))).float().cpu()
-            return log_probs.gather(1, labels[part, None]).squeeze(1)
-
-        return torch.cat(chunks.map(len(latents), rate))

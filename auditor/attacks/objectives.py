@@ -148,15 +148,16 @@ class Objective:
         Returns:
             (B,) float32; row i depends on row i alone.
         """
+        labels = self._labels[index.to(self._labels.device)]
         with self._ctx.autocast():
-            images = self._prior.decode(latents)
+            images = self._prior.decode(latents, labels)
             seen = self._augmenter(images, index, step) if self._augmenter else images
             logits = self._view.logits(seen.contiguous(memory_format=self._layout))
         scene = Scene(
             latents=latents,
             images=images.float(),
             logits=logits.float().unflatten(0, (self.queries_per_row, -1)),
-            labels=self._labels[index.to(self._labels.device)],
+            labels=labels,
             prior=self._prior,
         )
         total = torch.zeros(len(latents), device=latents.device)

@@ -92,9 +92,9 @@ class Ppa(Attack[PpaConfig]):
         )
         chosen, covered = self._select(view, prior, end, tried, rows, chunks, ctx)
         return Inversion(
-            start=paint(prior, start[chosen], chunks, ctx),
-            images=paint(prior, end.latents[chosen], chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z[chosen], chunks, ctx)) for frac, z in end.path),
+            start=paint(prior, start[chosen], rows.labels, chunks, ctx),
+            images=paint(prior, end.latents[chosen], rows.labels, chunks, ctx),
+            snapshots=tuple(Snapshot(frac, paint(prior, z[chosen], rows.labels, chunks, ctx)) for frac, z in end.path),
             notes=end.notes + chunks.notes,
             complete=pool.complete and end.complete and covered,
         )
@@ -134,7 +134,7 @@ class Ppa(Attack[PpaConfig]):
         if self.config.candidates == 1:
             return torch.arange(len(rows)), True
         if affordable(view, len(tried) * transforms):
-            images = paint(prior, end.latents, chunks, ctx)
+            images = paint(prior, end.latents, tried.labels, chunks, ctx)
             scores = robust_confidence(
                 view,
                 images,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from auditor.attacks.base import KeyedContext, Rows
 from auditor.priors.base import Prior
-from auditor.targets.views import LabelView
+from auditor.targets.views import LabelView, ScoreView
 
 T = TypeVar("T")
 
@@ -101,6 +101,36 @@ def affordable(view: LabelView, n_images: int) -> bool:
 
 
 @torch.no_grad()
-def paint(prior: Prior, latents: Tensor, chunks: Chunks, ctx: KeyedContext) -> Tensor:
-    """(N, C, H, W) pictures of (N, D) latents, in float32 whatever the autocast policy, on the CPU."""
-    return torch.cat(chunks.map(len(latents), lambda rows: prior.decode(latents[rows].to(ctx.device)).float().cpu()))
+def paint(prior: Prior, latents: Tensor, labels: Tensor | None, chunks: Chunks, ctx: KeyedContext) -> Tensor:
+    """(N, C, H, W) pictures of (N, D) latents, in float32 whatever the autocast policy, on the CPU.
+
+    `labels` (N,) int64 are the classes a conditional prior draws; other priors ignore them.
+    """
+
+    def draw(rows: slice) -> Tensor:
+        return prior.decode(latents[rows].to(ctx.device), None if labels is None else labels[rows]).float().cpu()
+
+    return torch.cat(chunks.map(len(latents), draw))
+
+
+@torch.no_grad()
+def class_log_probs(
+    view: ScoreView, prior: Prior, latents: Tensor, labels: Tensor, chunks: Chunks, ctx: KeyedContext
+) -> Tensor:
+    """(N,) the target's log-probability of each latent's class; one query a row, all classes in one pass.
+
+    Args:
+        view: the target, scores only.
+        prior: paints the latents.
+        latents: (N, D).
+        labels: (N,) int64.
+        chunks: rows per forward pass.
+        ctx: device and autocast policy.
+    """
+
+    def rate(rows: slice) -> Tensor:
+        with ctx.autocast():
+            log_probs = view.log_probs(prior.decode(latents[rows].to(ctx.device), labels[rows])).float().cpu()
+        return log_probs.gather(1, labels[rows, None]).squeeze(1)
+
+    return torch.cat(chunks.map(len(latents), rate))

@@ -76,8 +76,11 @@ class PriorCard(Contract):
     source: str
     """`trained` on the public data or `supplied` by the team."""
     latent_dim: int
-    has_critic: bool
+    traits: tuple[str, ...] = ()
+    """What it offers beyond drawing: `critic`, `conditional`, `stages`, `pixels`, `surrogate`."""
     training_data_digest: str
+    target_queries: int = 0
+    """Images its training sent to the target: more than 0 for a prior made for this target."""
     config: dict[str, JsonValue] = {}
     quality: dict[str, float] = {}
     """Named quality figures: pixel spread ratio, reconstruction error, KID where it can be had."""

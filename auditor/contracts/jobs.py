@@ -129,6 +129,12 @@ class AttackReadiness(Contract):
     """The prior it uses; None: the one its entry names, else the plan's first."""
     access: Access | None = None
     """Its access level. The Fisher stage gets the images of the first white-box attack."""
+    inapplicable: bool = False
+    """Not runnable, and no attacker could: the method has nothing to work on in this model."""
+    aids: str = ""
+    """Name of the file with its trained helper networks; empty: it needs none."""
+    aid_queries: int = 0
+    """Images that training these sent to the target, once for all classes."""
 
 
 class UnitView(Contract):

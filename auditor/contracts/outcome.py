@@ -19,6 +19,13 @@ class OutcomeStatus(StrEnum):
     """It raised; the error is in the outcome and the verdict is inconclusive."""
     SKIPPED = "skipped"
     """It could not run on this submission, and the reason says why."""
+    INAPPLICABLE = "inapplicable"
+    """Its method has nothing to work on in this model, whoever attacks it: nothing is missing."""
+
+    @property
+    def ran(self) -> bool:
+        """Whether there is anything to judge."""
+        return self not in (OutcomeStatus.SKIPPED, OutcomeStatus.INAPPLICABLE)
 
 
 class Coverage(Contract):
@@ -72,6 +79,8 @@ class AttackOutcome(Contract):
     coverage: Coverage
     forward_queries: int = 0
     """Images sent forward through the target."""
+    shared_queries: int = 0
+    """Images sent to the target once for all classes beforehand: by the training of its prior or helper networks."""
     backward_queries: int = 0
     start_confidence: float | None = None
     """Mean target confidence in the wanted class before the attack."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,7 +18,8 @@ from auditor.evaluation.base import Floats, Reference
 from auditor.evaluation.intervals import Bootstrap, Interval, mean_interval, rate_interval, wilson
 from auditor.evaluation.judgement import choices, judge_images
 from auditor.evaluation.scoring import measured
-from auditor.priors.base import Prior, sample_latents
+from auditor.priors.base import Prior
+from auditor.priors.quality import decode_all, sample_images
 from auditor.tensors import ImageBatch, RunContext
 
 
@@ -142,9 +142,9 @@ def measure_prior(
         ctx: device, seed, batch size, progress.
         n_control_samples: unguided samples to draw.
     """
-    latents = sample_latents(prior, n_control_samples, ctx.rng("control", prior.digest))
-    control = control_rates(_decode(prior, latents, ctx), reference, ctx)
-    projected = _project(prior, heldout.images, ctx)
+    samples = sample_images(prior, n_control_samples, ctx.rng("control", prior.digest), ctx)
+    control = control_rates(samples, reference, ctx)
+    projected = decode_all(prior, prior.project(heldout.images, ctx, heldout.labels), heldout.labels, ctx)
     return PriorMeasure(
         control=control,
         ceiling=real_rates(ImageBatch(projected, heldout.labels), reference, ctx),
@@ -178,14 +178,3 @@ def real_rates(images: ImageBatch, reference: Reference, ctx: RunContext) -> Cla
         np.add.at(sums, judgement.labels, rows)
         shares.append(np.divide(sums, counts, out=np.full(K, np.nan), where=counts > 0))
     return ClassRates(shares[0], shares[1], shares[2], counts)
-
-
-def _project(prior: Prior, images: Tensor, ctx: RunContext) -> Tensor:
-    """(N, C, H, W) what the prior draws nearest to `images`, on the CPU."""
-    parts = [prior.project(chunk.to(ctx.device), ctx).detach() for chunk in images.split(ctx.batch_size)]
-    return _decode(prior, torch.cat(parts), ctx)
-
-
-@torch.no_grad()
-def _decode(prior: Prior, latents: Tensor, ctx: RunContext) -> Tensor:
-    return torch.cat([prior.decode(chunk.to(ctx.device)).cpu() for chunk in latents.split(ctx.batch_size)])

@@ -37,7 +37,7 @@ class OnnxPriorConfig(PriorConfig):
 class OnnxPrior(NetworkPrior):
     """A generator supplied as ONNX; it has no critic, and images are projected by search and gradient."""
 
-    def guess(self, images: Tensor, ctx: RunContext) -> Tensor:
+    def guess(self, images: Tensor, ctx: RunContext, labels: Tensor | None = None) -> Tensor:
         """(B, D): of 2048 random latents, the one whose picture is nearest to each image by pixels."""
         latents = torch.randn(_CANDIDATES, self.latent_dim, generator=ctx.rng("project", self.digest))
         wanted = images.flatten(1)

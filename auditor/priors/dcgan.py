@@ -9,6 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from auditor.contracts.access import Access
+from auditor.priors.base import Oracle, Trait
 from auditor.priors.network import NetworkPrior, PriorConfig, crop, grid_of, pad_to, random_batch, update_average
 from auditor.priors.quality import hold_out, quality_figures
 from auditor.tensors import ImageBatch, RunContext
@@ -94,13 +96,15 @@ class DcganCritic(nn.Module):
 class DcganPrior(NetworkPrior):
     """A trained DCGAN: `critic` scores realism, `project` starts from the nearest of many random samples."""
 
+    traits: frozenset[Trait] = frozenset({Trait.CRITIC})
+
     def critic(self, images: Tensor) -> Tensor:
         """(B,) float32 realism score, larger is more real."""
         score: Tensor = self.networks["critic"](images)
         return score.float()
 
     @torch.no_grad()
-    def guess(self, images: Tensor, ctx: RunContext) -> Tensor:
+    def guess(self, images: Tensor, ctx: RunContext, labels: Tensor | None = None) -> Tensor:
         """Per image, the latent of the nearest of 1,024 random samples."""
         latents = torch.randn(1024, self.latent_dim, generator=ctx.rng("prior", "projection")).to(images.device)
         samples = torch.cat([self.decode(chunk) for chunk in latents.split(ctx.batch_size)])
@@ -120,15 +124,17 @@ class DcganBuilder:
         "as in GMI, Zhang et al., CVPR 2020, arXiv 1911.07135"
     )
     Config = DcganConfig
+    traits: frozenset[Trait] = DcganPrior.traits
+    access: Access | None = None
 
     def __init__(self, config: DcganConfig) -> None:
         self.config = config
 
-    def blank(self, image_shape: tuple[int, int, int]) -> DcganPrior:
+    def blank(self, image_shape: tuple[int, int, int], n_classes: int = 0) -> DcganPrior:
         """Untrained networks for pictures of `image_shape`."""
         return self._wrap(*self._networks(image_shape), image_shape)
 
-    def train(self, public: ImageBatch, ctx: RunContext) -> DcganPrior:
+    def train(self, public: ImageBatch, ctx: RunContext, oracle: Oracle | None = None) -> DcganPrior:
         """Train on public images; labels are not used."""
         shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
         with torch.random.fork_rng(devices=[]):

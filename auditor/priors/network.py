@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from auditor.contracts.access import Access
 from auditor.contracts.base import canonical_json
+from auditor.priors.base import Oracle, Trait
 from auditor.tensors import ImageBatch, RunContext
 
 
@@ -33,9 +35,12 @@ class NetworkPrior:
         networks: everything with weights, `generator` among them; frozen and in eval mode.
         generator: latent (B, D) to images (B, C, H, W) in [0, 1].
         quality: named figures measured on public images (see `auditor.priors.quality`).
+        n_classes: K of a conditional prior, else 0.
+        target_queries: images its training sent to the target; 0 for a prior of public images alone.
         refine_steps: gradient steps of a projection, after its guess.
     """
 
+    traits: frozenset[Trait] = frozenset()
     refine_steps = 100
 
     def __init__(
@@ -47,6 +52,7 @@ class NetworkPrior:
         latent_dim: int,
         networks: nn.ModuleDict,
         quality: dict[str, float] | None = None,
+        n_classes: int = 0,
     ) -> None:
         self.name = name
         self.config: dict[str, JsonValue] = config.model_dump(mode="json")
@@ -55,6 +61,8 @@ class NetworkPrior:
         self.networks = networks.eval().requires_grad_(False)
         self.generator: nn.Module = networks["generator"]
         self.quality: dict[str, float] = dict(quality or {})
+        self.n_classes = n_classes
+        self.target_queries = 0
         self.digest = self.compute_digest()
 
     def compute_digest(self) -> str:
@@ -77,28 +85,44 @@ class NetworkPrior:
         self.networks.to(device)
         return self
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, D) to (B, C, H, W) float32 in [0, 1]; differentiable."""
-        images: Tensor = self.generator(latents)
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The generator in one piece, unless a subclass can take it apart."""
+        return (self.generator,)
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B, D) to (B, C, H, W) float32 in [0, 1]; differentiable. A conditional prior needs (B,) `labels`."""
+        if Trait.CONDITIONAL not in self.traits:
+            images: Tensor = self.generator(latents)
+        elif labels is None:
+            raise ValueError(f"prior '{self.name}' draws a class at a time and was not told which")
+        else:
+            images = self.generator(latents, labels.to(latents.device))
         return images.float()
 
     def critic(self, images: Tensor) -> Tensor | None:
         """(B,) realism score, larger is more real; None: this prior has no critic."""
         return None
 
-    def guess(self, images: Tensor, ctx: RunContext) -> Tensor:
+    def surrogate(self, images: Tensor) -> Tensor | None:
+        """(M, B, K) logits of models that stand in for the target; None: this prior has none."""
+        return None
+
+    def guess(self, images: Tensor, ctx: RunContext, labels: Tensor | None = None) -> Tensor:
         """(B, D) starting points of a projection: the mean of the prior, unless a subclass knows better."""
         return torch.zeros(len(images), self.latent_dim, device=images.device)
 
-    def project(self, images: Tensor, ctx: RunContext) -> Tensor:
+    def project(self, images: Tensor, ctx: RunContext, labels: Tensor | None = None) -> Tensor:
         """(B, D): the latents whose pictures are nearest to `images` by pixels; no target is involved.
 
         `images` are (B, C, H, W) in [0, 1]. Starts from `guess` and refines by gradient; the result is on `ctx.device`.
         """
         parts = []
         for start in range(0, len(images), ctx.batch_size):
-            chunk = images[start : start + ctx.batch_size].to(ctx.device)
-            parts.append(refine_projection(self, chunk, self.guess(chunk, ctx), steps=self.refine_steps))
+            rows = slice(start, start + ctx.batch_size)
+            chunk, classes = images[rows].to(ctx.device), None if labels is None else labels[rows].to(ctx.device)
+            guess = self.guess(chunk, ctx, classes)
+            parts.append(refine_projection(self, chunk, guess, classes, steps=self.refine_steps))
             ctx.tick("project", min(start + ctx.batch_size, len(images)), len(images))
         return torch.cat(parts) if parts else torch.zeros(0, self.latent_dim, device=ctx.device)
 
@@ -107,6 +131,7 @@ def refine_projection(
     prior: NetworkPrior,
     images: Tensor,
     start: Tensor,
+    labels: Tensor | None = None,
     *,
     steps: int = 100,
     lr: float = 0.05,
@@ -118,6 +143,7 @@ def refine_projection(
         prior: decodes the latents.
         images: (B, C, H, W) in [0, 1], to be matched.
         start: (B, D) latents to begin with.
+        labels: (B,) int64 classes, for a conditional prior.
         steps: gradient steps.
         lr: peak step size in latent units, annealed to zero by a cosine.
         latent_weight: weight of the mean squared latent beside the mean squared pixel error; weak, it only keeps
@@ -129,7 +155,7 @@ def refine_projection(
     with torch.enable_grad():
         for step in range(steps + 1):
             optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
-            error = (prior.decode(z) - images).square().flatten(1).mean(dim=1)
+            error = (prior.decode(z, labels) - images).square().flatten(1).mean(dim=1)
             loss = error + latent_weight * z.square().mean(dim=1)
             better = loss.detach() < best_loss
             best_loss = torch.where(better, loss.detach(), best_loss)
@@ -145,13 +171,20 @@ class PriorBuilder(Protocol):
     name: str
     paper: str
     Config: type[Any]
+    traits: frozenset[Trait]
+    """What its priors offer."""
+    access: Access | None
+    """What training asks of the target; None: nothing, and the prior serves every target of this shape."""
 
-    def train(self, public: ImageBatch, ctx: RunContext) -> NetworkPrior:
-        """A prior of `public` ((N, C, H, W) in [0, 1]); private images never come here."""
+    def train(self, public: ImageBatch, ctx: RunContext, oracle: Oracle | None = None) -> NetworkPrior:
+        """A prior of `public` ((N, C, H, W) in [0, 1]); private images never come here.
+
+        `oracle` is the target at the level of `access`, whose counter is the caller's; None where `access` is.
+        """
         ...
 
-    def blank(self, image_shape: tuple[int, int, int]) -> NetworkPrior:
-        """The same prior with untrained weights, to be filled from storage."""
+    def blank(self, image_shape: tuple[int, int, int], n_classes: int = 0) -> NetworkPrior:
+        """The same prior with untrained weights, to be filled from storage; `n_classes` is K of a conditional one."""
         ...
 
 

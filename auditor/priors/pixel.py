@@ -9,6 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from auditor.contracts.access import Access
+from auditor.priors.base import Oracle, Trait
 from auditor.priors.network import NetworkPrior, PriorConfig
 from auditor.tensors import ImageBatch, RunContext
 
@@ -38,7 +40,9 @@ class PixelGenerator(nn.Module):
 class PixelPrior(NetworkPrior):
     """The prior of an attacker who owns no images."""
 
-    def project(self, images: Tensor, ctx: RunContext) -> Tensor:
+    traits: frozenset[Trait] = frozenset({Trait.PIXELS})
+
+    def project(self, images: Tensor, ctx: RunContext, labels: Tensor | None = None) -> Tensor:
         """(B, latent_dim): area average to the grid, through the inverse sigmoid."""
         grid = cast(PixelGenerator, self.generator).grid
         coarse = interpolate(images.to(ctx.device), (grid, grid), mode="area").clamp(0.01, 0.99)
@@ -51,16 +55,18 @@ class PixelBuilder:
     name = "pixel"
     paper = "own; smooth-image prior as in Yin et al., CVPR 2020, arXiv 1912.08795 (total variation), by construction"
     Config = PixelConfig
+    traits: frozenset[Trait] = PixelPrior.traits
+    access: Access | None = None
 
     def __init__(self, config: PixelConfig) -> None:
         self.config = config
 
-    def train(self, public: ImageBatch, ctx: RunContext) -> PixelPrior:
+    def train(self, public: ImageBatch, ctx: RunContext, oracle: Oracle | None = None) -> PixelPrior:
         """Nothing to train: only the shape of `public` is used."""
         _, channels, height, width = public.images.shape
         return self.blank((channels, height, width))
 
-    def blank(self, image_shape: tuple[int, int, int]) -> PixelPrior:
+    def blank(self, image_shape: tuple[int, int, int], n_classes: int = 0) -> PixelPrior:
         """The prior itself: it has no weights."""
         return PixelPrior(
             name=self.name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from auditor.priors.base import Prior, sample_latents
+from auditor.priors.base import Prior, sample_labels, sample_latents
 from auditor.tensors import RunContext
 
 if TYPE_CHECKING:
@@ -16,9 +16,19 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def sample_images(prior: Prior, n: int, generator: torch.Generator, ctx: RunContext) -> Tensor:
-    """(n, C, H, W) pictures of latents drawn from N(0, I), on the CPU."""
+    """(n, C, H, W) pictures of latents drawn from N(0, I) (and classes, where the prior draws those), on the CPU."""
     latents = sample_latents(prior, n, generator)
-    return torch.cat([prior.decode(chunk.to(ctx.device)).cpu() for chunk in latents.split(ctx.batch_size)])
+    return decode_all(prior, latents, sample_labels(prior, n, generator), ctx)
+
+
+@torch.no_grad()
+def decode_all(prior: Prior, latents: Tensor, labels: Tensor | None, ctx: RunContext) -> Tensor:
+    """(N, C, H, W) pictures of (N, D) latents, in chunks, on the CPU."""
+    parts = []
+    for start in range(0, len(latents), ctx.batch_size):
+        rows = slice(start, start + ctx.batch_size)
+        parts.append(prior.decode(latents[rows].to(ctx.device), None if labels is None else labels[rows]).cpu())
+    return torch.cat(parts)
 
 
 def pixel_spread_ratio(samples: Tensor, images: Tensor) -> float:

@@ -26,19 +26,42 @@ class ResizedPrior:
         self.latent_dim = inner.latent_dim
         self.image_shape = image_shape
         self.generator: nn.Module = inner.generator
+        self.traits = inner.traits
+        self.n_classes = inner.n_classes
         self.digest = digest_of({"prior": inner.digest, "resized": list(image_shape)})
 
-    def decode(self, latents: Tensor) -> Tensor:
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The inner prior's, with the resizing at the end."""
+        return (*self._inner.stages, _Resize(self.image_shape))
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, D) to (B, C, H, W) in [0, 1]; differentiable."""
-        return _resize(self._inner.decode(latents), self.image_shape)
+        return _resize(self._inner.decode(latents, labels), self.image_shape)
 
     def critic(self, images: Tensor) -> Tensor | None:
         """The inner prior's critic, at the inner size."""
         return self._inner.critic(_resize(images, self._inner.image_shape))
 
-    def project(self, images: Tensor, ctx: RunContext) -> Tensor:
+    def surrogate(self, images: Tensor) -> Tensor | None:
+        """The inner prior's surrogates, at the inner size."""
+        return self._inner.surrogate(_resize(images, self._inner.image_shape))
+
+    def project(self, images: Tensor, ctx: RunContext, labels: Tensor | None = None) -> Tensor:
         """(B, D): projection at the inner size."""
-        return self._inner.project(_resize(images, self._inner.image_shape), ctx)
+        return self._inner.project(_resize(images, self._inner.image_shape), ctx, labels)
+
+
+class _Resize(nn.Module):
+    """Images to another height and width."""
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, H, W)."""
+        return _resize(images, self.image_shape)
 
 
 def fit_prior(prior: Prior, image_shape: tuple[int, int, int]) -> Prior:

@@ -10,7 +10,7 @@ from auditor.data.network_file import check_digest, load_exactly, read_network, 
 from auditor.priors.catalog import PRIORS
 from auditor.priors.network import NetworkPrior
 
-_KIND = "prior-1"
+_KIND = "prior-2"
 
 
 def save_prior(prior: NetworkPrior, path: Path) -> str:
@@ -21,6 +21,8 @@ def save_prior(prior: NetworkPrior, path: Path) -> str:
         "config": prior.config,
         "shape": list(prior.image_shape),
         "quality": prior.quality,
+        "n_classes": prior.n_classes,
+        "target_queries": prior.target_queries,
     }
     write_network(path, _KIND, prior.state(), about)
     return prior.digest
@@ -33,9 +35,9 @@ def load_prior(path: Path, device: torch.device) -> NetworkPrior:
         InvalidInput: not a prior file, of another version, or altered since it was written.
     """
     about, state = read_network(path, _KIND)
-    prior = PRIORS.build(about["name"], about["config"]).blank(tuple(about["shape"]))
+    prior = PRIORS.build(about["name"], about["config"]).blank(tuple(about["shape"]), about["n_classes"])
     load_exactly(prior.networks, state, path)
-    prior.quality = about["quality"]
+    prior.quality, prior.target_queries = about["quality"], about["target_queries"]
     prior.digest = prior.compute_digest()
     check_digest(path, about, prior.digest)
     return prior.to(device)

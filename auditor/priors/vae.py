@@ -10,6 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from auditor.contracts.access import Access
+from auditor.priors.base import Oracle, Trait
 from auditor.priors.network import NetworkPrior, PriorConfig, random_batch, update_average
 from auditor.priors.quality import hold_out, quality_figures
 from auditor.priors.vae_networks import VaeDecoder, VaeEncoder
@@ -51,7 +53,7 @@ class VaePrior(NetworkPrior):
         return latents
 
     @torch.no_grad()
-    def guess(self, images: Tensor, ctx: RunContext) -> Tensor:
+    def guess(self, images: Tensor, ctx: RunContext, labels: Tensor | None = None) -> Tensor:
         """The encoder's mean."""
         return self.encode(images)
 
@@ -75,15 +77,17 @@ class VaeBuilder:
         "density fitted after training: Ghosh et al., ICLR 2020, arXiv 1903.12436"
     )
     Config = VaeConfig
+    traits: frozenset[Trait] = VaePrior.traits
+    access: Access | None = None
 
     def __init__(self, config: VaeConfig) -> None:
         self.config = config
 
-    def blank(self, image_shape: tuple[int, int, int]) -> VaePrior:
+    def blank(self, image_shape: tuple[int, int, int], n_classes: int = 0) -> VaePrior:
         """Untrained networks for pictures of `image_shape`."""
         return self._wrap(*self._networks(image_shape), image_shape)
 
-    def train(self, public: ImageBatch, ctx: RunContext) -> VaePrior:
+    def train(self, public: ImageBatch, ctx: RunContext, oracle: Oracle | None = None) -> VaePrior:
         """Train on public images; labels are not used."""
         shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
         with torch.random.fork_rng(devices=[]):

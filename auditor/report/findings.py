@@ -109,6 +109,8 @@ def _about_attack(outcome: AttackOutcome) -> Iterator[Finding]:
         yield _finding("attack-failed", "problem", f"{outcome.key} crashed{why}.")
     elif outcome.status is OutcomeStatus.SKIPPED:
         yield _finding("attack-skipped", "warning", f"{outcome.key} was skipped{why}.")
+    elif outcome.status is OutcomeStatus.INAPPLICABLE:
+        yield _finding("attack-inapplicable", "info", f"{outcome.key} does not apply to this model{why}.")
     elif not outcome.moved and not outcome.is_control:
         yield _finding("attack-did-not-move", "warning", f"{outcome.key} never raised the target's confidence.")
 

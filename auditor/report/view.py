@@ -34,11 +34,11 @@ class AttackRow:
 
     @property
     def status(self) -> str:
-        """`high`, `cannot clear`, `control`, `crashed`, `skipped` or `open`."""
+        """`high`, `cannot clear`, `control`, `crashed`, `skipped`, `inapplicable` or `open`."""
         if self.outcome.status is OutcomeStatus.FAILED:
             return "crashed"
-        if self.outcome.status is OutcomeStatus.SKIPPED:
-            return "skipped"
+        if not self.outcome.status.ran:
+            return str(self.outcome.status)
         if self.outcome.is_control:
             return "control"
         if self.reading is not None and self.reading.level is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from auditor.contracts.access import Access
 from auditor.contracts.base import digest_of
 from auditor.contracts.cards import ClassifierCard, JudgeCard, OverlapCheck, PriorCard
-from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
+from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.contracts.report import AttackLevel, RiskVerdict
@@ -123,7 +123,7 @@ def _read(
     item: AttackEvidence, policy: Policy, deployment: Access, *, trusted: bool, published: bool, adaptive: bool
 ) -> _Reading:
     outcome, lift = item.outcome, item.lift
-    if outcome.status is OutcomeStatus.SKIPPED:
+    if not outcome.status.ran:
         text = f"{outcome.status}: {outcome.reason}" if outcome.reason else str(outcome.status)
         return _Reading(item, None, LevelReading(None, "E3.1", text))
     if lift is None:

@@ -121,7 +121,7 @@ def weigh(
     What a crashed attack left can still prove a leak; it clears nothing. Where the audit had no evaluator or no judge
     (`judged` is False), that is said once for all attacks, and not again for the numbers it leaves unmeasured.
     """
-    if outcome.status is OutcomeStatus.SKIPPED:
+    if not outcome.status.ran:
         return AttackEvidence(outcome, None, (), ())  # completeness.py speaks about these
     lift, weak, blocked = _lift(outcome, policy.thresholds) if judged else (None, (), ())
     if outcome.status is OutcomeStatus.FAILED:

@@ -147,8 +147,9 @@ def _attack_units(job: AuditJob, attack: AttackPlan, prepared: UnitResult, prefi
                 "prior": attack.prior,
                 "classes": list(classes),
                 "chunk": number,
+                "aids": attack.readiness.aids,
             },
-            inputs=_pick(job.inputs, _ATTACK_INPUTS) | priors,
+            inputs=_pick(job.inputs, _ATTACK_INPUTS) | _pick(prepared.outputs, (attack.readiness.aids,)) | priors,
         )
         for number, classes in enumerate(attack.chunks)
     ]
@@ -205,6 +206,8 @@ def _finish_unit(job: AuditJob, attacks: tuple[AttackPlan, ...], done: Done, fai
                 "is_control": attack.spec.name == CONTROL_ATTACK,
                 "runnable": attack.readiness.runnable,
                 "reason": attack.readiness.reason,
+                "inapplicable": attack.readiness.inapplicable,
+                "aid_queries": attack.readiness.aid_queries,
                 "chunks": chunks,
             }
         )

@@ -82,7 +82,7 @@ class ScoreView(LabelView):
 
 
 class WhiteBoxView(ScoreView):
-    """White-box access: differentiable logits."""
+    """White-box access: differentiable logits, and the layers behind them."""
 
     access = Access.WHITE_BOX
 
@@ -95,6 +95,8 @@ class WhiteBoxView(ScoreView):
 
         self.logits = logits
         """(B, C, H, W) in [0, 1] to (B, K), differentiable with respect to the images."""
+        self.layers = () if target.module is None else tuple(target.module.modules())
+        """Every module of the network, for hooks on its inner activations; not to be changed."""
 
 
 _VIEWS: dict[Access, type[LabelView]] = {

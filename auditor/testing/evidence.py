@@ -91,7 +91,6 @@ def sample_prior(ceiling: float = 0.72, name: str = "vae") -> PriorCard:
         digest=digest_of(name),
         source="trained",
         latent_dim=192,
-        has_critic=False,
         training_data_digest=digest_of("public"),
         config={"steps": 1800, "kl_weight": 0.5},
         quality={"pixel_spread_ratio": 0.91, "reconstruction_mse": 0.0074},

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from auditor.contracts.access import Access
 from auditor.contracts.manifest import InputSpec
 from auditor.contracts.submission import ModelFormat, Output, TargetCard
+from auditor.priors.base import Trait
 from auditor.tensors import RunContext
 
 EVERY_TOY_ACCESS = (Access.WHITE_BOX, Access.SCORE, Access.LABEL)
@@ -143,26 +144,71 @@ class ToyTarget:
         return logits
 
 
+class _Directions(nn.Module):
+    """(B, D) latents to (B, C*H*W) offsets along the rows of `basis`."""
+
+    basis: Tensor
+
+    def __init__(self, basis: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("basis", basis.detach().float().clone())
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(B, D) to (B, C*H*W)."""
+        offset: Tensor = latents @ self.basis
+        return offset
+
+
+class _OnBase(nn.Module):
+    """(B, C*H*W) offsets to images around `base`."""
+
+    base: Tensor
+
+    def __init__(self, base: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("base", base.detach().float().clone())
+
+    def forward(self, offset: Tensor) -> Tensor:
+        """(B, C*H*W) to (B, C, H, W) in [0, 1]."""
+        images: Tensor = (self.base + offset.unflatten(1, self.base.shape)).clamp(0, 1)
+        return images
+
+
 class AffineGenerator(nn.Module):
-    """decode(z) = clamp(base + z @ basis, 0, 1), reshaped to an image.
+    """decode(z) = clamp(base + z @ basis, 0, 1), reshaped to an image; with `lean`, pulled towards a class's template.
 
     Attributes:
         base: (C, H, W) image at z = 0.
         basis: (D, C*H*W), one direction per latent coordinate, rows orthogonal.
+        lean: (K, C*H*W) offset of each class, or None.
     """
 
-    base: Tensor
-    basis: Tensor
+    lean: Tensor | None
 
-    def __init__(self, base: Tensor, basis: Tensor) -> None:
+    def __init__(self, base: Tensor, basis: Tensor, lean: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("base", base.detach().float().clone())
-        self.register_buffer("basis", basis.detach().float().clone())
+        self.stages = nn.Sequential(_Directions(basis), _OnBase(base))
+        self.register_buffer("lean", None if lean is None else lean.detach().float().clone())
 
-    def forward(self, latents: Tensor) -> Tensor:
+    @property
+    def base(self) -> Tensor:
+        """(C, H, W)."""
+        base: Tensor = self.get_buffer("stages.1.base")
+        return base
+
+    @property
+    def basis(self) -> Tensor:
+        """(D, C*H*W)."""
+        basis: Tensor = self.get_buffer("stages.0.basis")
+        return basis
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, D) to (B, C, H, W) in [0, 1]."""
-        offset: Tensor = (latents @ self.basis).unflatten(1, self.base.shape)
-        return (self.base + offset).clamp(0, 1)
+        offset: Tensor = self.stages[0](latents)
+        if self.lean is not None:
+            offset = offset + self.lean[labels]
+        images: Tensor = self.stages[1](offset)
+        return images
 
 
 class ToyPrior:
@@ -175,13 +221,22 @@ class ToyPrior:
         templates: (K, C, H, W) in [0, 1], K at least 2.
         latent_dim: at least K - 1; more adds directions of random noise with a tenth of the templates' amplitude.
         has_critic: whether `critic` answers (minus the squared distance from the generator's subspace).
+        conditional: draw a class at a time, half-way to its template.
+        has_surrogate: whether `surrogate` answers (two blunt classifiers of the templates).
         seed: of the added directions.
     """
 
     name = "toy"
 
     def __init__(
-        self, templates: Tensor, *, latent_dim: int | None = None, has_critic: bool = False, seed: int = 0
+        self,
+        templates: Tensor,
+        *,
+        latent_dim: int | None = None,
+        has_critic: bool = False,
+        conditional: bool = False,
+        has_surrogate: bool = False,
+        seed: int = 0,
     ) -> None:
         n, shape = len(templates), templates.shape[1:]
         self.image_shape = (shape[0], shape[1], shape[2])
@@ -190,29 +245,57 @@ class ToyPrior:
             raise ValueError(f"latent_dim must be in {n - 1}..{shape.numel()}")
         base = templates.mean(dim=0)
         basis = _principal_directions((templates - base).flatten(1).double(), self.latent_dim, seed)
-        self.generator: nn.Module = AffineGenerator(base, basis).eval()
-        self._network: AffineGenerator = self.generator
-        self._has_critic = has_critic
-        self.digest = _digest(self._network.base, self._network.basis, torch.tensor(has_critic))
+        lean = 0.5 * (templates - base).flatten(1) if conditional else None
+        self._network = AffineGenerator(base, basis, lean).eval()
+        self.generator: nn.Module = self._network
+        self.n_classes = n if conditional else 0
+        self._students = [TemplateClassifier(templates, sharpness).eval() for sharpness in (0.5, 1.0)]
+        self.traits = frozenset(
+            trait
+            for trait, there in (
+                (Trait.CRITIC, has_critic),
+                (Trait.CONDITIONAL, conditional),
+                (Trait.STAGES, not conditional),
+                (Trait.SURROGATE, has_surrogate),
+            )
+            if there
+        )
+        self.digest = _digest(self._network.base, self._network.basis, torch.tensor([has_critic, conditional]))
 
-    def decode(self, latents: Tensor) -> Tensor:
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """Latents to offsets, offsets to images; a conditional prior comes in one piece."""
+        return (self.generator,) if Trait.CONDITIONAL in self.traits else tuple(self._network.stages)
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, latent_dim) to (B, C, H, W) in [0, 1]; differentiable."""
-        images: Tensor = self._network.to(latents.device)(latents)
+        if Trait.CONDITIONAL in self.traits and labels is None:
+            raise ValueError("a conditional prior was not told which classes to draw")
+        images: Tensor = self._network.to(latents.device)(latents, labels)
         return images
 
     def critic(self, images: Tensor) -> Tensor | None:
         """(B,) minus the squared distance to the subspace of decodable images; None without a critic."""
-        if not self._has_critic:
+        if Trait.CRITIC not in self.traits:
             return None
         flat = (images - self._network.to(images.device).base).flatten(1)
         inside = self._coordinates(flat) @ self._network.basis
         return -(flat - inside).square().sum(dim=1)
 
-    def project(self, images: Tensor, ctx: RunContext) -> Tensor:
+    def surrogate(self, images: Tensor) -> Tensor | None:
+        """(2, B, K) logits of blunt classifiers of the templates; None without them."""
+        if Trait.SURROGATE not in self.traits:
+            return None
+        return torch.stack([student.to(images.device)(images) for student in self._students])
+
+    def project(self, images: Tensor, ctx: RunContext, labels: Tensor | None = None) -> Tensor:
         """(B, latent_dim) least-squares latents, in closed form."""
         base = self._network.to(images.device).base
         ctx.tick("project", len(images), len(images))
-        return self._coordinates((images - base).flatten(1))
+        offset = (images - base).flatten(1)
+        if self._network.lean is not None and labels is not None:
+            offset = offset - self._network.lean[labels]
+        return self._coordinates(offset)
 
     def _coordinates(self, flat: Tensor) -> Tensor:
         basis = self._network.basis

@@ -1,4 +1,7 @@
-"""Rules every attack of the catalog keeps, on a target and a prior with known answers."""
+"""Rules every attack of the catalog keeps, on a target and a prior with known answers.
+
+A new attack needs an entry in QUICK here, and nothing else.
+"""
 
 import hashlib
 
@@ -9,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from auditor.attacks.catalog import ATTACKS
 from auditor.contracts.access import Access
 from auditor.errors import AccessDenied, InvalidInput, UnknownName
-from auditor.priors.base import sample_latents
+from auditor.priors.base import Trait, sample_latents
+from auditor.priors.quality import sample_images
 from auditor.targets.views import narrow
 from auditor.tensors import RunContext
 from auditor.testing import ToyPrior, ToyTarget, toy_templates
@@ -22,6 +26,26 @@ QUICK = {
     "mirror-b": {"pool": 200, "population": 10, "generations": 12},
     "best-of-prior": {"pool": 200},
 }
+"""Parameters that make an attack run in well under a second and still find the toy's templates."""
+
+
+def prior_for(name, templates=TEMPLATES):
+    """A toy prior with every trait that the attack needs."""
+    needs = ATTACKS.get(name).needs
+    return ToyPrior(
+        templates,
+        has_critic=True,
+        conditional=Trait.CONDITIONAL in needs,
+        has_surrogate=Trait.SURROGATE in needs,
+    )
+
+
+def aids_of(attack, target, prior, context):
+    """Its helper networks, from pictures that any prior of the templates could have drawn."""
+    public = sample_images(ToyPrior(TEMPLATES), 400, torch.Generator().manual_seed(9), context)
+    return attack.prepare(narrow(target, attack.access), prior, public, context)
+
+
 every_attack = pytest.mark.parametrize("name", ATTACKS.names)
 
 
@@ -32,8 +56,9 @@ def run(
     target = target or ToyTarget(TEMPLATES, sharpness=2.0)
     view = narrow(target, attack.access, max_queries=budget)
     context = RunContext(seed=seed, batch_size=batch)
-    prior = prior or ToyPrior(TEMPLATES, has_critic=True)
-    return attack.run(view, prior, classes, samples, context, snapshot_fracs=fracs), view
+    prior = prior or prior_for(name)
+    aids = aids_of(attack, target, prior, context)
+    return attack.run(view, prior, classes, samples, context, snapshot_fracs=fracs, aids=aids), view
 
 
 def digest(*tensors):
@@ -60,7 +85,7 @@ def test_defaults_are_quick_enough_to_build_and_config_is_frozen(name):
 @every_attack
 def test_another_level_of_view_is_refused(name):
     attack = ATTACKS.build(name, QUICK.get(name, {}))
-    target, prior = ToyTarget(TEMPLATES), ToyPrior(TEMPLATES, has_critic=True)
+    target, prior = ToyTarget(TEMPLATES), prior_for(name)
     for access in (Access.WHITE_BOX, Access.SCORE, Access.LABEL):
         if access is not attack.access:
             with pytest.raises(AccessDenied):
@@ -98,11 +123,11 @@ def test_without_a_limit_the_result_is_complete(name):
 def test_cross_entropy_falls_far_below_that_of_random_pictures(name):
     if name == "best-of-prior":
         pytest.skip("a control: it only selects")
-    target, prior = ToyTarget(TEMPLATES, sharpness=2.0), ToyPrior(TEMPLATES, has_critic=True)
+    target, prior = ToyTarget(TEMPLATES, sharpness=2.0), prior_for(name)
     result, _ = run(name, target=target, prior=prior, classes=tuple(range(K)))
-    latents = sample_latents(prior, len(result.labels), torch.Generator().manual_seed(5))
+    latents = sample_latents(ToyPrior(TEMPLATES), len(result.labels), torch.Generator().manual_seed(5))
     with torch.no_grad():
-        random = cross_entropy(target.logits(prior.decode(latents)), result.labels)
+        random = cross_entropy(target.logits(ToyPrior(TEMPLATES).decode(latents)), result.labels)
         reached = cross_entropy(target.logits(result.images), result.labels)
     assert float(reached) <= 0.25 * float(random)
 
@@ -142,7 +167,7 @@ def test_shapes_range_and_alignment(name):
 
 @every_attack
 def test_target_and_prior_are_left_as_they_were(name):
-    target, prior = ToyTarget(TEMPLATES, sharpness=2.0), ToyPrior(TEMPLATES, has_critic=True)
+    target, prior = ToyTarget(TEMPLATES, sharpness=2.0), prior_for(name)
     before = digest(target.templates, *prior.generator.state_dict().values())
     run(name, target=target, prior=prior)
     assert digest(target.templates, *prior.generator.state_dict().values()) == before
@@ -174,9 +199,10 @@ def test_writes_no_files_and_prints_nothing(name, tmp_path, monkeypatch, capfd):
 def test_progress_reaches_its_end_and_cancelling_stops(name):
     ticks = []
     attack = ATTACKS.build(name, QUICK.get(name, {}))
-    view = narrow(ToyTarget(TEMPLATES, sharpness=2.0), attack.access)
+    target = ToyTarget(TEMPLATES, sharpness=2.0)
     context = RunContext(on_tick=lambda stage, done, total: ticks.append((stage, done, total)))
-    attack.run(view, ToyPrior(TEMPLATES, has_critic=True), (0,), 2, context)
+    aids = aids_of(attack, target, prior_for(name), context)
+    attack.run(narrow(target, attack.access), prior_for(name), (0,), 2, context, aids=aids)
     assert ticks
     assert all(0 < done <= total for _, done, total in ticks)
 
@@ -197,7 +223,7 @@ def test_a_target_that_knows_nothing_gives_nothing(name):
     """Pictures made against a target of other patterns are not recognised more often than chance allows."""
     truth = toy_templates(20, seed=3)
     stranger = ToyTarget(toy_templates(20, seed=77), sharpness=2.0)
-    prior = ToyPrior(truth, has_critic=True)
+    prior = prior_for(name, truth)
     result, _ = run(name, target=stranger, prior=prior, classes=tuple(range(20)), samples=2)
     hits = ToyTarget(truth).logits(result.images).argmax(dim=1) == result.labels
     chance = 1 / 20
@@ -208,15 +234,17 @@ def test_a_target_that_knows_nothing_gives_nothing(name):
 def test_mismatched_shapes_and_classes_are_refused(name):
     attack = ATTACKS.build(name, QUICK.get(name, {}))
     view = narrow(ToyTarget(TEMPLATES), attack.access)
-    large = ToyPrior(toy_templates(K, (1, 16, 16)), has_critic=True)
+    large = prior_for(name, toy_templates(K, (1, 16, 16)))
     with pytest.raises(ValueError, match="prior draws"):
         attack.run(view, large, (0,), 1, RunContext())
     for classes in ((0, 0), (K,), (-1,)):
         with pytest.raises(ValueError, match="distinct"):
-            attack.run(view, ToyPrior(TEMPLATES, has_critic=True), classes, 1, RunContext())
+            attack.run(view, prior_for(name), classes, 1, RunContext())
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in ATTACKS if entry.needs_critic])
-def test_an_attack_that_needs_a_critic_says_so(name):
-    with pytest.raises(ValueError, match="critic"):
-        run(name, prior=ToyPrior(TEMPLATES))
+@pytest.mark.parametrize("name", [entry.name for entry in ATTACKS if entry.needs])
+def test_an_attack_that_needs_a_trait_says_so(name):
+    bare = ToyPrior(TEMPLATES)
+    bare.traits = frozenset()
+    with pytest.raises(ValueError, match="trait"):
+        run(name, prior=bare)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from auditor.attacks.base import Attack
 from auditor.attacks.catalog import ATTACKS
 from auditor.contracts.access import Access
 from auditor.contracts.jobs import UnitSpec
@@ -17,14 +19,19 @@ from auditor.contracts.manifest import Manifest
 from auditor.contracts.plan import AttackSpec, AuditPlan
 from auditor.contracts.prepared import AttackCost
 from auditor.contracts.submission import TargetCard
+from auditor.data.network_file import load_exactly, read_network
 from auditor.loading.generator import load_generator
 from auditor.loading.target_loading import load_target
 from auditor.priors.base import Prior
 from auditor.priors.resized import fit_prior
 from auditor.priors.storage import load_prior
 from auditor.service.workspace import UnitValue, Workspace
+from auditor.targets.base import Target
 from auditor.targets.views import narrow
 from auditor.tensors import Reconstructions, RunContext, Snapshot
+
+AIDS_FILE = "aids-1"
+"""Kind and version of the file with an attack's helper networks."""
 
 
 def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
@@ -40,6 +47,7 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     target = load_target(workspace.input("model"), card, ctx.device)
     prior = fit_prior(prior_of(workspace, str(unit.params["prior"]), ctx), target.image_shape)
     view = narrow(target, attack.access, max_queries=plan.max_queries)
+    aids = str(unit.params.get("aids", ""))
     wants_snapshots = plan.fisher.enabled and attack.access is Access.WHITE_BOX
     result = attack.run(
         view,
@@ -49,6 +57,7 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         ctx,
         key=spec.key,
         snapshot_fracs=plan.fisher.trajectory if wants_snapshots else (),
+        aids=load_aids(attack, workspace.input(aids), target, ctx) if aids else None,
     )
     save_reconstructions(result, workspace.output("recon.npz"), _snapshot_rows(result.labels, plan))
     cost = AttackCost(
@@ -70,6 +79,18 @@ def prior_of(workspace: Workspace, name: str, ctx: RunContext) -> Prior:
         return load_generator(workspace.input("generator.onnx"), manifest.data.generator, ctx.device)
     prior: Prior = load_prior(workspace.input(f"prior-{name}.safetensors"), ctx.device)
     return prior
+
+
+def load_aids(attack: Attack[Any], path: Path, target: Target, ctx: RunContext) -> nn.ModuleDict:
+    """The helper networks stored at `path`, frozen and in eval mode.
+
+    Raises:
+        InvalidInput: the file is not of this attack and configuration.
+    """
+    aids = attack.aids(target.image_shape, target.n_classes) or nn.ModuleDict()
+    _, state = read_network(path, AIDS_FILE)
+    load_exactly(aids, state, path)
+    return aids.to(ctx.device).eval().requires_grad_(False)
 
 
 def _list(value: object) -> Sequence[int]:

@@ -130,7 +130,8 @@ def judge_attack(
         errors.append("the query budget ran out before the end: what was found counts, what was not found does not")
     outcome = _blank_outcome(row, spec, scene, stored, costs)
     if not row["runnable"]:
-        return outcome.model_copy(update={"status": OutcomeStatus.SKIPPED, "reason": str(row["reason"])}), (), None
+        status = OutcomeStatus.INAPPLICABLE if row.get("inapplicable") else OutcomeStatus.SKIPPED
+        return outcome.model_copy(update={"status": status, "reason": str(row["reason"])}), (), None
     if not stored:
         return (
             outcome.model_copy(update={"status": OutcomeStatus.FAILED, "reason": "; ".join(errors) or "left nothing"}),
@@ -211,8 +212,15 @@ def _blank_outcome(
         ),
         forward_queries=sum(cost.forward_queries for cost in costs),
         backward_queries=sum(cost.backward_queries for cost in costs),
+        shared_queries=_shared_queries(row, scene),
         notes=tuple(dict.fromkeys(note for cost in costs for note in cost.notes)),
     )
+
+
+def _shared_queries(row: Mapping[str, Any], scene: Scene) -> int:
+    """What training the attack's prior and helper networks asked of the target, once for all classes."""
+    by_prior = sum(card.target_queries for card in scene.prepared.priors if card.name == row["prior"])
+    return int(row.get("aid_queries") or 0) + by_prior
 
 
 def _merge(stored: list[StoredReconstructions]) -> StoredReconstructions:

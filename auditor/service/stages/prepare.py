@@ -4,42 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from auditor.attacks.catalog import ATTACKS
-from auditor.contracts.base import digest_of_file
 from auditor.contracts.cards import DataCard, OverlapCheck
-from auditor.contracts.jobs import AttackReadiness, UnitSpec
+from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import Manifest
-from auditor.contracts.plan import AttackSpec, AuditPlan
+from auditor.contracts.plan import AuditPlan
 from auditor.contracts.prepared import PreparedAudit
 from auditor.contracts.report import Finding
 from auditor.contracts.submission import TargetCard
 from auditor.data.bundles import load_bundle, save_bundle
-from auditor.data.cache import ContentCache
 from auditor.data.image_set import ImageSet
 from auditor.data.overlap import check_overlap, require_disjoint
 from auditor.data.splits import stratified_split
 from auditor.evaluation.misread import misread_classes
 from auditor.loading.target_loading import load_target
-from auditor.priors.base import Prior
-from auditor.priors.catalog import PRIORS
 from auditor.priors.quality import sample_images
-from auditor.priors.resized import fit_prior
-from auditor.priors.storage import load_prior, save_prior
-from auditor.service.stages.attack import prior_of
+from auditor.priors.storage import save_prior
+from auditor.service.stages.means import PIXEL, ReadyPrior, readiness, ready_priors, train_aids
 from auditor.service.stages.witnesses import Witnesses, measure_priors, train_witnesses
 from auditor.service.workspace import UnitValue, Workspace
-from auditor.targets.base import Target, offers
-from auditor.tensors import ImageBatch, RunContext
+from auditor.tensors import RunContext
 
 HELDOUT_FRAC = 0.2
 N_PLACEBO = 256
-PIXEL = "pixel"
 
 
 @dataclass
@@ -55,27 +45,6 @@ class Sets:
     )
 
 
-@dataclass(frozen=True)
-class ReadyPrior:
-    """A prior of this audit.
-
-    Attributes:
-        prior: as attacks see it, at the target's size.
-        source: `trained` or `supplied`.
-        config: its builder's parameters.
-        quality: figures from its training.
-        cached: taken from the cache.
-        training_data_digest: of the public images.
-    """
-
-    prior: Prior
-    source: str
-    config: dict[str, Any]
-    quality: dict[str, float]
-    cached: bool
-    training_data_digest: str
-
-
 def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     """Prepare an audit; see `auditor.service.pipeline` for the files it is given and leaves."""
     plan = AuditPlan.model_validate_json(workspace.input("plan.json").read_text())
@@ -86,7 +55,10 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     witnesses = train_witnesses(workspace, manifest, plan, target, sets.fit, sets.heldout, sets.public, ctx)
     priors = ready_priors(workspace, plan, target, sets.public, ctx)
     prior_cards, measures = measure_priors(priors, witnesses, sets.heldout, target, plan, ctx)
-    attacks = [readiness(spec, plan, priors, target) for spec in plan.attacks]
+    attacks = [
+        train_aids(workspace, readiness(spec, priors, target), spec, priors, target, sets.public, ctx)
+        for spec in plan.attacks
+    ]
     misread = frozenset[int]()
     if witnesses.evaluator is not None and sets.heldout is not None:
         batch = sets.heldout.batch(target.image_shape)
@@ -149,81 +121,6 @@ def _card(role: str, image_set: ImageSet, note: str) -> DataCard:
         n_classes=image_set.n_classes,
         note=note,
     )
-
-
-def ready_priors(
-    workspace: Workspace, plan: AuditPlan, target: Target, public: ImageSet | None, ctx: RunContext
-) -> dict[str, ReadyPrior]:
-    """Every prior of the plan, trained or from the cache; without public data the knowledge-free pixel prior alone."""
-    shape = target.image_shape
-    images = None if public is None else public.batch(shape)
-    ready: dict[str, ReadyPrior] = {}
-    for spec in plan.priors:
-        if spec.name == "onnx":
-            prior = prior_of(workspace, "onnx", ctx)
-            digest = digest_of_file(workspace.input("generator.onnx"))
-            ready["onnx"] = ReadyPrior(fit_prior(prior, shape), "supplied", {}, {}, False, digest)
-        elif images is not None and public is not None:
-            ready[spec.name] = _trained(workspace, spec.name, dict(spec.params), images, public.digest, ctx)
-    if not ready:
-        blank = ImageBatch(torch.zeros(1, *shape))
-        ready[PIXEL] = _trained(workspace, PIXEL, {}, blank, "", ctx)
-    return ready
-
-
-def _trained(
-    workspace: Workspace, name: str, params: Mapping[str, Any], public: ImageBatch, data_digest: str, ctx: RunContext
-) -> ReadyPrior:
-    """A prior from the cache, or trained now; only its latents and weights are kept, never the public images."""
-    builder = PRIORS.build(name, params)
-    config = PRIORS.configure(name, params).model_dump(mode="json")
-
-    def build(folder: Path) -> None:
-        save_prior(builder.train(ImageBatch(public.images), ctx), folder / "prior.safetensors")
-
-    parts = {
-        "name": name,
-        "config": config,
-        "data": data_digest,
-        "shape": list(public.images.shape[1:]),
-        "seed": ctx.seed,
-        "bf16": ctx.autocast_bf16,
-        "device": ctx.device.type,
-    }
-    folder, cached = ContentCache(workspace.cache).load_or_build("prior", parts, build)
-    prior = load_prior(folder / "prior.safetensors", ctx.device)
-    return ReadyPrior(prior, "trained", config, prior.quality, cached, data_digest)
-
-
-def readiness(spec: AttackSpec, plan: AuditPlan, priors: Mapping[str, ReadyPrior], target: Target) -> AttackReadiness:
-    """Whether an attack can run on this target with these priors, and with which of them."""
-    attack = ATTACKS.get(spec.name)
-    wanted = spec.prior
-    candidates = [wanted] if wanted is not None else list(priors)
-    if wanted is not None and wanted not in priors and not attack.needs_critic:
-        candidates = [name for name in priors if name == PIXEL]
-    if attack.needs_critic:
-        candidates = [name for name in candidates if name in priors and has_critic(priors[name].prior, target)]
-    reason = ""
-    if not offers(target, attack.access):
-        reason = f"the target offers {', '.join(target.card.access)} access only, this attack needs {attack.access}"
-    elif not candidates:
-        what = f"prior '{wanted}'" if wanted else "a prior"
-        reason = f"needs {what}{' with a critic' if attack.needs_critic else ''}, which needs public data"
-    return AttackReadiness(
-        key=spec.key,
-        runnable=not reason,
-        reason=reason,
-        prior=candidates[0] if candidates else None,
-        access=attack.access,
-    )
-
-
-@torch.no_grad()
-def has_critic(prior: Prior, target: Target) -> bool:
-    """Whether the prior scores realism."""
-    device = next(iter(prior.generator.parameters()), torch.zeros(1)).device
-    return prior.critic(torch.zeros(1, *target.image_shape, device=device)) is not None
 
 
 def attacked_classes(

@@ -31,13 +31,12 @@ from auditor.evaluation.judge import Judge, load_judge, save_judge, supplied_jud
 from auditor.evaluation.judge_training import train_judge
 from auditor.evaluation.judgement import build_reference
 from auditor.loading.embedder import load_embedder
-from auditor.priors.network import NetworkPrior
 from auditor.service.workspace import Workspace
 from auditor.targets.base import Target
 from auditor.tensors import ImageBatch, RunContext
 
 if TYPE_CHECKING:
-    from auditor.service.stages.prepare import ReadyPrior
+    from auditor.service.stages.means import ReadyPrior
 
 NO_PRIVATE = "no private data was given"
 NO_PUBLIC = "no public data and no judge were given"
@@ -237,13 +236,13 @@ def _prior_card(
         scores: dict[str, Score] = {metric: NotMeasured(metric=metric, reason=reason) for metric in fields}
     else:
         scores = measure.card_scores(bootstrap)
-    critic = isinstance(ready.prior, NetworkPrior) and "critic" in ready.prior.networks
     return PriorCard(
         name=name,
         digest=ready.prior.digest,
         source=ready.source,
         latent_dim=ready.prior.latent_dim,
-        has_critic=critic,
+        traits=tuple(sorted(ready.prior.traits)),
+        target_queries=ready.target_queries,
         training_data_digest=ready.training_data_digest,
         config=ready.config,
         quality=ready.quality,

@@ -37,7 +37,7 @@ class Decoded(ToyPrior):
         super().__init__(TEMPLATES, has_critic=True, **options)
         self.seen = []
 
-    def decode(self, latents):
+    def decode(self, latents, labels=None):
         self.seen.append(latents.detach().clone())
         return super().decode(latents)
 

@@ -99,7 +99,7 @@ def test_a_class_never_gets_one_latent_twice():
 def test_ranking_is_stable_under_permutation():
     pool, _ = pool_of()
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    shuffled = Pool(pool.latents[order], pool.scores[order], True)
+    shuffled = Pool(pool.latents[order], None, pool.scores[order], True)
     prior = ToyPrior(TEMPLATES)
     assert torch.equal(pool(prior, ROWS, CTX), shuffled(prior, ROWS, CTX))
 

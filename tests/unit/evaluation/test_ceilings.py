@@ -39,15 +39,15 @@ def test_a_prior_that_can_draw_them_has_a_high_ceiling_and_a_low_control(measure
 
 def test_a_prior_that_cannot_draw_them_has_a_low_ceiling(small_audit: SmallAudit, ctx: RunContext):
     class Blind:
-        name, latent_dim, image_shape, digest = "blind", 2, (1, 16, 16), "b"
+        name, latent_dim, image_shape, digest, traits = "blind", 2, (1, 16, 16), "b", frozenset()
 
-        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        def decode(self, latents: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
             return torch.full((len(latents), 1, 16, 16), 0.5)
 
         def critic(self, images: torch.Tensor) -> None:
             return None
 
-        def project(self, images: torch.Tensor, ctx: RunContext) -> torch.Tensor:
+        def project(self, images, ctx: RunContext, labels=None) -> torch.Tensor:
             return torch.zeros(len(images), 2)
 
     blind = measure_prior(Blind(), small_audit.reference, small_audit.heldout, ctx, n_control_samples=50)
