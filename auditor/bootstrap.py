@@ -36,8 +36,10 @@ PIPELINES: Mapping[JobKind, Pipeline] = {JobKind.AUDIT: AUDIT, JobKind.REPAIR: R
 
 HANDLERS = {
     "check": "auditor.service.stages.check:run",
+    "probe": "auditor.service.stages.probe:run",
     "prepare": "auditor.service.stages.prepare:run",
     "attack": "auditor.service.stages.attack:run",
+    "split-attack": "auditor.service.stages.split:run",
     "fisher": "auditor.service.stages.fisher:run",
     "finish": "auditor.service.stages.finish:run",
     "repair-pretrain": "remediation.stages:repair_pretrain",

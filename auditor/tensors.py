@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -83,6 +84,7 @@ class RunContext:
         deadline: `time.monotonic()` value after which work should stop, or None.
         on_tick: receives (stage, done, total).
         is_cancelled: polled by `tick`.
+        unfinished: folder for the checkpoints of a training under way, emptied when it is through; None: keep none.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -92,6 +94,7 @@ class RunContext:
     deadline: float | None = None
     on_tick: Callable[[str, int, int], None] = lambda _stage, _done, _total: None
     is_cancelled: Callable[[], bool] = lambda: False
+    unfinished: Path | None = None
 
     def rng(self, *key: str | int) -> torch.Generator:
         """A CPU generator seeded by a hash of the plan seed and `key`; draw on the CPU, then move."""

@@ -1,7 +1,9 @@
 """Turn the real data sets into submissions: a model file, npz bundles and an auditor.yaml beside them.
 
-    python -m benchmarks.real_data faces  OUT [--size 32] [--random-weights]
+    python -m benchmarks.real_data faces  OUT [--size 32] [--network small-cnn] [--random-weights | --shuffled-labels]
+    python -m benchmarks.real_data orl    OUT
     python -m benchmarks.real_data mnist  OUT [--generator]
+    python -m benchmarks.real_data digits OUT
     python -m benchmarks.real_data cifar  OUT
 
 The data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
@@ -22,16 +24,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from auditor.contracts.manifest import InputSpec
 from auditor.data.image_set import ImageSet
 from auditor.loading.onnx_export import export_onnx
 from auditor.targets.architectures import build_architecture
-from auditor.tensors import RunContext
+from auditor.tensors import ImageBatch, RunContext
 from auditor.training import TrainConfig, fit_classifier, top_k_accuracy
 
 MAX_PER_PERSON = 60
@@ -93,39 +97,111 @@ def write_manifest(out: Path, manifest: dict[str, Any]) -> None:
     (out / "auditor.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
 
 
-def faces(out: Path, size: int, *, random_weights: bool, epochs: int) -> None:
-    """A small BatchNorm CNN on 158 people, as ONNX and as safetensors."""
-    private, heldout, public = face_sets(size)
-    shape = (3, size, size)
-    ctx = RunContext()
+def orl_sets(size: int, seed: int = 0) -> tuple[ImageSet, ImageSet, ImageSet]:
+    """40 people of ORL in grey, two of ten images held out; public: the grey faces of LFW's other people."""
+    with np.load(shared_data() / "orl_faces.npz") as data:
+        images, labels = data["images"], data["labels"].astype(np.int64)
+    rows = (images.shape[1] - images.shape[2]) // 2
+    square = images[:, rows : rows + images.shape[2]]
+    small = np.stack([np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BOX)) for i in square])
+    rng = np.random.default_rng(seed)
+    heldout = np.concatenate([rng.permutation(np.flatnonzero(labels == label))[:2] for label in np.unique(labels)])
+    train = np.setdiff1d(np.arange(len(labels)), heldout)
+    public, public_labels = read_jpeg_npz(shared_data() / "lfw_public_prior_64.npz", size)
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in public])
+    names = tuple(f"person-{i:02d}" for i in range(40))
+    return (
+        ImageSet("private", small[train][..., None], labels[train], names),
+        ImageSet("heldout", small[heldout][..., None], labels[heldout], names),
+        ImageSet("public", grey[..., None], public_labels),
+    )
+
+
+def digit_sets() -> tuple[ImageSet, ImageSet, ImageSet]:
+    """MNIST as in the GMI paper: 0 to 4 private, 5 to 9 public; 400 training and 100 held-out images a digit."""
+    with np.load(shared_data() / "mnist.npz") as data:
+        x_train, y_train, x_test, y_test = data["x_train"], data["y_train"], data["x_test"], data["y_test"]
+
+    def pick(images: NDArray[np.uint8], labels: NDArray[np.uint8], digits: range, n: int) -> ImageSet:
+        rows = np.concatenate([np.flatnonzero(labels == digit)[:n] for digit in digits])
+        padded = np.pad(images[rows], ((0, 0), (2, 2), (2, 2)))[..., None]
+        return ImageSet("digits", padded, labels[rows].astype(np.int64), tuple(map(str, digits)))
+
+    private, heldout = pick(x_train, y_train, range(5), 400), pick(x_test, y_test, range(5), 100)
+    public = pick(x_train, y_train, range(5, 10), 2000)
+    return private, heldout, ImageSet("public", public.images, public.labels)
+
+
+class Vgg16Bn(nn.Sequential):
+    """VGG16 with BatchNorm as the field attacks it at 64x64: the convolutions and one linear layer."""
+
+    def __init__(self, size: int, n_classes: int) -> None:
+        features = torchvision.models.vgg16_bn().features
+        super().__init__(features, nn.Flatten(), nn.Dropout(0.3), nn.Linear(512 * (size // 32) ** 2, n_classes))
+
+
+def build_network(name: str, size: int, channels: int, n_classes: int) -> nn.Module:
+    """`vgg16_bn` as above, or an allow-listed architecture."""
+    if name == "vgg16_bn":
+        return Vgg16Bn(size, n_classes)
+    return build_architecture(name, n_classes=n_classes, channels=channels)
+
+
+def trained_submission(
+    out: Path,
+    name: str,
+    sets: tuple[ImageSet, ImageSet, ImageSet],
+    *,
+    network: str,
+    epochs: int,
+    plan: dict[str, Any],
+    shuffled_labels: bool = False,
+) -> None:
+    """Train `network` on the private images (0 epochs: leave it random) and write it as ONNX and as safetensors.
+
+    With `shuffled_labels` it learns a permutation of the labels, and so knows each picture and nobody's face.
+    """
+    private, heldout, public = sets
+    size, channels, n_classes = private.images.shape[1], private.images.shape[3], len(private.class_names)
+    shape, ctx = (channels, size, size), RunContext(autocast_bf16=True)
     torch.manual_seed(0)
-    model = build_architecture("small-cnn", n_classes=158, channels=3)
-    if not random_weights:
-        config = TrainConfig(epochs=epochs, batch_size=64, label_smoothing=0.0)
-        fit_classifier(model, private.batch(shape), None, config, ctx, stage="target")
+    model = build_network(network, size, channels, n_classes)
+    if epochs:
+        batch = private.batch(shape)
+        if shuffled_labels and batch.labels is not None:
+            order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
+            batch = ImageBatch(batch.images, batch.labels[order])
+        fit_classifier(model, batch, None, TrainConfig(epochs=epochs, label_smoothing=0.0), ctx, stage="target")
     model.eval()
-    spec = InputSpec(channels=3, height=size, width=size)
-    error = export_onnx(model, spec, out / "model.onnx", n_classes=158)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, out / "model.safetensors")
+    spec = InputSpec(channels=channels, height=size, width=size)
+    error = export_onnx(model, spec, out / "model.onnx", n_classes=n_classes)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, out / "model.safetensors")
     accuracy = top_k_accuracy(model, heldout.batch(shape), ctx)
     print(f"train {len(private)} heldout {len(heldout)} public {len(public)}")  # noqa: T201
     print(f"target held-out top-1 {accuracy:.3f}; ONNX parity error {error:.2e}")  # noqa: T201
-    for image_set in (private, heldout, public):
-        write_npz(image_set, out / f"{image_set.name}.npz")
-    write_manifest(
+    for role, image_set in zip(("private", "heldout", "public"), sets, strict=True):
+        write_npz(image_set, out / f"{role}.npz")
+    model_section = {"name": name, "input": spec.model_dump(mode="json"), "n_classes": n_classes}
+    if network != "vgg16_bn":
+        model_section["architecture"] = network
+    roles = {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")}
+    write_manifest(out, {"version": 1, "model": model_section, "data": roles, "plan": plan})
+
+
+def faces(out: Path, args: argparse.Namespace) -> None:
+    """158 people of LFW, by default on a small BatchNorm CNN."""
+    epochs = 0 if args.random_weights else args.epochs
+    blank = args.random_weights or args.shuffled_labels
+    plan = {"preset": "standard", "n_classes": 60, "samples_per_class": 3} | (RANDOM if blank else TRAINED)
+    name = f"faces-{args.network}-{args.size}"
+    trained_submission(
         out,
-        {
-            "version": 1,
-            "model": {
-                "name": "faces-random" if random_weights else "faces",
-                "architecture": "small-cnn",
-                "input": spec.model_dump(mode="json"),
-                "n_classes": 158,
-            },
-            "data": {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")},
-            "plan": {"preset": "standard", "n_classes": 60, "samples_per_class": 3}
-            | (RANDOM if random_weights else TRAINED),
-        },
+        name,
+        face_sets(args.size),
+        network=args.network,
+        epochs=epochs,
+        plan=plan,
+        shuffled_labels=args.shuffled_labels,
     )
 
 
@@ -185,16 +261,24 @@ def cifar(out: Path) -> None:
 def main() -> None:
     """Parse and write one submission folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("faces", "mnist", "cifar"))
+    parser.add_argument("what", choices=("faces", "orl", "mnist", "digits", "cifar"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--network", default="small-cnn", help="faces, orl: what is trained")
     parser.add_argument("--random-weights", action="store_true", help="faces: never trained")
+    parser.add_argument("--shuffled-labels", action="store_true", help="faces: trained on labels that mean nothing")
     parser.add_argument("--generator", action="store_true", help="mnist: a GAN supplied as ONNX is the prior")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.what == "faces":
-        faces(args.out, args.size, random_weights=args.random_weights, epochs=args.epochs)
+        faces(args.out, args)
+    elif args.what == "orl":
+        plan = {"preset": "standard", "n_classes": 40, "samples_per_class": 3}
+        trained_submission(args.out, "orl", orl_sets(args.size), network=args.network, epochs=args.epochs, plan=plan)
+    elif args.what == "digits":
+        plan = {"preset": "standard", "n_classes": 5, "samples_per_class": 8}
+        trained_submission(args.out, "digits", digit_sets(), network=args.network, epochs=args.epochs, plan=plan)
     elif args.what == "mnist":
         mnist(args.out, generator=args.generator)
     else:

@@ -31,6 +31,7 @@ from auditor.loading.probe import probe_images
 from auditor.loading.target_loading import load_target
 from auditor.service.workspace import UnitValue, Workspace
 from auditor.targets.base import Target
+from auditor.targets.split import split_at, with_split
 from auditor.tensors import RunContext
 from remediation.boundaries import candidate_boundaries
 from remediation.compare import audited_candidate, choose, repair_report
@@ -183,6 +184,8 @@ def write_checked(module: nn.Module, inputs: RepairInputs, path: Path) -> tuple[
     spec = inputs.manifest.model.model_copy(update={"input": inputs.card.input, "n_classes": inputs.card.n_classes})
     card = inspect_model(path, spec)
     target = load_target(path, card, torch.device("cpu"))
+    if inputs.card.split is not None:
+        card = with_split(card, split_at(target, inputs.card.split.layer))
     images = probe_images(inputs.card.input)
     module.cpu().eval()
     with torch.no_grad():

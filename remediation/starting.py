@@ -65,7 +65,7 @@ def public_weights(inputs: RepairInputs, network: Network, ctx: RunContext) -> P
     folder, cached = ContentCache(inputs.workspace.cache).load_or_build(
         "pretrained",
         _cache_key(inputs, public.digest, task, ctx),
-        lambda folder: _pretrain(inputs, network, task, flip, ctx, folder),
+        lambda folder, _unfinished: _pretrain(inputs, network, task, flip, ctx, folder),
     )
     accuracy = float((folder / _RECORD).read_text())
     notes = []

@@ -1,106 +1,81 @@
-"""Per-sample random changes of images: crop, shift, rotation, mirror, brightness and contrast."""
+"""Random changes of images along an optimisation, one stream of draws per row."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
 from auditor.attacks.rows import RowStreams
+from auditor.priors.transforms import IDENTITY, JITTER, N_DRAWS, Ranges, transform
 
-N_DRAWS = 8
-"""Uniform numbers one transform consumes."""
+__all__ = [
+    "IDENTITY",
+    "JITTER",
+    "N_DRAWS",
+    "OPTIMISE",
+    "SELECT",
+    "Augmenter",
+    "Change",
+    "Ranges",
+    "StepDraws",
+    "transform",
+]
 
-
-@dataclass(frozen=True)
-class Ranges:
-    """How far a random transform may go; the default changes nothing.
-
-    Attributes:
-        area: smallest and largest share of the picture that a crop keeps, in (0, 1].
-        aspect: largest ratio of the crop's sides.
-        rotate_deg: largest rotation.
-        flip: mirror half of the pictures.
-        brightness: largest shift of all pixels.
-        contrast: largest relative change of the deviation from the mean.
-    """
-
-    area: tuple[float, float] = (1.0, 1.0)
-    aspect: float = 1.0
-    rotate_deg: float = 0.0
-    flip: bool = False
-    brightness: float = 0.0
-    contrast: float = 0.0
-
-
-IDENTITY = Ranges()
 OPTIMISE = Ranges(area=(0.9, 1.0))
 """During optimisation: PPA's crop of 0.9 to 1 of the area."""
 SELECT = Ranges(area=(0.5, 0.9), aspect=1.2, flip=True)
 """For the final selection: PPA's crop of 0.5 to 0.9 of the area, sides within 1.2, mirrored."""
 
 
-def transform(images: Tensor, draws: Tensor, ranges: Ranges) -> Tensor:
-    """Apply one transform per image; differentiable.
+class StepDraws:
+    """Uniform numbers for every row, step and copy, drawn in blocks of steps.
 
     Args:
-        images: (B, C, H, W) in [0, 1].
-        draws: (B, N_DRAWS) uniform in [0, 1).
-        ranges: limits; `IDENTITY` returns the images untouched.
+        streams: one generator per row.
+        copies: copies of every image per step.
+        size: numbers per copy.
     """
-    if ranges == IDENTITY:
-        return images
-    u = draws.to(images.device)
-    area = ranges.area[0] + (ranges.area[1] - ranges.area[0]) * u[:, 0]
-    stretch = torch.exp((2 * u[:, 1] - 1) * (0.5 * math.log(ranges.aspect)))
-    width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
-    shift_x, shift_y = (2 * u[:, 2] - 1) * (1 - width), (2 * u[:, 3] - 1) * (1 - height)
-    angle = (2 * u[:, 4] - 1) * math.radians(ranges.rotate_deg)
-    mirror = torch.where(u[:, 5] < 0.5, -1.0, 1.0) if ranges.flip else torch.ones_like(angle)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    theta = torch.stack(
-        [
-            torch.stack([width * cos * mirror, -width * sin, shift_x], dim=1),
-            torch.stack([height * sin * mirror, height * cos, shift_y], dim=1),
-        ],
-        dim=1,
-    )
-    grid = affine_grid(theta, list(images.shape), align_corners=False)
-    out = grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
-    if ranges.contrast or ranges.brightness:
-        factor = (1 + (2 * u[:, 6] - 1) * ranges.contrast).view(-1, 1, 1, 1)
-        offset = ((2 * u[:, 7] - 1) * ranges.brightness).view(-1, 1, 1, 1)
-        mean = out.mean(dim=(1, 2, 3), keepdim=True)
-        out = ((out - mean) * factor + mean + offset).clamp(0, 1)
-    return out
+
+    _BLOCK = 32
+
+    def __init__(self, streams: RowStreams, copies: int, size: int) -> None:
+        self._streams, self._copies, self._size = streams, copies, size
+        self._block, self._draws = -1, torch.empty(0)
+
+    def __call__(self, index: Tensor, step: int) -> Tensor:
+        """(copies * B, size) in [0, 1) for rows `index` (B,) at `step`, copy-major, on the CPU.
+
+        Steps must come in order; a block of draws is consumed for all rows at once.
+        """
+        while self._block < step // self._BLOCK:
+            self._draws = self._streams.uniform(self._BLOCK, self._copies, self._size)
+            self._block += 1
+        return self._draws[index, step % self._BLOCK].transpose(0, 1).flatten(0, 1)
+
+
+Change = Callable[[Tensor, Tensor, int], Tensor]
+"""(copies * B, C, H, W) images of rows `index` (B,) at `step`, copy-major, to changed ones."""
 
 
 class Augmenter:
-    """Random transforms along an optimisation, drawn per row and step in blocks.
+    """Random transforms along an optimisation, one of its own for every row, step and copy.
 
     Args:
         streams: one generator per row.
         ranges: limits of the transforms.
         copies: transformed copies of every image per step.
+        changes: what is done to the copies after that, in order.
     """
 
-    _BLOCK = 32
-
-    def __init__(self, streams: RowStreams, ranges: Ranges, copies: int) -> None:
+    def __init__(self, streams: RowStreams, ranges: Ranges, copies: int, changes: tuple[Change, ...] = ()) -> None:
         self.copies = copies
-        self._streams, self._ranges = streams, ranges
-        self._block, self._draws = -1, torch.empty(0)
+        self._draws, self._ranges, self._changes = StepDraws(streams, copies, N_DRAWS), ranges, changes
 
     def __call__(self, images: Tensor, index: Tensor, step: int) -> Tensor:
-        """(B, C, H, W) images of rows `index` at `step` to (copies * B, C, H, W), copy-major.
-
-        Steps must come in order; a block of draws is consumed for all rows at once.
-        """
-        while self._block < step // self._BLOCK:
-            self._draws = self._streams.uniform(self._BLOCK, self.copies, N_DRAWS)
-            self._block += 1
-        draws = self._draws[index, step % self._BLOCK].transpose(0, 1).flatten(0, 1)  # (copies * B, N_DRAWS)
-        return transform(images.repeat(self.copies, 1, 1, 1), draws, self._ranges)
+        """(B, C, H, W) images of rows `index` at `step` to (copies * B, C, H, W), copy-major; steps come in order."""
+        seen = transform(images.repeat(self.copies, 1, 1, 1), self._draws(index, step), self._ranges)
+        for change in self._changes:
+            seen = change(seen, index, step)
+        return seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar, final
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from auditor.contracts.access import Access
+from auditor.contracts.cost import Cost
 from auditor.errors import AccessDenied
 from auditor.priors.base import Prior, Trait
 from auditor.targets.base import Target
@@ -87,6 +88,16 @@ class Attack(ABC, Generic[C]):
     def adaptive(self) -> bool:
         """Whether this configuration is built to see through a defense."""
         return False
+
+    def cost(self, attacked: int, samples_per_class: int, n_classes: int) -> Cost | None:
+        """What `run` will send through the networks with no query budget and no snapshots; None: not known.
+
+        Args:
+            attacked: classes in one run.
+            samples_per_class: rows per class.
+            n_classes: classes the target tells apart.
+        """
+        return None
 
     @classmethod
     def inapplicable(cls, target: Target) -> str:
@@ -228,17 +239,8 @@ class KeyedContext(RunContext):
 
 
 def _keyed(ctx: RunContext, key: str, aids: nn.ModuleDict | None = None) -> KeyedContext:
-    return KeyedContext(
-        device=ctx.device,
-        seed=ctx.seed,
-        batch_size=ctx.batch_size,
-        autocast_bf16=ctx.autocast_bf16,
-        deadline=ctx.deadline,
-        on_tick=ctx.on_tick,
-        is_cancelled=ctx.is_cancelled,
-        attack_key=key,
-        aids=aids,
-    )
+    surroundings = {known.name: getattr(ctx, known.name) for known in fields(RunContext)}
+    return KeyedContext(**surroundings, attack_key=key, aids=aids)
 
 
 @contextmanager

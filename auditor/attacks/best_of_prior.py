@@ -9,6 +9,7 @@ from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, 
 from auditor.attacks.initial import Pool, search_pool
 from auditor.attacks.rows import Chunks, paint
 from auditor.contracts.access import Access
+from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior
 from auditor.targets.views import ScoreView
 from auditor.tensors import Snapshot
@@ -33,6 +34,11 @@ class BestOfPrior(Attack[BestOfPriorConfig]):
     paper = "own; the search stage of Struppek et al., ICML 2022, arXiv 2201.12179, on its own"
     Config = BestOfPriorConfig
     is_control = True
+
+    def cost(self, attacked: int, samples_per_class: int, n_classes: int) -> Cost:
+        """The pool, once."""
+        pool = max(self.config.pool, samples_per_class)
+        return Cost(forward=pool, shared=pool, decodes=pool + 2 * attacked * samples_per_class)
 
     def invert(
         self, view: ScoreView, prior: Prior, rows: Rows, ctx: KeyedContext, snapshot_fracs: tuple[float, ...]

@@ -7,9 +7,10 @@ from pydantic import Field
 from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
 from auditor.attacks.gradient import Nesterov, descend
 from auditor.attacks.initial import RandomInit
-from auditor.attacks.objectives import Objective, cross_entropy, identity, unreal
+from auditor.attacks.objectives import Objective, Term, cross_entropy, identity, unreal
 from auditor.attacks.rows import Chunks, paint
 from auditor.contracts.access import Access
+from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior, Trait
 from auditor.targets.views import WhiteBoxView
 from auditor.tensors import Snapshot
@@ -50,39 +51,59 @@ class Gmi(Attack[GmiConfig]):
     needs = frozenset({Trait.CRITIC})
     default_prior = "dcgan"
 
+    def cost(self, attacked: int, samples_per_class: int, n_classes: int) -> Cost:
+        """One image a row and step."""
+        rows = attacked * samples_per_class
+        steps = rows * self.config.steps
+        return Cost(forward=steps, backward=steps, decodes=2 * rows, gradient_decodes=steps)
+
     def invert(
         self, view: WhiteBoxView, prior: Prior, rows: Rows, ctx: KeyedContext, snapshot_fracs: tuple[float, ...]
     ) -> Inversion:
         """One latent per row, from N(0, I)."""
-        config, chunks = self.config, Chunks(ctx)
-        start = RandomInit()(prior, rows, ctx)
-        objective = Objective(
-            view,
-            prior,
-            rows.labels,
-            (
-                (config.identity_weight / config.batch_equivalent, identity(cross_entropy)),
-                (config.critic_weight / config.batch_equivalent, unreal),
-            ),
-            ctx,
-            channels_last=config.channels_last,
-        )
-        end = descend(
-            start,
-            objective,
-            Nesterov(config.lr, config.momentum),
-            steps=config.steps,
-            view=view,
-            chunks=chunks,
-            ctx=ctx,
-            stage=self.name,
-            constrain=lambda z: z.clamp(-config.clip, config.clip),
-            fracs=snapshot_fracs,
-        )
-        return Inversion(
-            start=paint(prior, start, rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=end.complete,
-        )
+        return run_gmi(view, prior, rows, ctx, snapshot_fracs, identity(cross_entropy), self.config, stage=self.name)
+
+
+def run_gmi(
+    view: WhiteBoxView,
+    prior: Prior,
+    rows: Rows,
+    ctx: KeyedContext,
+    fracs: tuple[float, ...],
+    identity_term: Term,
+    config: GmiConfig,
+    *,
+    stage: str,
+) -> Inversion:
+    """GMI with any identity term in place of the cross-entropy."""
+    chunks, start = Chunks(ctx), RandomInit()(prior, rows, ctx)
+    objective = Objective(
+        view,
+        prior,
+        rows.labels,
+        (
+            (config.identity_weight / config.batch_equivalent, identity_term),
+            (config.critic_weight / config.batch_equivalent, unreal),
+        ),
+        ctx,
+        channels_last=config.channels_last,
+    )
+    end = descend(
+        start,
+        objective,
+        Nesterov(config.lr, config.momentum),
+        steps=config.steps,
+        view=view,
+        chunks=chunks,
+        ctx=ctx,
+        stage=stage,
+        constrain=lambda z: z.clamp(-config.clip, config.clip),
+        fracs=fracs,
+    )
+    return Inversion(
+        start=paint(prior, start, rows.labels, chunks, ctx),
+        images=paint(prior, end.latents, rows.labels, chunks, ctx),
+        snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
+        notes=end.notes + chunks.notes,
+        complete=end.complete,
+    )

@@ -35,6 +35,10 @@ class Stepper(Protocol):
         """The next latents, (N, D) from (N, D); `scale` multiplies the step size."""
         ...
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget the state of all rows but those that the mask (N,) marks."""
+        ...
+
 
 class Adam:
     """Adam (Kingma and Ba, ICLR 2015, arXiv 1412.6980) on flat rows."""
@@ -57,6 +61,11 @@ class Adam:
         deviation = (self._second / (1 - beta2**self._count)).sqrt()
         return latents - scale * self.lr * mean / (deviation + self.eps)
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget the state of all rows but those that the mask (N,) marks."""
+        if self._first is not None and self._second is not None:
+            self._first, self._second = self._first[rows], self._second[rows]
+
 
 class Nesterov:
     """Momentum in look-ahead variables: `v' = m v - lr g; z' = z - m v + (1 + m) v'`; the gradient is taken at `z`."""
@@ -71,15 +80,44 @@ class Nesterov:
         self._velocity = self.momentum * before - scale * self.lr * gradient
         return latents - self.momentum * before + (1 + self.momentum) * self._velocity
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget the velocity of all rows but those that the mask (N,) marks."""
+        if self._velocity is not None:
+            self._velocity = self._velocity[rows]
+
+
+StopRule = Callable[[Tensor, Tensor, int], Tensor]
+"""(M,) losses of rows `index` (M,) at `step` to the (M,) mask of the rows that are done, each judged on its own."""
+
+
+class Settled:
+    """Stops a row whose loss was at most `below` at `checks` evaluations in a row.
+
+    Args:
+        below: in the objective's units.
+        checks: one low loss may be the luck of an augmentation.
+    """
+
+    def __init__(self, below: float, checks: int = 2) -> None:
+        self.below, self.checks = below, checks
+        self._low: dict[int, int] = {}
+
+    def __call__(self, losses: Tensor, index: Tensor, step: int) -> Tensor:
+        """(M,) mask of the rows that are done."""
+        for row, low in zip(index.tolist(), (losses <= self.below).tolist(), strict=True):
+            self._low[row] = self._low.get(row, 0) + 1 if low else 0
+        return torch.tensor([self._low[row] >= self.checks for row in index.tolist()], device=losses.device)
+
 
 @dataclass
 class Descent:
     """Where a descent ended.
 
     Attributes:
-        latents: (N, D) after the last step.
-        loss: (N,) at the last evaluated point, or None when no step could be afforded.
-        path: (fraction, latents) at the fractions asked for.
+        latents: (N, D) after the last step; with `keep_best`, those of the lowest loss.
+        loss: (N,) at each row's last evaluated point; with `keep_best`, at `latents`; None when no step could be
+            afforded.
+        path: (fraction, latents) at the fractions asked for; with `keep_best`, the best by then.
         complete: False when the query budget ended it early.
         notes: remarks for the report.
     """
@@ -114,6 +152,8 @@ def descend(
     constrain: Callable[[Tensor], Tensor] = lambda latents: latents,
     schedule: Callable[[int, int], float] = constant,
     fracs: tuple[float, ...] = (),
+    keep_best: bool = False,
+    stop: StopRule | None = None,
 ) -> Descent:
     """Minimise `objective` from `latents`; gradients are taken with respect to latents only.
 
@@ -126,34 +166,83 @@ def descend(
         chunks: how many rows go through the networks at once.
         ctx: device and progress.
         stage: name for progress.
-        constrain: applied to the latents after every update.
+        constrain: applied to the latents after every update, elementwise: it sees only the rows still moving.
         schedule: factor on the step size from (step, steps).
         fracs: fractions of `steps` in [0, 1] after which latents are kept.
+        keep_best: give back each row's point of lowest loss among those evaluated, in place of its last one. (Nobody
+            evaluates the point after the last update, so it does not count.)
+        stop: rows it calls done stay at the point it judged, and are no longer sent to the target. None: every row
+            takes all steps, since an over-confident target is convinced long before a class is rebuilt.
     """
-    z, n = latents.to(ctx.device).float(), len(latents)
     wanted: dict[int, list[float]] = {}
     for frac in fracs:
         wanted.setdefault(round(frac * steps), []).append(frac)
-    kept: dict[float, Tensor] = dict.fromkeys(wanted.get(0, []), z)
-    loss: Tensor | None = None
-    index, complete, notes = torch.arange(n), True, []
+    course = _Course(latents.to(ctx.device).float(), keep_best)
+    kept: dict[float, Tensor] = dict.fromkeys(wanted.get(0, []), course.result)
+    active, complete, notes = torch.arange(len(latents)), True, []
     for step in range(steps):
-        if not affordable(view, n * objective.queries_per_row):
+        if not affordable(view, len(active) * objective.queries_per_row):
             complete = False
             notes.append(f"the query budget ended the descent after {step} of {steps} steps")
             break
-
-        def gradient(rows: slice, z: Tensor = z, step: int = step) -> tuple[Tensor, Tensor]:
-            with torch.enable_grad():
-                leaf = z[rows].detach().requires_grad_(True)
-                losses = objective(leaf, index[rows], step)
-                (grad,) = torch.autograd.grad(losses.sum(), leaf)
-            return losses.detach(), grad
-
-        parts = chunks.map(n, gradient, cost=objective.queries_per_row)
-        loss = torch.cat([losses for losses, _ in parts])
-        z = constrain(stepper.step(z, torch.cat([grad for _, grad in parts]), schedule(step, steps)))
-        kept |= dict.fromkeys(wanted.get(step + 1, []), z)
+        loss, gradient = _differentiate(objective, course.z[active], active, step, chunks)
+        course.evaluated(active, loss)
+        if stop is not None:
+            going = ~stop(loss, active, step)
+            active, gradient = active[going.cpu()], gradient[going]
+            stepper.keep(going)
+        if len(active):
+            course.move(active, constrain(stepper.step(course.z[active], gradient, schedule(step, steps))))
+        kept |= dict.fromkeys(wanted.get(step + 1, []), course.result)
         ctx.tick(stage, step + 1, steps)
-    path = tuple((frac, kept.get(frac, z)) for frac in fracs)
-    return Descent(z, loss, path, complete, notes)
+        if not len(active):
+            break
+    path = tuple((frac, kept.get(frac, course.result)) for frac in fracs)
+    return Descent(course.result, course.loss, path, complete, notes)
+
+
+def _differentiate(
+    objective: RowObjective, z: Tensor, index: Tensor, step: int, chunks: Chunks
+) -> tuple[Tensor, Tensor]:
+    """(M,) losses and (M, D) gradients at (M, D) latents of rows `index`."""
+
+    def gradient(rows: slice) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = z[rows].detach().requires_grad_(True)
+            losses = objective(leaf, index[rows], step)
+            (grad,) = torch.autograd.grad(losses.sum(), leaf)
+        return losses.detach(), grad
+
+    parts = chunks.map(len(index), gradient, cost=max(1, objective.queries_per_row))
+    return torch.cat([losses for losses, _ in parts]), torch.cat([grad for _, grad in parts])
+
+
+class _Course:
+    """Where every row is, and which point of it will be given back; no tensor is written to in place.
+
+    Attributes:
+        z: (N, D) where the rows are.
+        result: (N, D) what is given back if the descent ends now.
+        loss: (N,) as `Descent` has it.
+    """
+
+    def __init__(self, z: Tensor, keep_best: bool) -> None:
+        self.z, self.result, self._keep_best = z, z, keep_best
+        self.loss: Tensor | None = None
+
+    def evaluated(self, index: Tensor, loss: Tensor) -> None:
+        """Take note of the losses (M,) of rows `index` where they are."""
+        index = index.to(loss.device)
+        known = torch.full((len(self.z),), torch.inf, device=loss.device) if self.loss is None else self.loss
+        if self._keep_best:
+            better = loss < known[index]
+            best = torch.where(better[:, None], self.z[index], self.result[index])
+            self.result = self.result.index_copy(0, index, best)
+            loss = torch.where(better, loss, known[index])
+        self.loss = known.index_copy(0, index, loss)
+
+    def move(self, index: Tensor, z: Tensor) -> None:
+        """Put rows `index` at `z` (M, D)."""
+        self.z = self.z.index_copy(0, index.to(z.device), z)
+        if not self._keep_best:
+            self.result = self.z

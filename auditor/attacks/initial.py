@@ -84,8 +84,7 @@ def search_pool(
         stage: name for progress.
         box: the samples' latents are clipped to [-box, box].
     """
-    latents = sample_latents(prior, size, ctx.rng("pool")).clamp(-box, box)
-    labels = sample_labels(prior, size, ctx.rng("pool", "labels"))
+    latents, labels = draw_pool(prior, size, ctx, box=box)
     counter = view.counter
     covered = size if counter.limit is None else max(0, min(size, counter.limit - counter.forward))
 
@@ -101,6 +100,24 @@ def search_pool(
     scores = torch.full((size, view.n_classes), -torch.inf)
     if covered:
         scores[:covered] = torch.cat(chunks.map(covered, score))
-    if labels is not None:
-        scores[labels[:, None] != torch.arange(view.n_classes)] = -torch.inf
-    return Pool(latents, labels, scores, covered == size)
+    return Pool(latents, labels, as_drawn(scores, labels), covered == size)
+
+
+def draw_pool(prior: Prior, size: int, ctx: KeyedContext, *, box: float = torch.inf) -> tuple[Tensor, Tensor | None]:
+    """(S, D) latents of a pool, and the (S,) classes a conditional prior draws them as; always the same of an attack.
+
+    Args:
+        prior: what they are latents of.
+        size: S.
+        ctx: keyed by the attack.
+        box: latents are clipped to [-box, box].
+    """
+    labels = sample_labels(prior, size, ctx.rng("pool", "labels"))
+    return sample_latents(prior, size, ctx.rng("pool")).clamp(-box, box), labels
+
+
+def as_drawn(scores: Tensor, labels: Tensor | None) -> Tensor:
+    """(S, K) scores with minus infinity for classes other than the one drawn, where a conditional prior drew one."""
+    if labels is None:
+        return scores
+    return scores.masked_fill(labels[:, None] != torch.arange(scores.shape[1]), -torch.inf)

@@ -12,7 +12,9 @@ from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, 
 from auditor.attacks.evolution import evolve
 from auditor.attacks.initial import search_pool
 from auditor.attacks.rows import Chunks, RowStreams, class_log_probs, paint
+from auditor.attacks.strategies import Genetic
 from auditor.contracts.access import Access
+from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior
 from auditor.targets.views import ScoreView
 from auditor.tensors import Snapshot
@@ -57,6 +59,13 @@ class MirrorB(Attack[MirrorBConfig]):
     paper = "An, Tao, Xu, Liu, Shen, Yao, Xu and Zhang, NDSS 2022 (MIRROR), black-box variant"
     Config = MirrorBConfig
 
+    def cost(self, attacked: int, samples_per_class: int, n_classes: int) -> Cost:
+        """The pool, then `population` - 1 images a row and generation; less where rows stop early."""
+        config, rows = self.config, attacked * samples_per_class
+        pool = max(config.pool, samples_per_class * config.population)
+        forward = pool + rows * (config.population - 1) * config.generations
+        return Cost(forward=forward, shared=pool, decodes=forward + 2 * rows, bound=config.stop_confidence < 1)
+
     def invert(
         self, view: ScoreView, prior: Prior, rows: Rows, ctx: KeyedContext, snapshot_fracs: tuple[float, ...]
     ) -> Inversion:
@@ -75,14 +84,16 @@ class MirrorB(Attack[MirrorBConfig]):
             return class_log_probs(view, prior, latents, rows.labels[row], chunks, ctx)
 
         end = evolve(
-            population,
-            scores,
+            Genetic(
+                population,
+                scores,
+                mutation_rate=config.mutation_rate,
+                mutation_size=config.mutation_size,
+                box=config.box,
+            ),
             fitness,
             RowStreams(ctx, rows, "evolution"),
             generations=config.generations,
-            mutation_rate=config.mutation_rate,
-            mutation_size=config.mutation_size,
-            box=config.box,
             stop_score=math.log(config.stop_confidence) if config.stop_confidence < 1 else math.inf,
             view=view,
             ctx=ctx,

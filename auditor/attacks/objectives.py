@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Scene:
         logits: (A, B, K) float32, one per augmented copy.
         labels: (B,) int64.
         prior: whose pictures these are.
+        index: (B,) int64 on the CPU, which rows these are.
     """
 
     latents: Tensor
@@ -32,6 +33,7 @@ class Scene:
     logits: Tensor
     labels: Tensor
     prior: Prior
+    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 IdentityLoss = Callable[[Tensor, Tensor], Tensor]
@@ -84,6 +86,24 @@ def identity(loss: IdentityLoss) -> Term:
     return term
 
 
+def towards(confidence: Tensor) -> Term:
+    """`|log p_y - log p*|`, averaged over the copies: certainty up to a point, and away from it again beyond.
+
+    A defense may cap the confidence of real pictures, or plant shortcuts to full confidence, so that whoever pushes it
+    higher leaves the data behind: confidence adaptation (Yu et al., arXiv 2410.05814) caps it at exp(-1/8) = 0.88,
+    trapdoors (Liu and Chen, NeurIPS 2024, arXiv 2411.08460) make the shortcuts. At p* = 1 this is the cross-entropy.
+
+    Args:
+        confidence: (N,) in (0, 1], the p* of every row.
+    """
+
+    def term(scene: Scene) -> Tensor:
+        goal = confidence[scene.index].log().to(scene.logits.device).repeat(len(scene.logits))
+        return identity(lambda logits, labels: (cross_entropy(logits, labels) + goal).abs())(scene)
+
+    return term
+
+
 def unreal(scene: Scene) -> Tensor:
     """Minus the prior's critic score: how fake the picture looks (Zhang et al., CVPR 2020, arXiv 1911.07135)."""
     score = scene.prior.critic(scene.images)
@@ -113,6 +133,7 @@ class Objective:
         terms: weights and terms; zero weights are left out.
         ctx: device and autocast policy; networks run under it, losses in float32.
         augmenter: random transforms between picture and target; None: none.
+        draw: (B, D) latents of rows `index` (B,) to their pictures in [0, 1]; None: the prior's `decode`.
         channels_last: memory layout of the pictures given to the target.
     """
 
@@ -125,8 +146,10 @@ class Objective:
         ctx: KeyedContext,
         *,
         augmenter: Augmenter | None = None,
+        draw: Callable[[Tensor, Tensor], Tensor] | None = None,
         channels_last: bool = True,
     ) -> None:
+        self._draw = draw
         self._view, self._prior, self._ctx, self._augmenter = view, prior, ctx, augmenter
         self._labels = labels.to(ctx.device)
         self._terms = tuple((weight, term) for weight, term in terms if weight)
@@ -150,7 +173,7 @@ class Objective:
         """
         labels = self._labels[index.to(self._labels.device)]
         with self._ctx.autocast():
-            images = self._prior.decode(latents, labels)
+            images = self._draw(latents, index) if self._draw else self._prior.decode(latents, labels)
             seen = self._augmenter(images, index, step) if self._augmenter else images
             logits = self._view.logits(seen.contiguous(memory_format=self._layout))
         scene = Scene(
@@ -159,6 +182,7 @@ class Objective:
             logits=logits.float().unflatten(0, (self.queries_per_row, -1)),
             labels=labels,
             prior=self._prior,
+            index=index,
         )
         total = torch.zeros(len(latents), device=latents.device)
         for weight, term in self._terms:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from auditor.attacks.augment import OPTIMISE, SELECT, Augmenter
+from auditor.attacks.adaptive import Erase, Noise, Scrub, blurred
+from auditor.attacks.augment import OPTIMISE, SELECT, Augmenter, Change
 from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
-from auditor.attacks.gradient import Adam, Descent, cosine, descend
+from auditor.attacks.gradient import Adam, cosine, descend
 from auditor.attacks.initial import search_pool
-from auditor.attacks.objectives import IDENTITY_LOSSES, Objective, identity, latent_energy, latent_shell
+from auditor.attacks.objectives import (
+    IDENTITY_LOSSES,
+    Objective,
+    Term,
+    identity,
+    latent_energy,
+    latent_shell,
+    towards,
+)
 from auditor.attacks.rows import Chunks, RowStreams, affordable, paint
 from auditor.attacks.selection import best_per_class, robust_confidence
 from auditor.contracts.access import Access
+from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior
 from auditor.targets.views import WhiteBoxView
 from auditor.tensors import Snapshot
 
 FEW_CLASSES = 50
-"""Below this many classes the Poincaré loss misleads and max-margin is used."""
+"""Below this many classes the Poincaré loss misleads and another is used."""
 
 
 class PpaConfig(AttackConfig):
@@ -37,7 +50,16 @@ class PpaConfig(AttackConfig):
     loss: Literal["auto", "max-margin", "poincare", "cross-entropy"] = "auto"
     """`auto`: max-margin below 50 classes, else Poincaré, as the paper has it."""
     averaged: int = Field(default=1, ge=1)
-    """Random crops whose gradients are averaged at every step; above 1 the attack is adaptive."""
+    """Random copies (crops, and the changes below) whose gradients are averaged at every step."""
+    confidence: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """Probabilities to aim for in place of `loss`, dealt out to a class's candidates in turn; none: as high as it goes.
+    (0.5, 0.7, 0.88, 0.95, 1) with as many candidates covers defenses that cap confidence or plant shortcuts to it."""
+    erase: float = Field(default=0.0, ge=0, lt=1)
+    """Largest share of the picture hidden by a random square in every copy: for models trained on erased images."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation of Gaussian noise added to every copy, in units of the pixel range [0, 1]."""
+    scrub: float = Field(default=0.0, ge=0, le=16)
+    """Largest standard deviation in pixels of the blur of every copy: against planted triggers."""
     latent_weight: float = Field(default=0.1, ge=0)
     """Weight of half the mean squared latent."""
     shell_weight: float = Field(default=1.0, ge=0)
@@ -45,6 +67,31 @@ class PpaConfig(AttackConfig):
     transforms: int = Field(default=16, ge=1)
     """Random transforms per candidate in the final selection (paper: 100)."""
     channels_last: bool = True
+
+
+Drawing = Callable[[Tensor], Tensor]
+"""(M,) int64 candidates to their (M, C, H, W) pictures in [0, 1], on the CPU."""
+
+
+@dataclass
+class Optimised:
+    """What optimising the candidates gave.
+
+    Attributes:
+        latents: (N, D) their latents.
+        draw: draws the result of any of them.
+        path: (fraction, drawing) at the fractions asked for.
+        loss: (N,) their last losses, or None when no step could be afforded.
+        complete: False when the query budget ended it early.
+        notes: remarks for the report.
+    """
+
+    latents: Tensor
+    draw: Drawing
+    path: tuple[tuple[float, Drawing], ...] = ()
+    loss: Tensor | None = None
+    complete: bool = True
+    notes: list[str] = field(default_factory=list)
 
 
 class Ppa(Attack[PpaConfig]):
@@ -55,19 +102,42 @@ class Ppa(Attack[PpaConfig]):
 
     Departures: latents ~ N(0, I) of any prior in place of StyleGAN2's w, hence a penalty that keeps them where the
     prior was trained, another step size and its annealing; crops are drawn per sample (the paper's code draws one per
-    batch); the pool is scored without the mirrored copy; fewer candidates and transforms by default. With `averaged`
-    above 1 the gradient is the mean over several crops, which sees through a defense that only roughens the loss.
+    batch); the pool is scored without the mirrored copy; fewer candidates and transforms by default.
+
+    Adaptive options, any of which can be combined: `averaged` above 1 takes the mean gradient over several copies,
+    which sees through a defense that roughens the loss or answers at random; `confidence` aims for given probabilities;
+    `erase`, `noise` and `scrub` change the copies (`auditor.attacks.adaptive` gives the sources). With `confidence` the
+    final selection takes the candidates that stay nearest to the probability they were made for, with `scrub` it looks
+    at blurred pictures.
     """
 
     name = "ppa"
     access = Access.WHITE_BOX
     paper = "Struppek, Hintersdorf, De Almeida Correia, Adler and Kersting, ICML 2022, arXiv 2201.12179"
     Config = PpaConfig
+    few_classes_loss: Literal["max-margin", "cross-entropy"] = "max-margin"
+    """What `auto` means below `FEW_CLASSES`."""
 
     @property
     def adaptive(self) -> bool:
-        """Whether gradients are averaged over several augmentations."""
-        return self.config.averaged > 1
+        """Whether any option is on that is meant to see through a defense."""
+        config = self.config
+        return bool(config.averaged > 1 or config.confidence or config.erase or config.noise or config.scrub)
+
+    def cost(self, attacked: int, samples_per_class: int, n_classes: int) -> Cost:
+        """The pool, `averaged` images a candidate and step, then `transforms` a candidate where there is a choice."""
+        config = self.config
+        rows, tried = attacked * samples_per_class, attacked * samples_per_class * config.candidates
+        pool = max(config.pool, samples_per_class * config.candidates)
+        steps = tried * config.steps
+        chosen = tried if config.candidates > 1 else 0
+        return Cost(
+            forward=pool + steps * config.averaged + chosen * config.transforms,
+            backward=steps * config.averaged,
+            shared=pool,
+            decodes=pool + chosen + 2 * rows,
+            gradient_decodes=steps,
+        )
 
     def invert(
         self, view: WhiteBoxView, prior: Prior, rows: Rows, ctx: KeyedContext, snapshot_fracs: tuple[float, ...]
@@ -78,23 +148,12 @@ class Ppa(Attack[PpaConfig]):
         size = max(config.pool, int(tried.sample.max()) + 1)
         pool = search_pool(view, prior, size, chunks, ctx, stage=f"{self.name} search")
         start = pool(prior, tried, ctx)
-        end = descend(
-            start,
-            self._objective(view, prior, tried, ctx),
-            Adam(config.lr, config.betas),
-            steps=config.steps,
-            view=view,
-            chunks=chunks,
-            ctx=ctx,
-            stage=self.name,
-            schedule=cosine,
-            fracs=snapshot_fracs,
-        )
-        chosen, covered = self._select(view, prior, end, tried, rows, chunks, ctx)
+        end = self._optimise(view, prior, start, tried, chunks, ctx, snapshot_fracs)
+        chosen, covered = self._select(view, end, tried, rows, chunks, ctx)
         return Inversion(
             start=paint(prior, start[chosen], rows.labels, chunks, ctx),
-            images=paint(prior, end.latents[chosen], rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z[chosen], rows.labels, chunks, ctx)) for frac, z in end.path),
+            images=end.draw(chosen),
+            snapshots=tuple(Snapshot(frac, draw(chosen)) for frac, draw in end.path),
             notes=end.notes + chunks.notes,
             complete=pool.complete and end.complete and covered,
         )
@@ -106,46 +165,101 @@ class Ppa(Attack[PpaConfig]):
         turn = torch.arange(count).repeat(len(rows))
         return Rows(labels, rows.sample.repeat_interleave(count) * count + turn)
 
-    def _objective(self, view: WhiteBoxView, prior: Prior, tried: Rows, ctx: KeyedContext) -> Objective:
-        config = self.config
-        loss = config.loss
-        if loss == "auto":
-            loss = "max-margin" if view.n_classes < FEW_CLASSES else "poincare"
-        terms = (
-            (1.0, identity(IDENTITY_LOSSES[loss])),
-            (config.latent_weight, latent_energy),
-            (config.shell_weight, latent_shell),
-        )
-        augmenter = Augmenter(RowStreams(ctx, tried, "augment"), OPTIMISE, config.averaged)
-        return Objective(view, prior, tried.labels, terms, ctx, augmenter=augmenter, channels_last=config.channels_last)
-
-    def _select(
+    def _optimise(
         self,
         view: WhiteBoxView,
         prior: Prior,
-        end: Descent,
+        start: Tensor,
         tried: Rows,
-        rows: Rows,
         chunks: Chunks,
         ctx: KeyedContext,
-    ) -> tuple[torch.Tensor, bool]:
+        fracs: tuple[float, ...],
+    ) -> Optimised:
+        """Descend from the candidates' latents."""
+        config = self.config
+        end = descend(
+            start,
+            self._objective(view, prior, tried, ctx),
+            Adam(config.lr, config.betas),
+            steps=config.steps,
+            view=view,
+            chunks=chunks,
+            ctx=ctx,
+            stage=self.name,
+            schedule=cosine,
+            fracs=fracs,
+        )
+
+        def drawing(latents: Tensor) -> Drawing:
+            return lambda index: paint(prior, latents[index], tried.labels[index], chunks, ctx)
+
+        path = tuple((frac, drawing(latents)) for frac, latents in end.path)
+        return Optimised(end.latents, drawing(end.latents), path, end.loss, end.complete, end.notes)
+
+    def _objective(self, view: WhiteBoxView, prior: Prior, tried: Rows, ctx: KeyedContext) -> Objective:
+        config = self.config
+        terms = (
+            (1.0, self._identity(view, tried)),
+            (config.latent_weight, latent_energy),
+            (config.shell_weight, latent_shell),
+        )
+        augmenter = self._augmenter(tried, ctx, "")
+        return Objective(view, prior, tried.labels, terms, ctx, augmenter=augmenter, channels_last=config.channels_last)
+
+    def _identity(self, view: WhiteBoxView, tried: Rows) -> Term:
+        if self.config.confidence:
+            return towards(self._goals(tried))
+        loss = self.config.loss
+        if loss == "auto":
+            loss = self.few_classes_loss if view.n_classes < FEW_CLASSES else "poincare"
+        return identity(IDENTITY_LOSSES[loss])
+
+    def _goals(self, tried: Rows) -> Tensor:
+        """(N,) the probability each candidate aims for."""
+        swept = torch.tensor(self.config.confidence)
+        return swept[tried.sample % len(swept)]
+
+    def _augmenter(self, tried: Rows, ctx: KeyedContext, suffix: str) -> Augmenter:
+        """Random copies for one descent; `suffix` tells its draws from those of another."""
+        config = self.config
+        copies = config.averaged
+
+        def streams(purpose: str) -> RowStreams:
+            return RowStreams(ctx, tried, purpose + suffix)
+
+        changes: list[Change] = []
+        if config.scrub:
+            changes.append(Scrub(streams("scrub"), copies, config.scrub))
+        if config.erase:
+            changes.append(Erase(streams("erase"), copies, config.erase))
+        if config.noise:
+            changes.append(Noise(streams("noise"), copies, config.noise))
+        return Augmenter(streams("augment"), OPTIMISE, copies, tuple(changes))
+
+    def _select(
+        self, view: WhiteBoxView, end: Optimised, tried: Rows, rows: Rows, chunks: Chunks, ctx: KeyedContext
+    ) -> tuple[Tensor, bool]:
         """(N,) which candidate each wanted row keeps, and whether the budget covered the robust selection."""
-        transforms = self.config.transforms
-        if self.config.candidates == 1:
+        config = self.config
+        if config.candidates == 1:
             return torch.arange(len(rows)), True
-        if affordable(view, len(tried) * transforms):
-            images = paint(prior, end.latents, tried.labels, chunks, ctx)
-            scores = robust_confidence(
-                view,
-                images,
-                tried,
-                transforms=transforms,
-                ranges=SELECT,
-                chunks=chunks,
-                ctx=ctx,
-                stage=f"{self.name} selection",
-            )
-            return best_per_class(scores, tried, rows), True
-        end.notes.append("the query budget did not cover the final selection: the last loss chose")
-        losses = torch.zeros(len(tried)) if end.loss is None else end.loss.cpu()
-        return best_per_class(-losses, tried, rows), False
+        if not affordable(view, len(tried) * config.transforms):
+            end.notes.append("the query budget did not cover the final selection: the last loss chose")
+            losses = torch.zeros(len(tried)) if end.loss is None else end.loss.cpu()
+            return best_per_class(-losses, tried, rows), False
+        images = end.draw(torch.arange(len(tried)))
+        if config.scrub:
+            images = blurred(images, config.scrub)
+        scores = robust_confidence(
+            view,
+            images,
+            tried,
+            transforms=config.transforms,
+            ranges=SELECT,
+            chunks=chunks,
+            ctx=ctx,
+            stage=f"{self.name} selection",
+        )
+        if config.confidence:
+            scores = -(scores.clamp_min(1e-12) / self._goals(tried)).log().abs()
+        return best_per_class(scores, tried, rows), True

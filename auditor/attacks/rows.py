@@ -31,10 +31,11 @@ class RowStreams:
     def __len__(self) -> int:
         return len(self._generators)
 
-    def normal(self, *shape: int) -> Tensor:
-        """(N, *shape) draws from N(0, 1), on the CPU."""
-        out = torch.empty(len(self), *shape)
-        for row, generator in zip(out, self._generators, strict=True):
+    def normal(self, *shape: int, index: Tensor | None = None) -> Tensor:
+        """(N, *shape) draws from N(0, 1), on the CPU; `index` (int64) draws for these rows only, in that order."""
+        chosen = self._generators if index is None else [self._generators[i] for i in index.tolist()]
+        out = torch.empty(len(chosen), *shape)
+        for row, generator in zip(out, chosen, strict=True):
             row.normal_(generator=generator)
         return out
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auditor.cli.options import (
+    BudgetOption,
     FailOnOption,
     FormatOption,
     ManifestOption,
@@ -19,6 +20,7 @@ from auditor.cli.options import (
     PlanOption,
     PolicyOption,
     QuietOption,
+    SplitOption,
     TimeoutOption,
     check_format,
     parse_duration,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from auditor.contracts.jobs import JobView
     from auditor.contracts.manifest import Manifest
     from auditor.contracts.policy import Policy
+    from auditor.service.audits import SubmitRequest
 
 MANIFEST = "auditor.yaml"
 ModelArgument = Annotated[Path | None, typer.Argument(help="ONNX, safetensors or state-dict file.")]
@@ -104,6 +107,8 @@ def submit(
     plan: PlanOption = None,
     policy: PolicyOption = None,
     fail_on: FailOnOption = None,
+    budget: BudgetOption = None,
+    split: SplitOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the verdict (with a broker).")] = True,
     timeout: TimeoutOption = None,
     output: OutputOption = None,
@@ -115,9 +120,18 @@ def submit(
     """Audit a model; the exit code is the gate's answer."""
     outputs = parse_outputs(output or [])
     check_format(fmt)
-    timeout_s = parse_duration(timeout)
+    timeout_s, budget_s = parse_duration(timeout), parse_duration(budget, option="--budget")
     if resume is not None:
-        _refuse_beside_resume(model=model, config=config, plan=plan, policy=policy, fail_on=fail_on, fresh=fresh)
+        _refuse_beside_resume(
+            model=model,
+            config=config,
+            plan=plan,
+            policy=policy,
+            fail_on=fail_on,
+            budget=budget,
+            split=split,
+            fresh=fresh,
+        )
     house = services()
     if house.in_place and (timeout is not None or not wait):
         raise InvalidInput(
@@ -131,7 +145,7 @@ def submit(
         else:
             if model is None:
                 raise InvalidInput("name a model file, or a job with --resume")
-            request = _request(model, config, plan, policy, fail_on, fresh)
+            request = submit_request(model, config, plan, policy, fail_on, split=split, fresh=fresh, budget_s=budget_s)
             started = house.audits.submit(request, progress.event)
             job_id = started.job_id
             if started.reused:
@@ -174,25 +188,36 @@ def wait(
     raise typer.Exit(conclude(house, view, outputs, fmt))
 
 
-def _request(
-    model: Path, config: Path | None, plan: str | None, policy: Path | None, fail_on: str | None, fresh: bool
-) -> Any:
+def submit_request(
+    model: Path,
+    config: Path | None,
+    plan: str | None,
+    policy: Path | None,
+    fail_on: str | None,
+    *,
+    split: str | None = None,
+    fresh: bool = False,
+    budget_s: float | None = None,
+) -> SubmitRequest:
     """Manifest, policy and flags, in their order of precedence."""
     from auditor.contracts.manifest_file import read_manifest
     from auditor.service.audits import SubmitRequest
 
-    path = _manifest_path(model, config)
+    path = manifest_path(model, config)
     manifest = read_manifest(path)
     problems = [] if model.is_file() else [f"no model file at {model}"]
     if plan is not None:
-        manifest = _with_preset(manifest, plan)
+        manifest = with_preset(manifest, plan)
+    if split is not None:
+        manifest = with_split(manifest, split)
     effective = effective_policy(manifest, policy, fail_on)
     if problems:
         raise InvalidInput(problems)
-    return SubmitRequest(model=model, manifest=manifest, base=path.parent, policy=effective, fresh=fresh)
+    return SubmitRequest(model, manifest, base=path.parent, policy=effective, fresh=fresh, budget_s=budget_s)
 
 
-def _manifest_path(model: Path, config: Path | None) -> Path:
+def manifest_path(model: Path, config: Path | None) -> Path:
+    """The manifest named, or the one beside the model, or the one here."""
     if config is not None:
         return config
     for path in (model.parent / MANIFEST, Path(MANIFEST)):
@@ -203,7 +228,8 @@ def _manifest_path(model: Path, config: Path | None) -> Path:
     )
 
 
-def _with_preset(manifest: Manifest, preset: str) -> Manifest:
+def with_preset(manifest: Manifest, preset: str) -> Manifest:
+    """The manifest with a preset in place of its own plan."""
     from typing import cast
 
     from auditor.contracts.manifest import PlanSection
@@ -214,6 +240,17 @@ def _with_preset(manifest: Manifest, preset: str) -> Manifest:
     section = PlanSection(preset=cast(Any, preset), seed=manifest.plan.seed)
     if section != manifest.plan:
         typer.echo(f"--plan {preset}: the manifest's own plan is set aside, but for its seed", err=True)
+    return manifest.model_copy(update={"plan": section})
+
+
+def with_split(manifest: Manifest, layer: str) -> Manifest:
+    """The manifest with its model cut at `layer`; attacks and priors of its own plan that know no cut are set aside."""
+    from auditor.service.plans import SPLIT_NAMES
+
+    section = manifest.plan.model_copy(update={"split": layer})
+    if section.attacks is not None and not any(attack.name in SPLIT_NAMES for attack in section.attacks):
+        typer.echo("--split: the manifest's own attacks are set aside for those on a cut model", err=True)
+        section = section.model_copy(update={"attacks": None, "priors": None})
     return manifest.model_copy(update={"plan": section})
 
 

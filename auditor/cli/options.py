@@ -27,6 +27,14 @@ FailOnOption = Annotated[
 TimeoutOption = Annotated[
     str | None, typer.Option("--timeout", help="Stop waiting after this long, e.g. 90s, 30m, 2h.")
 ]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option("--budget", help="Cut the plan to the attacks with the best evidence for this time, e.g. 20m, 2h."),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="Cut the model at this layer and audit what a device would send to a server there."),
+]
 OutputOption = Annotated[
     list[str] | None, typer.Option("-o", "--output", help="FORMAT=FILE (json, html, markdown); may be repeated.")
 ]
@@ -82,11 +90,11 @@ def check_format(fmt: str) -> None:
         raise InvalidInput(f"--format: '{fmt}' is not one of table, json, markdown")
 
 
-def parse_duration(text: str | None) -> float | None:
-    """Seconds in `90`, `90s`, `30m`, `2h`."""
+def parse_duration(text: str | None, *, option: str = "--timeout") -> float | None:
+    """Seconds in `90`, `90s`, `30m`, `2h`; `option` is named when it is none of these."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if match is None:
-        raise InvalidInput(f"--timeout: '{text}' is not a duration such as 90s, 30m or 2h")
+        raise InvalidInput(f"{option}: '{text}' is not a duration such as 90s, 30m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

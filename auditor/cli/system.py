@@ -26,6 +26,7 @@ def catalog(
 ) -> None:
     """Every attack, evaluator, prior and defense with access level, paper and parameters."""
     from auditor.attacks.catalog import ATTACKS
+    from auditor.attacks.split.catalog import SPLIT_ATTACKS
     from auditor.evaluation.catalog import EVALUATORS
     from auditor.priors.catalog import PRIORS
     from auditor.targets.architectures import architecture_names
@@ -33,6 +34,7 @@ def catalog(
 
     tables: dict[str, list[dict[str, Any]]] = {
         "attacks": ATTACKS.describe(),
+        "attacks on a cut model": SPLIT_ATTACKS.describe(),
         "evaluators": EVALUATORS.describe(),
         "priors": PRIORS.describe(),
         "defenses": DEFENSES.describe(),

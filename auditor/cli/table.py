@@ -30,6 +30,9 @@ def print_report(report: AuditReport) -> None:
     typer.echo(f"{'attack':18} {'level':10} " + " ".join(f"{head:24}" for head in heads).rstrip())
     for outcome in report.attacks:
         _row(outcome)
+    for outcome in report.attacks:
+        if any(score.metric == "psnr" for score in outcome.scores):
+            _fidelity(outcome)
     typer.echo("")
     for finding in report.findings:
         typer.echo(f"{finding.severity:8} {finding.message}")
@@ -53,3 +56,19 @@ def _row(outcome: AttackOutcome) -> None:
     ]
     moved = "" if outcome.moved or outcome.is_control else "  did not move"
     typer.echo(f"{outcome.key:18} {outcome.access:10} " + " ".join(f"{c:24}" for c in cells).rstrip() + moved)
+
+
+def _fidelity(outcome: AttackOutcome) -> None:
+    """How near an attack on a cut model came to the images behind what it saw, with its two controls."""
+    names = (("psnr", "PSNR dB"), ("ssim", "SSIM"), ("perceptual", "perceptual"))
+    cells = [
+        f"{name} {interval(outcome.score(metric), percent=False).strip()}"
+        f" (other image {_value(outcome, f'control_{metric}')}, mean image {_value(outcome, f'mean_image_{metric}')})"
+        for metric, name in names
+    ]
+    typer.echo(f"{outcome.key:18} {'; '.join(cells)}")
+
+
+def _value(outcome: AttackOutcome, metric: str) -> str:
+    score = outcome.score(metric)
+    return f"{score.value:.2f}" if isinstance(score, Measured) else "-"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from auditor.contracts.base import Contract
-from auditor.contracts.scores import Score
+from auditor.contracts.scores import NotMeasured, Score
 
 
 class DataCard(Contract):
@@ -83,7 +83,9 @@ class PriorCard(Contract):
     """Images its training sent to the target: more than 0 for a prior made for this target."""
     config: dict[str, JsonValue] = {}
     quality: dict[str, float] = {}
-    """Named quality figures: pixel spread ratio, reconstruction error, KID where it can be had."""
+    """Named quality figures from its training: pixel spread ratio, reconstruction error and the like."""
+    kid: Score = NotMeasured(metric="kid", reason="not part of this report")
+    """Kernel inception distance of its samples from the public images, in the judge's embedding; 0 is perfect."""
     class_coverage: Score
     """Share of classes that win at least one of the prior's samples, by the evaluator."""
     ceiling_evaluator: Score

@@ -69,10 +69,48 @@ class DataSpec(Contract):
     max_per_class: int | None = Field(default=None, ge=1)
 
 
-class GeneratorSpec(Contract):
-    """A generator supplied by the team as ONNX: one latent input ~ N(0, 1), one image output."""
+class GeneratorInput(Contract):
+    """What one input of a generator's file is fed. An input without an entry is part of the latent, as `normal`."""
 
-    path: Path
+    kind: Literal["normal", "uniform", "noise", "constant", "labels"] = "normal"
+    """`normal` and `uniform` are parts of the latent, so attacks change them; `noise` is drawn once from N(0, 1) and
+    stays the same for every picture; `constant` is `value`; `labels` is the class to be drawn."""
+    low: float = -1.0
+    """`uniform`: lower end."""
+    high: float = 1.0
+    """`uniform`: upper end."""
+    value: float | tuple[float, ...] | None = None
+    """`constant`: one number for all its elements, or as many numbers as it has elements, in order."""
+    n_classes: int | None = Field(default=None, ge=2)
+    """`labels` as one class number per picture: how many classes there are (one-hot labels say it by their size)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GeneratorInput:
+        problems = []
+        if self.high <= self.low:
+            problems.append("`high` must be above `low`")
+        if (self.kind == "constant") != (self.value is not None):
+            problems.append("`value` is needed for `kind: constant`, and belongs to no other kind")
+        if self.n_classes is not None and self.kind != "labels":
+            problems.append("`n_classes` belongs to `kind: labels`")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class GeneratorSpec(Contract):
+    """A generator supplied by the team as ONNX: one file, or a mapping and a synthesis; docs/generators.md."""
+
+    path: Path | None = None
+    """The whole generator in one file: latent inputs ~ N(0, 1), one image output."""
+    mapping: Path | None = None
+    """Instead of `path`, the first of two files: latents to styles (StyleGAN's z to w)."""
+    synthesis: Path | None = None
+    """The second of two files: styles to one image output."""
+    space: Literal["w", "p"] = "w"
+    """Two files: where attacks work. Styles as they are, or before the mapping's last LeakyReLU of slope 0.2."""
+    inputs: dict[str, GeneratorInput] = Field(default_factory=dict)
+    """By input name of the file (or files): what is not simply a part of the latent ~ N(0, 1)."""
     low: float = -1.0
     """Output value of black."""
     high: float = 1.0
@@ -81,6 +119,26 @@ class GeneratorSpec(Contract):
     height: int = Field(ge=8)
     width: int = Field(ge=8)
     """Image shape; a flat (N, C*H*W) output is reshaped to it."""
+
+    @model_validator(mode="after")
+    def _files(self) -> GeneratorSpec:
+        problems = []
+        if self.path is not None and (self.mapping or self.synthesis):
+            problems.append("give either `path` (one file) or `mapping` and `synthesis` (two files)")
+        elif self.path is None and not (self.mapping and self.synthesis):
+            problems.append("give `path` (one file), or both `mapping` and `synthesis` (two files)")
+        if self.space == "p" and self.mapping is None:
+            problems.append("`space: p` needs `mapping` and `synthesis`")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Each file by the name it has in an audit's workspace; what draws the pictures is `generator.onnx`."""
+        drawing = self.path or self.synthesis
+        found = {"generator.onnx": drawing, "generator-mapping.onnx": self.mapping}
+        return {name: path for name, path in found.items() if path is not None}
 
 
 class JudgeSpec(Contract):
@@ -112,6 +170,8 @@ class PlanSection(Contract):
     samples_per_class: int | None = Field(default=None, ge=1)
     attacks: tuple[AttackSpec, ...] | None = None
     priors: tuple[PriorSpec, ...] | None = None
+    split: str | None = None
+    """Layer at which the model is cut: audits the device's part by what it sends (see `auditor submit --split`)."""
     overrides: dict[str, JsonValue] = Field(default_factory=dict)
     """Any other field of the plan, by name."""
 

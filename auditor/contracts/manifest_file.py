@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -47,6 +47,7 @@ _EXAMPLES = {
     "samples_per_class": "5",
     "attacks": "[{name: ppa}, {name: gmi}]",
     "priors": "[{name: vae}]",
+    "split": "layer1",
     "policy": "{fail_on: high}",
 }
 
@@ -190,10 +191,14 @@ def _explain(contract: type[BaseModel], error: ErrorDetails) -> str:
 def _fields_at(contract: type[BaseModel], location: Sequence[str | int]) -> dict[str, FieldInfo]:
     """The fields of the model that stands at `location` inside `contract`; empty where there is none."""
     model: type[BaseModel] | None = contract
+    own_name = False
     for part in location:
-        if isinstance(part, str):
+        if own_name:
+            own_name = False
+        elif isinstance(part, str):
             field = None if model is None else model.model_fields.get(part)
             model = None if field is None else _model_in(field.annotation)
+            own_name = field is not None and get_origin(field.annotation) is dict
     return {} if model is None else dict(model.model_fields)
 
 

@@ -89,7 +89,8 @@ class AttackOutcome(Contract):
     """The target's confidence rose above its start; an attack that did not move cannot count towards a pass."""
     scores: tuple[Score, ...] = ()
     """`evaluator_top1`, `evaluator_top5`, `judge_top1`, `judge_top5`, `both_agree`, `implied_fpr`, `knn_distance`,
-    `control_evaluator`, `control_judge`, `control_both`, `ceiling_both`, `lift`."""
+    `control_evaluator`, `control_judge`, `control_both`, `ceiling_both`, `lift`; of attacks on a split model also
+    `psnr`, `ssim`, `perceptual`, each with `control_` (another row's reconstruction) and `mean_image_`."""
     per_class: tuple[ClassRow, ...] = ()
     w95_high: float | None = None
     """Upper bound of the 95th percentile over classes of the posterior mean success rate."""

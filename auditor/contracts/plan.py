@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from auditor.contracts.base import Contract
 
@@ -65,7 +65,10 @@ class AuditPlan(Contract):
 
     name: str
     attacks: tuple[AttackSpec, ...] = Field(min_length=1)
-    priors: tuple[PriorSpec, ...] = Field(min_length=1)
+    priors: tuple[PriorSpec, ...]
+    """Empty only where the model is cut and every attack reads what passes there."""
+    split: str | None = None
+    """Layer at which the model is cut between a device and a server; None: it runs in one place."""
     seed: int = Field(default=0, ge=0)
     n_classes: int | None = Field(default=60, ge=1)
     """Classes attacked (the first ones in a seeded order); None: all."""
@@ -85,3 +88,11 @@ class AuditPlan(Contract):
     autocast_bf16: bool = False
     n_bootstrap: int = Field(default=2000, ge=200)
     """Resamples of the classes behind every interval."""
+    left_out: tuple[str, ...] = ()
+    """What a time budget took out of the plan: keys of attacks, and `fisher`."""
+
+    @model_validator(mode="after")
+    def _priors(self) -> AuditPlan:
+        if not self.priors and self.split is None:
+            raise ValueError("`priors` needs at least one entry, unless the model is cut (`split`, or --split)")
+        return self

@@ -102,6 +102,8 @@ class GalleryRow(Contract):
     nearest_public_png: bytes | None
     accepted: tuple[bool, ...]
     """Accepted by evaluator and judge, per reconstruction."""
+    originals_png: tuple[bytes, ...] = ()
+    """Attacks on one observed image each (split inference): the private images behind the reconstructions."""
 
 
 class Gallery(Contract):

@@ -24,7 +24,7 @@ class Measured(Contract):
     high: float
     """Upper bound of the 95 % interval."""
     unit: str = "frac"
-    """`frac` (share in [0, 1]), `ratio` (lift, may leave [0, 1]) or `squared_l2`."""
+    """`frac` (share in [0, 1]), `ratio` (lift, may leave [0, 1]), `squared_l2`, `dB` or `index` (SSIM, in [-1, 1])."""
     higher_is_riskier: bool = True
 
 

@@ -34,6 +34,15 @@ class ParityCheck(Contract):
     passed: bool
 
 
+class SplitPoint(Contract):
+    """Where the model is cut between a device and a server."""
+
+    layer: str
+    """Module path, or value name of an ONNX graph."""
+    shape: tuple[int, ...]
+    """Of what is sent for one image, without the batch axis."""
+
+
 class TargetCard(Contract):
     """The loaded target: what it is and what may be done with it."""
 
@@ -56,3 +65,5 @@ class TargetCard(Contract):
     inferred: dict[str, str] = {}
     """Facts taken from the file, not from the manifest."""
     warnings: tuple[str, ...] = ()
+    split: SplitPoint | None = None
+    """None: the audit does not look at what passes between two parts of the model."""

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ class ContentCache:
         self.root = root
 
     def load_or_build(
-        self, kind: str, key_parts: Mapping[str, Any], build: Callable[[Path], None]
+        self, kind: str, key_parts: Mapping[str, Any], build: Callable[[Path, Path], None]
     ) -> tuple[Path, bool]:
         """The entry's folder, and whether it was there already.
 
         Args:
             kind: what the entry is (`prior`, `evaluator`, ...); a folder name.
             key_parts: JSON-ready; everything that decides the content: weights, data and its order, configuration.
-            build: fills the empty folder it is given; when it raises, nothing is kept.
+            build: fills the first folder it is given, which is empty; when it raises, nothing of it is kept. The second
+                is for checkpoints: it stays until a build of this entry succeeds, however the process ends.
 
         Raises:
             StorageFailure: the folder cannot be written, or the disk is full.
@@ -56,18 +57,25 @@ class ContentCache:
         return entry, False
 
 
-def _build(entry: Path, build: Callable[[Path], None]) -> None:
+def _build(entry: Path, build: Callable[[Path, Path], None]) -> None:
     """Fill a folder beside `entry`, seal it and move it into place; called under the entry's lock."""
     draft = entry.parent / f".{entry.name}.draft"
     for leftover in (draft, entry):
         if leftover.exists():
             shutil.rmtree(leftover)
+    unfinished = entry.parent / f".{entry.name}.unfinished"
     draft.mkdir()
+    unfinished.mkdir(exist_ok=True)
     try:
-        build(draft)
+        build(draft, unfinished)
         files = {path.relative_to(draft).as_posix(): digest_of_file(path) for path in _files(draft)}
         (draft / _SEAL).write_text(json.dumps({"files": files}, sort_keys=True))
         draft.rename(entry)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.rmdir()  # only where nothing was left in it
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -34,7 +34,7 @@ _SCALE, _MARGIN = 20.0, 0.2
 _TEMPERATURE = 0.1
 _SHRINKAGE = 0.1
 _COMPONENTS = 200
-_EPOCH_IMAGES = 6000
+EPOCH_IMAGES = 6000
 """Images of one epoch at most: a random part of a larger set, so that training time does not grow with it."""
 _MIN_IDENTITIES = 20
 _MIN_IMAGES = 100
@@ -110,7 +110,7 @@ def _train(network: JudgeNetwork, data: ImageBatch, spec: JudgeTraining, setting
     """AdamW, one cycle; every epoch takes its own random order of the images."""
     n = len(data)
     size = min(64 if data.labels is not None else 128, n)
-    steps = max(1, min(n, _EPOCH_IMAGES) // size)
+    steps = max(1, min(n, EPOCH_IMAGES) // size)
     head = _identity_head(network, data, ctx)
     optimizer = torch.optim.AdamW(_groups(network, head), lr=_LR)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=steps * spec.epochs + 1, pct_start=0.15)

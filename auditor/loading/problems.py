@@ -23,8 +23,8 @@ class Problems:
         self._remedies: list[str] = []
         self._refused = False
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
+    def __len__(self) -> int:
+        return len(self._found)
 
     def add(self, problem: str) -> None:
         """Something the user can correct."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Prior(Protocol):
     """Draws the pictures; in eval mode, parameters without gradients."""
     traits: frozenset[Trait]
     n_classes: int
-    """K of a conditional prior, else 0."""
+    """K of a prior that knows the target's classes (conditional, or its critic tells them apart), else 0."""
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
@@ -76,6 +76,14 @@ class Oracle(Protocol):
     """
 
     n_classes: int
+
+    def state_dict(self) -> dict[str, Any]:
+        """The account of queries; one of the parts of a resumable training."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from such an account."""
+        ...
 
     def labels(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to (B,) int64, the winning class."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from auditor.contracts.access import Access
+from auditor.data.checkpoint import Stateful, resumable
 from auditor.priors.base import Oracle, Trait
 from auditor.priors.network import NetworkPrior, PriorConfig, crop, grid_of, pad_to, random_batch, update_average
 from auditor.priors.quality import hold_out, quality_figures
@@ -62,6 +64,26 @@ class DcganGenerator(nn.Module):
         """(B, D) to (B, C, H, W) in [0, 1]."""
         return crop(self.body(latents), self.height, self.columns)
 
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The linear block, then one up-sampling block each, the last with the crop; the weights are this network's."""
+        layers = list(self.body)
+        cuts = [place for place, layer in enumerate(layers) if isinstance(layer, nn.ConvTranspose2d)]
+        blocks = [nn.Sequential(*layers[begin:end]) for begin, end in pairwise([0, *cuts, len(layers)])]
+        blocks[-1].append(_Crop(self.height, self.columns))
+        return tuple(blocks)
+
+
+class _Crop(nn.Module):
+    """Cuts pictures to the size wanted."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.size = (height, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, height, width)."""
+        return crop(images, *self.size)
+
 
 def _up(before: int, after: int, *, bias: bool = False) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(before, after, 5, stride=2, padding=2, output_padding=1, bias=bias)
@@ -96,7 +118,12 @@ class DcganCritic(nn.Module):
 class DcganPrior(NetworkPrior):
     """A trained DCGAN: `critic` scores realism, `project` starts from the nearest of many random samples."""
 
-    traits: frozenset[Trait] = frozenset({Trait.CRITIC})
+    traits: frozenset[Trait] = frozenset({Trait.CRITIC, Trait.STAGES})
+
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The generator cut before every up-sampling: feature maps lie between the parts."""
+        return cast(DcganGenerator, self.generator).stages()
 
     def critic(self, images: Tensor) -> Tensor:
         """(B,) float32 realism score, larger is more real."""
@@ -169,7 +196,9 @@ class DcganBuilder:
         size = max(2, min(config.batch_size, len(images)))
         generator.train()
         critic.train()
-        for step in range(config.steps):
+        parts: dict[str, Stateful] = {"generator": generator, "critic": critic, "average": average}
+        parts |= {"generator's Adam": g_adam, "critic's Adam": d_adam}
+        for step in resumable(ctx, "train dcgan", config.steps, parts, draws):
             for _ in range(config.critic_steps):
                 real = random_batch(images, size, flip=config.flip, generator=draws)
                 noise = torch.randn(size, config.latent_dim, generator=draws).to(ctx.device)
@@ -188,7 +217,6 @@ class DcganBuilder:
             _update(g_adam, -realism)
             critic.requires_grad_(True)
             update_average(average, generator, step, config.ema)
-            ctx.tick("train dcgan", step + 1, config.steps)
         return average
 
 

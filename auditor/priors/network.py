@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -35,7 +35,7 @@ class NetworkPrior:
         networks: everything with weights, `generator` among them; frozen and in eval mode.
         generator: latent (B, D) to images (B, C, H, W) in [0, 1].
         quality: named figures measured on public images (see `auditor.priors.quality`).
-        n_classes: K of a conditional prior, else 0.
+        n_classes: K of a prior that knows the target's classes, else 0.
         target_queries: images its training sent to the target; 0 for a prior of public images alone.
         refine_steps: gradient steps of a projection, after its guess.
     """
@@ -184,7 +184,16 @@ class PriorBuilder(Protocol):
         ...
 
     def blank(self, image_shape: tuple[int, int, int], n_classes: int = 0) -> NetworkPrior:
-        """The same prior with untrained weights, to be filled from storage; `n_classes` is K of a conditional one."""
+        """The same prior with untrained weights, to be filled from storage; `n_classes` is the prior's."""
+        ...
+
+
+@runtime_checkable
+class AskingBuilder(PriorBuilder, Protocol):
+    """A builder whose training asks the target, and that says how much: every builder with an `access` is one."""
+
+    def queries(self, n_public: int, n_classes: int) -> int:
+        """Images that `train` on `n_public` images sends to a target of `n_classes`."""
         ...
 
 
@@ -216,6 +225,25 @@ def random_batch(images: Tensor, size: int, *, flip: bool, generator: torch.Gene
         return batch
     mirrored = (torch.rand(size, generator=generator) < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
+
+
+class RunningMean(nn.Module):
+    """Exponential mean of a positive scalar, a twentieth new at every call.
+
+    Args:
+        start: its first value.
+    """
+
+    value: Tensor
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(start))
+
+    def forward(self, new: Tensor) -> Tensor:
+        """The mean after the scalar `new`, at least 1e-5; carries no gradient."""
+        self.value = self.value.lerp(new.detach(), 0.05).clamp_min(1e-5)
+        return self.value
 
 
 @torch.no_grad()

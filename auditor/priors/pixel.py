@@ -1,4 +1,4 @@
-"""The knowledge-free prior: a coarse random colour field, upsampled. What an attacker without public data has."""
+"""A coarse random colour field, upsampled: smooth by construction. `pixels` gives every pixel a coordinate instead."""
 
 from __future__ import annotations
 

@@ -47,25 +47,34 @@ def hold_out(images: Tensor, ctx: RunContext, *, n: int = 128) -> tuple[Tensor, 
 
     With fewer than 40 images everything is used for both.
     """
-    count = min(n, len(images) // 20)
-    if count < 2:
+    _, count = hold_out_sizes(len(images), n=n)
+    if count == len(images):
         return images, images
     order = torch.randperm(len(images), generator=ctx.rng("prior", "hold-out"))
     return images[order[count:]], images[order[:count]]
 
 
-def quality_figures(prior: NetworkPrior, heldout: Tensor, ctx: RunContext) -> dict[str, float]:
+def hold_out_sizes(n_images: int, *, n: int = 128) -> tuple[int, int]:
+    """How many of `n_images` public images `hold_out` gives for training and for measuring."""
+    count = min(n, n_images // 20)
+    return (n_images, n_images) if count < 2 else (n_images - count, count)
+
+
+def quality_figures(
+    prior: NetworkPrior, heldout: Tensor, ctx: RunContext, labels: Tensor | None = None
+) -> dict[str, float]:
     """Spread of samples, and reconstruction errors (mean squared, per pixel) on public images the prior never saw.
 
     Args:
         prior: the prior to be described.
         heldout: (N, C, H, W) public images in [0, 1], the second part of `hold_out`.
         ctx: seed and device.
+        labels: (N,) int64, the classes a conditional prior is to draw the images as.
     """
     chosen = heldout.cpu()
     samples = sample_images(prior, max(64, len(chosen)), ctx.rng("prior", "quality", "samples"), ctx)
     with torch.no_grad():
-        drawn = torch.cat([prior.decode(z).cpu() for z in prior.project(chosen, ctx).split(ctx.batch_size)])
+        drawn = decode_all(prior, prior.project(chosen, ctx, labels), labels, ctx)
     return {
         "pixel_spread_ratio": pixel_spread_ratio(samples, chosen),
         "reconstruction_mse": float((drawn - chosen).square().mean()),

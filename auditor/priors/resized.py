@@ -32,8 +32,9 @@ class ResizedPrior:
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
-        """The inner prior's, with the resizing at the end."""
-        return (*self._inner.stages, _Resize(self.image_shape))
+        """The inner prior's; the last one resizes its pictures, so that no part begins at free pixels."""
+        *features, last = self._inner.stages
+        return (*features, _Resized(last, self.image_shape))
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, D) to (B, C, H, W) in [0, 1]; differentiable."""
@@ -52,16 +53,16 @@ class ResizedPrior:
         return self._inner.project(_resize(images, self._inner.image_shape), ctx, labels)
 
 
-class _Resize(nn.Module):
-    """Images to another height and width."""
+class _Resized(nn.Module):
+    """A module that draws, with its pictures brought to another height and width."""
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, inner: nn.Module, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.image_shape = image_shape
+        self.inner, self.image_shape = inner, image_shape
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C, H, W)."""
-        return _resize(images, self.image_shape)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the inner module takes to (B, C, H, W) in [0, 1]."""
+        return _resize(self.inner(*inputs), self.image_shape)
 
 
 def fit_prior(prior: Prior, image_shape: tuple[int, int, int]) -> Prior:

@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from auditor.contracts.access import Access
+from auditor.data.checkpoint import Stateful, resumable
 from auditor.priors.base import Oracle, Trait
-from auditor.priors.network import NetworkPrior, PriorConfig, random_batch, update_average
+from auditor.priors.network import NetworkPrior, PriorConfig, RunningMean, random_batch, update_average
 from auditor.priors.quality import hold_out, quality_figures
 from auditor.priors.vae_networks import VaeDecoder, VaeEncoder
 from auditor.tensors import ImageBatch, RunContext
@@ -43,7 +44,13 @@ class VaeConfig(PriorConfig):
 class VaePrior(NetworkPrior):
     """A trained VAE: `decode` paints, `project` encodes and then refines by pixels; the encoder is nearly there."""
 
+    traits: frozenset[Trait] = frozenset({Trait.STAGES})
     refine_steps = 20
+
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The decoder cut after its codes and before every up-sampling; see `VaeDecoder.stages`."""
+        return cast(VaeDecoder, self.generator).stages()
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to (B, D): the encoder's mean, in the coordinates of N(0, I)."""
@@ -133,20 +140,20 @@ class VaeBuilder:
             optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1
         )
         size = min(config.batch_size, len(images))
-        variance = torch.tensor(0.01, device=ctx.device)
-        for step in range(config.steps):
+        variance = RunningMean(0.01).to(ctx.device)
+        parts: dict[str, Stateful] = {"model": model, "average": average, "variance": variance}
+        parts |= {"optimizer": optimizer, "schedule": schedule}
+        for step in resumable(ctx, "train vae", config.steps, parts, generator):
             batch = random_batch(images, size, flip=config.flip, generator=generator)
             noise = torch.randn(size, decoder.shift.numel(), generator=generator).to(ctx.device)
             error, kl = self._bound(encoder, decoder, batch, noise, ctx)
-            variance = variance.lerp(error.detach().mean(), 0.05).clamp_min(1e-5)
-            loss = (0.5 * error / variance + config.kl_weight * kl / batch[0].numel()).mean()
+            loss = (0.5 * error / variance(error.mean()) + config.kl_weight * kl / batch[0].numel()).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(moving, 1.0)
             optimizer.step()
             schedule.step()
             update_average(average, model, step, config.ema)
-            ctx.tick("train vae", step + 1, config.steps)
         average.eval()
         return cast(VaeEncoder, average[0]), cast(VaeDecoder, average[1])
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from auditor.priors.network import crop, grid_of, pad_to
+
+N_LAST = 4
+"""Layers of the decoder's convolutional part after its last feature map."""
 
 
 class _Residual(nn.Module):
@@ -88,6 +94,7 @@ class VaeDecoder(nn.Module):
         if width == 0:
             return
         widths = _widths(width, stages)[::-1]
+        self.grids = [(size, rows << index, columns << index) for index, size in enumerate(widths)]
         self.head = nn.Sequential(
             nn.Linear(latent_dim, widths[0] * rows * columns), nn.Unflatten(1, (widths[0], rows, columns))
         )
@@ -111,12 +118,81 @@ class VaeDecoder(nn.Module):
 
     def paint(self, codes: Tensor) -> Tensor:
         """(B, D) codes to (B, C, H, W), not clamped."""
+        return self.combine(codes, None if self.body is None else self.body(self.head(codes)))
+
+    def combine(self, codes: Tensor, correction: Tensor | None) -> Tensor:
+        """(B, D) codes and what the convolutional part drew from them to (B, C, H, W), not clamped."""
         _, height, width = self.image_shape
         painted: Tensor = self.linear(codes).float().unflatten(1, self.image_shape)
-        if self.body is None:
-            return painted
-        return painted + crop(self.body(self.head(codes)), height, width).float()
+        return painted if correction is None else painted + crop(correction, height, width).float()
 
     def forward(self, latents: Tensor) -> Tensor:
         """(B, D) ~ N(0, I) to (B, C, H, W) in [0, 1]."""
         return self.paint(self.codes(latents)).clamp(0, 1)
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """Modules whose composition is `forward`; the weights are this network's.
+
+        Between them lie the codes, and with a convolutional part its feature maps beside them, before every up-sampling
+        and before the last convolution, all flat: (B, D + features). The pixels before the clamp are no stage: free
+        pixels are what adversarial noise is made of.
+        """
+        if self.body is None:
+            return _Codes(self), _Paint(self)
+        layers = list(cast(nn.Sequential, self.body))
+        cuts = [place for place, layer in enumerate(layers) if isinstance(layer, nn.Upsample)]
+        blocks = [nn.Sequential(*layers[begin:end]) for begin, end in pairwise([0, *cuts, -N_LAST, None])]
+        middle = (_Upsample(self, block, grid) for block, grid in zip(blocks[1:-1], self.grids[:-1], strict=True))
+        return _Codes(self, blocks[0]), *middle, _Paint(self, blocks[-1], self.grids[-1])
+
+
+class _Codes(nn.Module):
+    """The decoder's first part: latents to codes, and the coarsest feature map."""
+
+    def __init__(self, decoder: VaeDecoder, block: nn.Module | None = None) -> None:
+        super().__init__()
+        self.decoder, self.block = decoder, block
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(B, D) to (B, D + features)."""
+        codes = self.decoder.codes(latents)
+        return codes if self.block is None else _pack(codes, self.block(self.decoder.head(codes)))
+
+
+class _Upsample(nn.Module):
+    """A middle part: codes are handed on, the feature map of shape `grid` becomes a finer one."""
+
+    def __init__(self, decoder: VaeDecoder, block: nn.Module, grid: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.n_codes, self.block, self.grid = decoder.shift.numel(), block, grid
+
+    def forward(self, state: Tensor) -> Tensor:
+        """(B, D + features) to the same with more features."""
+        codes, features = _unpack(state, self.n_codes, self.grid)
+        return _pack(codes, self.block(features))
+
+
+class _Paint(nn.Module):
+    """The last part: codes and the finest feature map, of shape `grid`, to pictures."""
+
+    def __init__(
+        self, decoder: VaeDecoder, block: nn.Module | None = None, grid: tuple[int, int, int] | None = None
+    ) -> None:
+        super().__init__()
+        self.decoder, self.block, self.grid = decoder, block, grid
+
+    def forward(self, state: Tensor) -> Tensor:
+        """(B, D + features) to (B, C, H, W) in [0, 1]."""
+        if self.block is None or self.grid is None:
+            return self.decoder.combine(state, None).clamp(0, 1)
+        codes, features = _unpack(state, self.decoder.shift.numel(), self.grid)
+        return self.decoder.combine(codes, self.block(features)).clamp(0, 1)
+
+
+def _pack(codes: Tensor, features: Tensor) -> Tensor:
+    return torch.cat([codes, features.flatten(1)], dim=1)
+
+
+def _unpack(state: Tensor, n_codes: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    features = state[:, n_codes:].unflatten(1, grid)
+    return state[:, :n_codes], features.contiguous(memory_format=torch.channels_last)

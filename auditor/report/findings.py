@@ -176,6 +176,11 @@ def limitations_of(
         "The lift R is relative to what this attacker's prior could have drawn. A better prior raises both the ceiling "
         "and the leak.",
     ]
+    if target.split is not None:
+        lines.append(
+            f"The attacks on the cut model saw what passes at '{target.split.layer}' as it is computed here: their "
+            "attacker is the server. Another cut, or noise added on the device, leaks more or less."
+        )
     if isinstance(judge, JudgeCard) and judge.source == "trained":
         lines.append(
             "The judge was trained on the public data the prior also learned from; an embedder of your own is more "

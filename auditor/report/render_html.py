@@ -10,7 +10,15 @@ from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.report.page import drawn, picture_source, render_page
 from auditor.report.pictures import contrast_chart, fisher_chart, lift_chart, rate_chart
-from auditor.report.view import RATE_COLUMNS, attack_rows, leading_attack, totals, worst_first
+from auditor.report.view import (
+    FIDELITY_COLUMNS,
+    RATE_COLUMNS,
+    attack_rows,
+    fidelity_rows,
+    leading_attack,
+    totals,
+    worst_first,
+)
 from auditor.report.wording import (
     GLOSSARY,
     LEVEL_MEANING,
@@ -43,6 +51,8 @@ def render_html(report: AuditReport, gallery: Gallery | None = None) -> str:
         totals=totals(report),
         attacks=rows,
         rate_columns=RATE_COLUMNS,
+        fidelity_columns=FIDELITY_COLUMNS,
+        fidelity_rows=fidelity_rows(report),
         lift_chart=drawn(lift_chart(rows, report.policy.thresholds)),
         rate_chart=drawn(rate_chart(rows)),
         class_attack=leading,
@@ -88,6 +98,7 @@ def _gallery(gallery: Gallery | None) -> dict[str, Any] | None:
                 "attack": row.attack,
                 "accepted": row.accepted,
                 "pictures": [picture for picture in pictures if picture["source"]],
+                "originals": [source for png in row.originals_png if (source := picture_source(png))],
                 "nearest": picture_source(row.nearest_public_png),
             }
         )

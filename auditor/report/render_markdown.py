@@ -7,7 +7,15 @@ from auditor.contracts.fisher import FisherReport
 from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.markdown import bullets, folded, plain, table
-from auditor.report.view import RATE_COLUMNS, attack_rows, leading_attack, totals, worst_first
+from auditor.report.view import (
+    FIDELITY_COLUMNS,
+    RATE_COLUMNS,
+    attack_rows,
+    fidelity_rows,
+    leading_attack,
+    totals,
+    worst_first,
+)
 from auditor.report.wording import (
     NOT_LEGAL_ADVICE,
     PASS_CAVEAT,
@@ -49,7 +57,17 @@ def _verdict(report: AuditReport) -> list[str]:
 def _attacks(report: AuditReport) -> list[str]:
     rows = [(row.outcome.key, row.outcome.access, row.status, *row.cells) for row in attack_rows(report)]
     head = ("Attack", "Access", "Reading", *(name for _, name in RATE_COLUMNS))
-    return ["### Attacks", "", *table(head, rows, numeric_from=3)]
+    return ["### Attacks", "", *table(head, rows, numeric_from=3), *_fidelity(report)]
+
+
+def _fidelity(report: AuditReport) -> list[str]:
+    """The table of attacks on a cut model; nothing where there is none."""
+    rows = fidelity_rows(report)
+    if not rows or report.target.split is None:
+        return []
+    head = ("Attack", *(name for _, name in FIDELITY_COLUMNS))
+    text = f"What passes at {plain(report.target.split.layer)}: how near the pictures come to the images behind them."
+    return ["", text, "", *table(head, rows)]
 
 
 def _classes(report: AuditReport) -> list[str]:

@@ -20,6 +20,13 @@ RATE_COLUMNS: tuple[tuple[str, str], ...] = (
 )
 """Metrics of the attack table, in reading order."""
 
+FIDELITY_COLUMNS: tuple[tuple[str, str], ...] = tuple(
+    (prefix + metric, f"{name}{label}")
+    for metric, name in (("psnr", "PSNR"), ("ssim", "SSIM"), ("perceptual", "Perceptual"))
+    for prefix, label in (("", ""), ("control_", ", other image"), ("mean_image_", ", mean image"))
+)
+"""How near the pictures of attacks on a cut model come to the images behind them."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttackRow:
@@ -88,6 +95,15 @@ def attack_rows(report: AuditReport) -> tuple[AttackRow, ...]:
             ),
         )
         for outcome in sorted(report.attacks, key=order)
+    )
+
+
+def fidelity_rows(report: AuditReport) -> tuple[tuple[str, ...], ...]:
+    """Key and texts of `FIDELITY_COLUMNS` for every judged attack on a cut model; empty: there is none."""
+    return tuple(
+        (outcome.key, *(score_text(outcome.score(metric)) for metric, _ in FIDELITY_COLUMNS))
+        for outcome in report.attacks
+        if any(score.metric == "psnr" for score in outcome.scores)
     )
 
 

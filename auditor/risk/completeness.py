@@ -80,10 +80,12 @@ def data_shortfalls(
     priors: Sequence[PriorCard],
     overlap: OverlapCheck,
     t: Thresholds,
+    *,
+    needs_prior: bool = True,
 ) -> tuple[Shortfall, ...]:
     """What is missing or wrong about the data: public images, overlap with private ones, the input description."""
     found: list[Shortfall] = []
-    if not priors:
+    if not priors and needs_prior:
         found.append(
             Shortfall(
                 "there is no image prior: no public data and no generator was given",

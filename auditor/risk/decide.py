@@ -74,7 +74,7 @@ def decide(
     readings = _read_all(evidence, plan, policy, deployment, trusted=not distrust, published=weights_published)
     first = (
         *distrust,
-        *data_shortfalls(evaluator, priors, overlap, policy.thresholds),
+        *data_shortfalls(evaluator, priors, overlap, policy.thresholds, needs_prior=_needs_prior(graded)),
         *run_shortfalls(graded, plan, deployment),
         *(shortfall for item in evidence for shortfall in item.blocked),
     )
@@ -100,6 +100,11 @@ def decide(
         vector=vector(evidence, level, verdict),
         policy_digest=digest_of(policy),
     )
+
+
+def _needs_prior(outcomes: Sequence[AttackOutcome]) -> bool:
+    """Whether any attack draws its pictures from a prior; those on a cut model do not."""
+    return not outcomes or any(outcome.access is not Access.SPLIT for outcome in outcomes)
 
 
 def _read_all(

@@ -18,7 +18,7 @@ CONSISTENCY_SLACK = 0.05
 """How far the lift that the rates imply may lie over the reported interval before the outcome is disbelieved."""
 
 
-KNOWLEDGE_FREE = frozenset({"pixel"})
+KNOWLEDGE_FREE = frozenset({"pixel", "pixels", "dip"})
 """Priors that carry no public knowledge: they can draw anything, so their ceiling is high and says nothing."""
 
 
@@ -126,8 +126,11 @@ def weigh(
     lift, weak, blocked = _lift(outcome, policy.thresholds) if judged else (None, (), ())
     if outcome.status is OutcomeStatus.FAILED:
         return AttackEvidence(outcome, lift, (), (crashed(outcome),))
-    weak = (*weak, *_prior_limits(outcome, priors, policy.thresholds), *_search_limits(outcome, policy.thresholds))
-    weak = (*weak, *_control_limits(outcome, controls))
+    if outcome.access is Access.SPLIT:
+        weak = (*weak, *_observation_limits(outcome, policy.thresholds))
+    else:
+        weak = (*weak, *_prior_limits(outcome, priors, policy.thresholds), *_search_limits(outcome, policy.thresholds))
+        weak = (*weak, *_control_limits(outcome, controls))
     weak = (*weak, *_target_limits(outcome, target))
     if judged:
         weak = (*weak, *_sample_limits(outcome, plan, policy.thresholds))
@@ -252,6 +255,34 @@ def _search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
             ),
         )
     return ()
+
+
+def _observation_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
+    """Attacks on a cut model rebuild one seen image each, without a prior, and may learn all they need beforehand.
+
+    So their ceiling is how well the images themselves are recognised, and a search that works comes nearer to its image
+    than what the same attack made of another activation.
+    """
+    found = []
+    ceiling = measured(outcome, "ceiling_both")
+    if isinstance(ceiling, Measured) and ceiling.low < t.min_prior_ceiling:
+        reason = (
+            f"{outcome.key}: the private images themselves are recognised in {ceiling.value:.0%} of cases only (at "
+            f"least {ceiling.low:.0%}; {t.min_prior_ceiling:.0%} needed), so a reconstruction that is not shows nothing"
+        )
+        found.append(Shortfall(reason, "a better judge or evaluator: more public and private images, more epochs"))
+    need = f"a working configuration of {outcome.key}: more steps or more public images"
+    if not outcome.moved:
+        reason = f"{outcome.key}: the attack did not move (the target's confidence never rose above its start)"
+        found.append(Shortfall(reason, need))
+    own, other = measured(outcome, "psnr"), measured(outcome, "control_psnr")
+    if isinstance(own, NotMeasured) or isinstance(other, NotMeasured) or own.low <= other.high:
+        reason = (
+            f"{outcome.key}: its pictures come no nearer to the images behind them than pictures made from other "
+            "activations do"
+        )
+        found.append(Shortfall(reason, need))
+    return tuple(found)
 
 
 def _control_limits(outcome: AttackOutcome, controls: Mapping[str, AttackOutcome]) -> Limits:

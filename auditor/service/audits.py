@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from auditor.contracts.base import Contract, canonical_json
-from auditor.contracts.jobs import AuditJob, JobEvent, JobKind, Log, Progress, RunnerMessage, UnitSpec, UnitState
+from auditor.contracts.estimate import PlanEstimate
+from auditor.contracts.jobs import (
+    AuditJob,
+    JobEvent,
+    JobKind,
+    Log,
+    Progress,
+    RunnerMessage,
+    UnitResult,
+    UnitSpec,
+    UnitState,
+)
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy
@@ -20,7 +34,7 @@ from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore, Clock, Transactions
 from auditor.service.records import StoredReport, Submission
 
-CHECK = "check"
+CHECK, PROBE = "check", "probe"
 _A = {JobKind.AUDIT: "an audit", JobKind.REPAIR: "a repair"}
 
 
@@ -34,6 +48,7 @@ class SubmitRequest:
         base: the folder that the manifest's paths are relative to.
         policy: the effective policy.
         fresh: run again even if the same audit is stored.
+        budget_s: seconds for the whole audit, to which the plan is cut (see `auditor.service.budget`); None: no limit.
     """
 
     model: Path
@@ -41,6 +56,7 @@ class SubmitRequest:
     base: Path
     policy: Policy
     fresh: bool = False
+    budget_s: float | None = None
 
 
 class Audits:
@@ -68,32 +84,21 @@ class Audits:
 
         The check runs in the runner and reads the files where they are; the data that it found good it writes out, and
         exactly those bytes are stored and audited, as is the model file with the digest that was checked. A refused
-        submission leaves nothing behind.
+        submission leaves nothing behind. With a budget, the check also probes this machine and cuts the plan.
 
         Raises:
-            InvalidInput: with every problem found.
+            InvalidInput: with every problem found, or because no attack fits into the budget.
             UnsupportedModel, RunnerFailure, StorageFailure: as named.
         """
         files = {"manifest.json": _json(request.manifest), "policy.json": _json(request.policy)}
-        unit = UnitSpec(
-            kind=CHECK,
-            key=CHECK,
-            params={
-                "model": str(request.model.absolute()),
-                "base": str(request.base.absolute()),
-                "manifest": request.manifest.model_dump(mode="json"),
-            },
-        )
-
-        def on_message(message: RunnerMessage) -> None:
-            if isinstance(message, Progress | Log):
-                on_event(JobEvent(job_id="", unit_key=CHECK, unit_state=UnitState.RUNNING, message=message))
-
-        checked = self._executor.compute(unit, on_message=on_message, should_stop=lambda: False, files=files)
+        checked = self._check(CHECK if request.budget_s is None else PROBE, request, files, on_event, keep=True)
         missing = [name for name in ("plan.json", "target.json") if name not in checked.outputs]
         if missing:
             raise RunnerFailure(f"the check left no {' and no '.join(missing)}")
         plan = AuditPlan.model_validate_json(self._store.get_bytes(checked.outputs["plan.json"]))
+        if plan.left_out:
+            left_out = Log(level="warning", message=f"left out to fit the budget: {', '.join(plan.left_out)}")
+            on_event(JobEvent(job_id="", unit_key=CHECK, unit_state=UnitState.RUNNING, message=left_out))
         target = TargetCard.model_validate_json(self._store.get_bytes(checked.outputs["target.json"]))
         inputs = {name: self._store.put_bytes(data) for name, data in files.items()} | checked.outputs
         inputs.setdefault("model", self._store_model(request.model, target))
@@ -107,6 +112,35 @@ class Audits:
         )
         payload = AuditJob(name=submission.name, plan=plan, inputs=inputs).model_dump(mode="json")
         return self._jobs.start(JobKind.AUDIT, payload, submission, new_submission=True, fresh=request.fresh)
+
+    def estimate(self, request: SubmitRequest, on_event: OnEvent = ignore) -> PlanEstimate:
+        """A dry run: check model and data as `submit` does, measure, say what the plan would cost; nothing is kept.
+
+        Raises:
+            InvalidInput, UnsupportedModel, RunnerFailure, StorageFailure: as for `submit`.
+        """
+        files = {"manifest.json": _json(request.manifest), "policy.json": _json(request.policy)}
+        probed = self._check(PROBE, request, files, on_event, keep=False)
+        return PlanEstimate.model_validate(probed.value["estimate"])
+
+    def _check(
+        self, kind: str, request: SubmitRequest, files: Mapping[str, bytes], on_event: OnEvent, *, keep: bool
+    ) -> UnitResult:
+        """Run a `check` or `probe` unit on the files where they are."""
+        params: dict[str, JsonValue] = {
+            "model": str(request.model.absolute()),
+            "base": str(request.base.absolute()),
+            "manifest": request.manifest.model_dump(mode="json"),
+        }
+        if kind == PROBE:
+            params |= {"budget_s": request.budget_s, "keep": keep}
+
+        def on_message(message: RunnerMessage) -> None:
+            if isinstance(message, Progress | Log):
+                on_event(JobEvent(job_id="", unit_key=kind, unit_state=UnitState.RUNNING, message=message))
+
+        unit = UnitSpec(kind=kind, key=kind, params=params)
+        return self._executor.compute(unit, on_message=on_message, should_stop=lambda: False, files=files)
 
     def _store_model(self, path: Path, target: TargetCard) -> str:
         digest = self._store.put_file(path)

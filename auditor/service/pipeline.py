@@ -27,12 +27,16 @@ CONTROL_ATTACK = "best-of-prior"
 PREPARE, FISHER, FINISH = "prepare", "fisher", "finish"
 RECON, OUTCOME = "recon.npz", "outcome.json"
 """What an attack unit leaves: its images, and what it cost."""
+ACTIVATIONS, NO_PRIOR = "activations.npz", "none"
+"""What `prepare` leaves for attacks on a cut model, and the prior of those, which use none."""
 
 _PREPARE_INPUTS = (
     "model", "manifest.json", "plan.json", "policy.json", "target.json",
-    "private.npz", "heldout.npz", "public.npz", "generator.onnx", "judge.onnx",
+    "private.npz", "heldout.npz", "public.npz", "generator.onnx", "generator-mapping.onnx", "judge.onnx",
 )  # fmt: skip
-_ATTACK_INPUTS = ("model", "manifest.json", "plan.json", "target.json", "generator.onnx")
+_GENERATOR = ("generator.onnx", "generator-mapping.onnx")
+_ATTACK_INPUTS = ("model", "manifest.json", "plan.json", "target.json", *_GENERATOR)
+_SPLIT_INPUTS = ("model", "plan.json", "target.json")
 _FISHER_INPUTS = ("model", "manifest.json", "plan.json", "target.json")
 _READINESS = TypeAdapter(tuple[AttackReadiness, ...])
 _CLASSES = TypeAdapter(tuple[int, ...])
@@ -124,7 +128,7 @@ def attack_plans(job: AuditJob, prepared: UnitResult) -> tuple[AttackPlan, ...]:
             raise RunnerFailure(f"the result of '{PREPARE}' does not mention attack '{spec.key}'")
         prior = ready.prior or spec.prior or job.plan.priors[0].name
         attacks.append(AttackPlan(len(attacks), spec, ready, prior, chunks if ready.runnable else ()))
-    for prior in dict.fromkeys(attack.prior for attack in attacks if attack.chunks):
+    for prior in dict.fromkeys(attack.prior for attack in attacks if attack.chunks and attack.prior != NO_PRIOR):
         control = AttackSpec(name=CONTROL_ATTACK, prior=prior, label=f"control/{prior}")
         ready = AttackReadiness(key=control.key, runnable=True, prior=prior)
         attacks.append(AttackPlan(len(attacks), control, ready, prior, chunks))
@@ -132,7 +136,11 @@ def attack_plans(job: AuditJob, prepared: UnitResult) -> tuple[AttackPlan, ...]:
 
 
 def _attack_units(job: AuditJob, attack: AttackPlan, prepared: UnitResult, prefix: str) -> list[UnitSpec]:
-    """One unit per chunk. It gets the model and the priors, and nothing that was made from private data."""
+    """One unit per chunk. It gets the model and the priors, and nothing that was made from private data.
+
+    On a cut model it gets, in place of priors, the activations that were seen passing.
+    """
+    is_split = attack.readiness.access is Access.SPLIT
     priors = {
         name: digest
         for name, digest in prepared.outputs.items()
@@ -140,7 +148,7 @@ def _attack_units(job: AuditJob, attack: AttackPlan, prepared: UnitResult, prefi
     }
     return [
         UnitSpec(
-            kind="attack",
+            kind="split-attack" if is_split else "attack",
             key=attack.key(number, prefix),
             params={
                 "attack": attack.spec.model_dump(mode="json"),
@@ -149,7 +157,9 @@ def _attack_units(job: AuditJob, attack: AttackPlan, prepared: UnitResult, prefi
                 "chunk": number,
                 "aids": attack.readiness.aids,
             },
-            inputs=_pick(job.inputs, _ATTACK_INPUTS) | _pick(prepared.outputs, (attack.readiness.aids,)) | priors,
+            inputs=_pick(job.inputs, _SPLIT_INPUTS if is_split else _ATTACK_INPUTS)
+            | _pick(prepared.outputs, (attack.readiness.aids, *((ACTIVATIONS,) if is_split else ())))
+            | ({} if is_split else priors),
         )
         for number, classes in enumerate(attack.chunks)
     ]

@@ -4,45 +4,142 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from auditor.contracts.manifest import PlanSection
 from auditor.contracts.plan import AttackSpec, AuditPlan, EvaluatorSpec, FisherSpec, JudgeTraining, PriorSpec
 from auditor.errors import InvalidInput
 
-PPA = AttackSpec(name="ppa")
-PPA_AVERAGED = AttackSpec(name="ppa", label="ppa-averaged", params={"averaged": 3})
-MIRROR_B = AttackSpec(name="mirror-b")
-GMI = AttackSpec(name="gmi", prior="dcgan")
-VAE = PriorSpec(name="vae")
-DCGAN = PriorSpec(name="dcgan")
+Params = Mapping[str, JsonValue] | None
+FISHER = "fisher"
+"""The layer scores in `AuditPlan.left_out`."""
+PPA = "ppa"
+
+
+BREP: Mapping[str, JsonValue] = {"search": 5000, "patience": 20, "iterations": 100}
+SCRUB: Mapping[str, JsonValue] = {"averaged": 4, "erase": 0.4, "scrub": 1.0}
+"""PPA through blurred and half-hidden pictures: against planted triggers and training with random erasing."""
+SWEEP: Mapping[str, JsonValue] = {"confidence": [0.5, 0.7, 0.88, 0.95, 1.0], "candidates": 5}
+"""PPA towards several confidences: a defense may make the highest one a trap."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack of the presets: None where a preset leaves it out, else the parameters it gives there.
+
+    Attributes:
+        name: catalog name.
+        quick: parameters in `quick`.
+        standard: parameters in `standard`.
+        deep: parameters in `deep`.
+        label: tells two rows of one attack apart.
+        prior: the prior it uses; None: the one it comes with, else the plan's first that fits.
+    """
+
+    name: str
+    quick: Params
+    standard: Params
+    deep: Params
+    label: str | None = None
+    prior: str | None = None
+
+    def spec(self, preset: str) -> AttackSpec | None:
+        """The attack as `preset` runs it; None: it does not."""
+        params: Params = getattr(self, preset)
+        if params is None:
+            return None
+        return AttackSpec(name=self.name, params=dict(params), label=self.label, prior=self.prior)
+
+
+ROWS = (
+    #   attack           quick            standard         deep
+    Row(PPA,             {},              {},              {"steps": 300}),
+    Row(PPA,             {"averaged": 3}, {"averaged": 3}, {"averaged": 6, "steps": 300}, label="ppa-averaged"),
+    Row(PPA,             None,            None,            SCRUB,            label="ppa-scrub"),
+    Row(PPA,             None,            None,            SWEEP, label="ppa-confidence"),
+    Row("if-gmi",        None,            None,            {"steps": 100}, prior="vae-gan"),
+    Row("mirror-w",      None,            None,            {"steps": 300}),
+    Row("gmi",           None,            {},              {"steps": 1500}, prior="dcgan"),
+    Row("kedmi",         None,            {},              {"steps": 1000}),
+    Row("vmi",           None,            None,            {}),
+    Row("lomma",         None,            {"base": "gmi"}, {"base": "gmi", "steps": 1500}),
+    Row("plg-mi",        None,            {},              {"steps": 600}),
+    Row("mirror-b",      {},              {},              {"generations": 100}),
+    Row("smile",         None,            {"queries": 301}, {}),
+    Row("c2fmi",         None,            None,            {}),
+    Row("rlb-mi",        None,            None,            {}),
+    Row("lokt",          None,            {},              {"steps": 600}),
+    Row("brep-mi",       None,            BREP,            {}),
+    Row("deep-inversion", None,           None,            {}),
+    Row("dip",           None,            None,            {}),
+    Row("pixel-tv",      None,            None,            {}),
+    Row("mi-face",       None,            None,            {}),
+)  # fmt: skip
+"""Which preset runs which attack, in order, and with which parameters beside its defaults."""
+
+PRIORS: tuple[tuple[str, Params, Params, Params], ...] = (
+    #            quick  standard  deep
+    ("vae",       {},    {},       {}),
+    ("vae-gan",   None,  None,     {}),
+    ("dcgan",     None,  {},       {}),
+    ("kedmi-gan", None,  {},       {}),
+    ("plg-gan",   None,  {},       {}),
+    ("tac-gan",   None,  {},       {}),
+    ("pixels",    None,  None,     {}),
+    ("dip",       None,  None,     {}),
+)  # fmt: skip
+"""The same for priors; the first is the default of attacks that come with none."""
+
+SPLIT = tuple(AttackSpec(name=name) for name in ("inverse-network", "rmle", "query-free"))
+"""What a plan runs on a cut model unless it lists attacks itself."""
+SPLIT_NAMES = frozenset(attack.name for attack in SPLIT)
+"""Attacks that read what passes between the parts of a cut model."""
+
+STRENGTH: Mapping[str, int] = {
+    "ppa": 9,
+    "plg-mi": 9,
+    "kedmi": 8,
+    "lokt": 8,
+    "if-gmi": 8,
+    "lomma": 8,
+    "mirror-w": 8,
+    "mirror-b": 6,
+    "smile": 6,
+    "c2fmi": 6,
+    "rlb-mi": 5,
+    "brep-mi": 5,
+    "gmi": 4,
+    "vmi": 4,
+    "deep-inversion": 3,
+    "dip": 2,
+    "mi-face": 2,
+    "pixel-tv": 1,
+}
+"""How much an attack found where several were tried, 9 the most: PPA, MIRROR-b and GMI by the lifts of docs/results.md,
+the others by our reading of the papers. It only says which attack goes first when time is short; an attack
+that is not listed comes last."""
+
+
+def _preset(name: str, **fields: Any) -> AuditPlan:
+    """The column `name` of the tables, with the other fields of the plan."""
+    column = ("quick", "standard", "deep").index(name)
+    priors = [(prior, columns[column]) for prior, *columns in PRIORS]
+    return AuditPlan(
+        name=name,
+        attacks=tuple(spec for row in ROWS if (spec := row.spec(name)) is not None),
+        priors=tuple(PriorSpec(name=prior, params=params) for prior, params in priors if params is not None),
+        **fields,
+    )
+
 
 PRESETS: Mapping[str, AuditPlan] = {
-    "quick": AuditPlan(
-        name="quick",
-        attacks=(PPA, PPA_AVERAGED, MIRROR_B),
-        priors=(VAE,),
-        n_classes=60,
-        samples_per_class=3,
-    ),
-    "standard": AuditPlan(
-        name="standard",
-        attacks=(PPA, PPA_AVERAGED, GMI, MIRROR_B),
-        priors=(VAE, DCGAN),
-        n_classes=60,
-        samples_per_class=5,
-    ),
-    "deep": AuditPlan(
-        name="deep",
-        attacks=(
-            PPA.model_copy(update={"params": {"steps": 300}}),
-            PPA_AVERAGED.model_copy(update={"params": {"averaged": 6, "steps": 300}}),
-            GMI.model_copy(update={"params": {"steps": 1500}}),
-            MIRROR_B.model_copy(update={"params": {"generations": 100}}),
-        ),
-        priors=(VAE, DCGAN),
+    "quick": _preset("quick", n_classes=60, samples_per_class=3),
+    "standard": _preset("standard", n_classes=60, samples_per_class=5),
+    "deep": _preset(
+        "deep",
         n_classes=None,
         samples_per_class=8,
         evaluator=EvaluatorSpec(epochs=60),
@@ -62,8 +159,8 @@ def quick_version(plan: AuditPlan) -> AuditPlan:
     overstate what freezing does), with fewer samples per class and without layer scores. A plan without PPA keeps its
     first attack.
     """
-    first = plan.priors[0]
-    kept = tuple(a for a in plan.attacks if a.name == PPA.name and a.prior in (None, first.name)) or plan.attacks[:1]
+    first = plan.priors[0] if plan.priors else PriorSpec(name="")
+    kept = tuple(a for a in plan.attacks if a.name == PPA and a.prior in (None, first.name)) or plan.attacks[:1]
     names = {attack.prior for attack in kept}
     priors = tuple(prior for prior in plan.priors if prior is first or prior.name in names)
     return plan.model_copy(
@@ -89,6 +186,11 @@ def resolve_plan(section: PlanSection) -> AuditPlan:
         value = getattr(section, name)
         if value is not None:
             changes[name] = value
+    if section.split is not None:
+        changes["split"] = section.split
+        if section.attacks is None:
+            changes |= {"attacks": SPLIT, "priors": section.priors or ()}
+            changes.setdefault(FISHER, {"enabled": False})  # layer scores need the course of a white-box attack
     if "name" in changes:
         raise InvalidInput("plan.overrides.name: the plan's name follows from its preset and cannot be set")
     if not changes:
@@ -126,6 +228,27 @@ def plan_problems(plan: AuditPlan) -> list[str]:
     problems += [
         f"plan: attack '{attack.key}' wants the prior '{attack.prior}', which the plan does not list"
         for attack in plan.attacks
-        if attack.prior is not None and attack.prior not in priors
+        if attack.prior is not None and attack.prior not in priors and attack.name not in SPLIT_NAMES
     ]
+    for attack in plan.attacks:
+        if attack.name not in SPLIT_NAMES:
+            problems += [] if plan.priors else [f"plan: attack '{attack.key}' needs a prior, and the plan lists none"]
+        elif plan.split is None:
+            problems.append(f"plan: attack '{attack.key}' works on a cut model: name the layer with --split or `split`")
+        elif attack.prior is not None:
+            problems.append(f"plan: attack '{attack.key}' reads activations and uses no prior")
     return problems
+
+
+def omissions(plan: AuditPlan) -> tuple[str, ...]:
+    """What a time budget took out of the plan, in words for the report; empty: nothing."""
+    lines = []
+    attacks = [key for key in plan.left_out if key != FISHER]
+    if attacks:
+        lines.append(
+            f"To fit a time budget, these attacks of the plan were left out: {', '.join(attacks)}. What they would "
+            "have found is not known."
+        )
+    if FISHER in plan.left_out:
+        lines.append("To fit a time budget, the layer scores were left out.")
+    return tuple(lines)

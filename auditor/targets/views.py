@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import log_softmax
 from auditor.contracts.access import Access
 from auditor.errors import AccessDenied, QueryBudgetExceeded
 from auditor.targets.base import Target, offers
+from auditor.targets.split import SplitTarget
 
 
 @dataclass
@@ -36,10 +38,18 @@ class _View:
 
     access: Access
 
-    def __init__(self, target: Target, counter: QueryCounter) -> None:
+    def __init__(self, target: Target | SplitTarget, counter: QueryCounter) -> None:
         self.n_classes = target.n_classes
         self.image_shape = target.image_shape
         self.counter = counter
+
+    def state_dict(self) -> dict[str, Any]:
+        """The account of queries, so that a training that goes on after a stop books all of them."""
+        return {"forward": self.counter.forward, "backward": self.counter.backward}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from such an account."""
+        self.counter.forward, self.counter.backward = state_dict["forward"], state_dict["backward"]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -97,6 +107,53 @@ class WhiteBoxView(ScoreView):
         """(B, C, H, W) in [0, 1] to (B, K), differentiable with respect to the images."""
         self.layers = () if target.module is None else tuple(target.module.modules())
         """Every module of the network, for hooks on its inner activations; not to be changed."""
+
+
+class Knowledge(StrEnum):
+    """What an attacker on a split model has beside what it saw pass."""
+
+    ENCODER = "encoder"
+    """The device's part: its outputs and their derivatives."""
+    QUERIES = "queries"
+    """What the device's part makes of images of the attacker's choice."""
+    TAIL = "tail"
+    """The server's part, and no answer of the device's."""
+
+
+class SplitView(_View):
+    """Split access: one part of a cut model, as far as `knowledge` goes.
+
+    The counter counts images that the device's part was given; what goes through the server's part stays with the
+    attacker, who owns it.
+
+    Args:
+        target: the cut model.
+        knowledge: which part, and whether it can be differentiated.
+        counter: of images sent to the device's part.
+
+    Attributes:
+        feature_shape: of what passes for one image.
+    """
+
+    access = Access.SPLIT
+
+    def __init__(self, target: SplitTarget, knowledge: Knowledge, counter: QueryCounter) -> None:
+        super().__init__(target, counter)
+        self.knowledge = knowledge
+        self.feature_shape = target.point.shape
+
+        def encode(images: Tensor) -> Tensor:
+            follow = knowledge is Knowledge.ENCODER and torch.is_grad_enabled()
+            counter.charge(len(images), differentiable=follow and images.requires_grad)
+            with torch.set_grad_enabled(follow):
+                return target.encode(images)
+
+        if knowledge is Knowledge.TAIL:
+            self.tail = target.tail
+            """(B, *feature_shape) to (B, K), differentiable with respect to the features."""
+        else:
+            self.encode = encode
+            """(B, C, H, W) in [0, 1] to (B, *feature_shape); differentiable only with knowledge of the encoder."""
 
 
 _VIEWS: dict[Access, type[LabelView]] = {

@@ -94,3 +94,39 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
             if isinstance(part, nn.Linear) and not bool(part.weight.any()):
                 part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * 0.05)
     return module.eval()
+
+
+def exported_inputs(
+    module: nn.Module, examples: dict[str, torch.Tensor], *, opset: int = 17, dynamo: bool = False, dynamic: bool = True
+) -> bytes:
+    """`module` with named inputs, in the order of its arguments; the batch is free where an example has two rows."""
+    free = {name: {0: "batch"} for name, value in examples.items() if dynamic and value.ndim and len(value) == 2}
+    buffer: Any = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if dynamo:
+            batch = torch.export.Dim("batch")
+            shapes = tuple({0: batch} if name in free else None for name in examples)
+            program: Any = torch.onnx.export(
+                module.eval(),
+                tuple(examples.values()),
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(examples),
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+            data: bytes = program.model_proto.SerializeToString()
+            return data
+        torch.onnx.export(
+            module.eval(),
+            tuple(examples.values()),
+            buffer,
+            dynamo=False,
+            opset_version=opset,
+            input_names=list(examples),
+            output_names=["output"],
+            dynamic_axes={**free, "output": {0: "batch"}} if free else None,
+        )
+    written: bytes = buffer.getvalue()
+    return written

@@ -223,6 +223,8 @@ class ToyPrior:
         has_critic: whether `critic` answers (minus the squared distance from the generator's subspace).
         conditional: draw a class at a time, half-way to its template.
         has_surrogate: whether `surrogate` answers (two blunt classifiers of the templates).
+        made_for: (K, C, H, W) the templates of the target that classes and surrogates follow; default: `templates`,
+            whose range the pictures keep to either way.
         seed: of the added directions.
     """
 
@@ -236,6 +238,7 @@ class ToyPrior:
         has_critic: bool = False,
         conditional: bool = False,
         has_surrogate: bool = False,
+        made_for: Tensor | None = None,
         seed: int = 0,
     ) -> None:
         n, shape = len(templates), templates.shape[1:]
@@ -245,11 +248,12 @@ class ToyPrior:
             raise ValueError(f"latent_dim must be in {n - 1}..{shape.numel()}")
         base = templates.mean(dim=0)
         basis = _principal_directions((templates - base).flatten(1).double(), self.latent_dim, seed)
-        lean = 0.5 * (templates - base).flatten(1) if conditional else None
+        followed = templates if made_for is None else made_for
+        lean = 0.5 * _inside((followed - base).flatten(1), basis) if conditional else None
         self._network = AffineGenerator(base, basis, lean).eval()
         self.generator: nn.Module = self._network
-        self.n_classes = n if conditional else 0
-        self._students = [TemplateClassifier(templates, sharpness).eval() for sharpness in (0.5, 1.0)]
+        self.n_classes = len(followed) if conditional else 0
+        self._students = [TemplateClassifier(followed, sharpness).eval() for sharpness in (0.5, 1.0)]
         self.traits = frozenset(
             trait
             for trait, there in (
@@ -260,7 +264,9 @@ class ToyPrior:
             )
             if there
         )
-        self.digest = _digest(self._network.base, self._network.basis, torch.tensor([has_critic, conditional]))
+        self.digest = _digest(
+            self._network.base, self._network.basis, torch.tensor([has_critic, conditional]), followed
+        )
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
@@ -279,8 +285,7 @@ class ToyPrior:
         if Trait.CRITIC not in self.traits:
             return None
         flat = (images - self._network.to(images.device).base).flatten(1)
-        inside = self._coordinates(flat) @ self._network.basis
-        return -(flat - inside).square().sum(dim=1)
+        return -(flat - _inside(flat, self._network.basis)).square().sum(dim=1)
 
     def surrogate(self, images: Tensor) -> Tensor | None:
         """(2, B, K) logits of blunt classifiers of the templates; None without them."""
@@ -295,11 +300,17 @@ class ToyPrior:
         offset = (images - base).flatten(1)
         if self._network.lean is not None and labels is not None:
             offset = offset - self._network.lean[labels]
-        return self._coordinates(offset)
+        return _coordinates(offset, self._network.basis)
 
-    def _coordinates(self, flat: Tensor) -> Tensor:
-        basis = self._network.basis
-        return flat @ basis.T / basis.square().sum(dim=1)
+
+def _coordinates(flat: Tensor, basis: Tensor) -> Tensor:
+    """(B, D) least-squares coordinates of (B, P) rows along the orthogonal rows of `basis` (D, P)."""
+    return flat @ basis.T / basis.square().sum(dim=1)
+
+
+def _inside(flat: Tensor, basis: Tensor) -> Tensor:
+    """(B, P) the part of (B, P) rows that the rows of `basis` (D, P) span."""
+    return _coordinates(flat, basis.to(flat)) @ basis.to(flat)
 
 
 def _principal_directions(centred: Tensor, n: int, seed: int) -> Tensor:

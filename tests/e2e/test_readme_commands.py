@@ -106,6 +106,13 @@ def test_the_ci_job_and_the_gate(audited, folder, shell):
     assert shell(resume.replace("ID", job)).returncode == audited.returncode
 
 
+def test_plan_explains_what_it_costs(audited, shell):
+    for line in block("auditor plan"):
+        done = shell(line)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"^total +\d", done.stdout, re.M)
+
+
 def test_migrate_and_the_catalog(shell):
     assert shell("auditor migrate").returncode == 0
     (catalog,) = re.findall(r"`(auditor catalog --json)`", README)

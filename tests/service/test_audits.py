@@ -4,8 +4,10 @@ from datetime import timedelta
 
 import pytest
 
+from auditor.contracts.estimate import PlanEstimate
 from auditor.contracts.jobs import JobKind, JobState, UnitState
 from auditor.contracts.manifest import Manifest
+from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy
 from auditor.errors import Cancelled, InvalidInput, NotFound, RunnerFailure, StorageFailure, WaitTimeout
 from auditor.service.audits import Audits, SubmitRequest
@@ -102,6 +104,47 @@ def test_a_submission_is_checked_stored_and_gets_its_first_unit(house):
     assert house.store.get_bytes(submission.inputs["model"]) == b"weights"
     assert set(submission.inputs) >= {"manifest.json", "plan.json", "policy.json", "target.json", "private.npz"}
     assert [event.unit_key for event in events] == ["check"]
+
+
+def probing(house, *, left_out=()):
+    """A probe that cuts `left_out` from the plan; gives the parameters that it was asked with."""
+    asked = []
+
+    def probe(unit, workspace, session):
+        asked.append(unit.params)
+        workspace.input("policy.json")
+        plan = PLAN.model_copy(update={"left_out": left_out})
+        value = {"estimate": PlanEstimate(plan=plan).model_dump(mode="json")}
+        if unit.params["keep"]:
+            house.handlers["check"](unit, workspace, session)
+            workspace.output("plan.json").write_text(plan.model_dump_json())
+        return value
+
+    house.handlers["probe"] = probe
+    return asked
+
+
+def test_a_dry_run_stores_nothing(house):
+    asked = probing(house)
+    manifest = Manifest.model_validate({"model": {"name": "faces"}})
+    found = house.audits.estimate(SubmitRequest(house.model, manifest, house.tmp_path, Policy()))
+    assert found.plan == PLAN
+    assert (asked[0]["keep"], asked[0]["budget_s"]) == (False, None)
+    assert house.store.blobs == {}
+    assert not house.transactions.tables.jobs
+
+
+def test_a_budget_is_cut_to_by_the_probe_and_said_aloud(house):
+    asked, events = probing(house, left_out=("gmi", "fisher")), []
+    manifest = Manifest.model_validate({"model": {"name": "faces"}})
+    request = SubmitRequest(house.model, manifest, house.tmp_path, Policy(), budget_s=1200)
+    started = house.audits.submit(request, events.append)
+    assert (asked[0]["keep"], asked[0]["budget_s"]) == (True, 1200)
+    stored = house.store.get_bytes(house.audits.submission_of(started.job_id).inputs["plan.json"])
+    assert AuditPlan.model_validate_json(stored).left_out == ("gmi", "fisher")
+    (said,) = [event.message for event in events if event.message.event == "log"]
+    assert said.level == "warning"
+    assert "gmi, fisher" in said.message
 
 
 def test_a_refused_submission_tells_all_problems_and_leaves_nothing(house):

@@ -45,7 +45,7 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     classes = tuple(int(label) for label in _list(unit.params["classes"]))
     attack = ATTACKS.build(spec.name, spec.params)
     target = load_target(workspace.input("model"), card, ctx.device)
-    prior = fit_prior(prior_of(workspace, str(unit.params["prior"]), ctx), target.image_shape)
+    prior = fit_prior(prior_of(workspace, str(unit.params["prior"]), ctx, target.n_classes), target.image_shape)
     view = narrow(target, attack.access, max_queries=plan.max_queries)
     aids = str(unit.params.get("aids", ""))
     wants_snapshots = plan.fisher.enabled and attack.access is Access.WHITE_BOX
@@ -70,13 +70,18 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     return cost.model_dump(mode="json")
 
 
-def prior_of(workspace: Workspace, name: str, ctx: RunContext) -> Prior:
-    """The prior called `name` from the unit's inputs; `onnx` is the team's own generator."""
+def prior_of(workspace: Workspace, name: str, ctx: RunContext, n_classes: int) -> Prior:
+    """The prior called `name` from the unit's inputs; `onnx` is the team's own generator.
+
+    `n_classes` are the target's.
+    """
     if name == "onnx":
         manifest = Manifest.model_validate_json(workspace.input("manifest.json").read_text())
         if manifest.data.generator is None:
             raise ValueError("the manifest names no generator")
-        return load_generator(workspace.input("generator.onnx"), manifest.data.generator, ctx.device)
+        spec = manifest.data.generator
+        drawing, *mapping = [workspace.input(file) for file in spec.files]
+        return load_generator(drawing, spec, ctx.device, mapping=next(iter(mapping), None), n_classes=n_classes)
     prior: Prior = load_prior(workspace.input(f"prior-{name}.safetensors"), ctx.device)
     return prior
 

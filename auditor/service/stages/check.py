@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from auditor.attacks.catalog import ATTACKS
+import torch
+
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import DataSpec, Manifest
 from auditor.contracts.plan import AuditPlan
@@ -21,9 +22,11 @@ from auditor.loading.embedder import load_embedder
 from auditor.loading.external_data import gather_weights
 from auditor.loading.generator import load_generator
 from auditor.loading.inspection import inspect_model
-from auditor.priors.catalog import PRIORS
+from auditor.loading.target_loading import load_target
+from auditor.service.matching import component_problems
 from auditor.service.plans import plan_problems, resolve_plan
 from auditor.service.workspace import UnitValue, Workspace
+from auditor.targets.split import split_at, with_split
 from auditor.tensors import RunContext
 
 T = TypeVar("T")
@@ -68,17 +71,18 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     base = Path(str(unit.params["base"]))
     problems = _Problems()
     plan = problems.attempt(lambda: resolve_plan(manifest.plan))
-    if plan is not None:
-        _check_plan(plan, manifest, problems)
     ctx.tick("check", 1, 4)
     given = Path(str(unit.params["model"]))
     model = problems.attempt(lambda: gather_weights(given, workspace.root / "gathered.onnx"))
     card = None if model is None else problems.attempt(lambda: inspect_model(model, manifest.model))
+    if plan is not None:
+        _check_plan(plan, manifest, card, problems)
+    if plan is not None and plan.split is not None and card is not None and model is not None:
+        card = _cut(model, card, plan.split, problems)
     ctx.tick("check", 2, 4)
     sets = _read_data(manifest, base, card, problems)
     ctx.tick("check", 3, 4)
-    if card is not None:
-        _check_extras(manifest, base, card, problems)
+    extras = {} if card is None else _check_extras(manifest, base, card, workspace, problems)
     if problems or card is None or plan is None:
         raise problems.error()
     workspace.output("target.json").write_text(card.model_dump_json())
@@ -87,9 +91,8 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         model.replace(workspace.output("model"))
     for role, image_set in sets.items():
         save_bundle(image_set, workspace.output(f"{role}.npz"))
-    for name, spec in (("generator.onnx", manifest.data.generator), ("judge.onnx", manifest.data.judge)):
-        if spec is not None:
-            shutil.copyfile(base / spec.path, workspace.output(name))
+    for name, path in extras.items():
+        shutil.copyfile(path, workspace.output(name))
     ctx.tick("check", 4, 4)
     return {
         "target": card.model_dump(mode="json"),
@@ -99,17 +102,29 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     }
 
 
-def _check_plan(plan: AuditPlan, manifest: Manifest, problems: _Problems) -> None:
-    """Names and parameters of attacks and priors, and that they fit together."""
+def _check_plan(plan: AuditPlan, manifest: Manifest, card: TargetCard | None, problems: _Problems) -> None:
+    """Names and parameters of attacks and priors, and that they fit together.
+
+    A preset may list priors that ask a target for more than this one offers: they are left out, and the report says so.
+    A manifest that lists such a prior itself is refused.
+    """
+    own_priors = manifest.plan.priors is not None
     problems.extend(plan_problems(plan))
-    for attack in plan.attacks:
-        problems.attempt(lambda attack=attack: ATTACKS.configure(attack.name, attack.params))  # type: ignore[misc]
-    for prior in plan.priors:
-        if prior.name == "onnx":
-            if manifest.data.generator is None:
-                problems.append("plan: prior 'onnx' needs `data.generator` in the manifest")
-        else:
-            problems.attempt(lambda prior=prior: PRIORS.configure(prior.name, prior.params))  # type: ignore[misc]
+    problems.extend(
+        component_problems(
+            plan,
+            has_generator=manifest.data.generator is not None,
+            has_public=manifest.data.public is not None,
+            access=card.access if card is not None and own_priors else None,
+        )
+    )
+
+
+def _cut(model: Path, card: TargetCard, layer: str, problems: _Problems) -> TargetCard:
+    """The card of the model cut at `layer`; raises UnsupportedModel where only its scores can be had."""
+    target = load_target(model, card, torch.device("cpu"))
+    split = problems.attempt(lambda: split_at(target, layer))
+    return card if split is None else with_split(card, split)
 
 
 def _read_data(manifest: Manifest, base: Path, card: TargetCard | None, problems: _Problems) -> dict[str, ImageSet]:
@@ -138,14 +153,28 @@ def _read_data(manifest: Manifest, base: Path, card: TargetCard | None, problems
     return sets
 
 
-def _check_extras(manifest: Manifest, base: Path, card: TargetCard, problems: _Problems) -> None:
-    """The team's own generator and judge load and fit the target."""
+def _check_extras(
+    manifest: Manifest, base: Path, card: TargetCard, workspace: Workspace, problems: _Problems
+) -> dict[str, Path]:
+    """The team's own generator and judge load and fit the target; their files, whole, by workspace name."""
     generator, judge = manifest.data.generator, manifest.data.judge
+    given = {} if generator is None else {name: base / path for name, path in generator.files.items()}
+    if judge is not None:
+        given["judge.onnx"] = base / judge.path
+
+    def whole(name: str, path: Path) -> Path:
+        return problems.attempt(lambda: gather_weights(path, workspace.root / f"gathered-{name}")) or path
+
+    files = {name: whole(name, path) for name, path in given.items()}
     if generator is not None:
         shape = (generator.channels, generator.height, generator.width)
         wanted = (card.input.channels, card.input.height, card.input.width)
         if shape[0] != wanted[0]:
             problems.append(f"data.generator draws {shape[0]} channels, the model takes {wanted[0]}")
-        problems.attempt(lambda: load_generator(base / generator.path, generator))
+        mapping = files.get("generator-mapping.onnx")
+        problems.attempt(
+            lambda: load_generator(files["generator.onnx"], generator, mapping=mapping, n_classes=card.n_classes)
+        )
     if judge is not None:
-        problems.attempt(lambda: load_embedder(base / judge.path, judge))
+        problems.attempt(lambda: load_embedder(files["judge.onnx"], judge))
+    return files

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from auditor.attacks.catalog import ATTACKS
+from auditor.attacks.split.catalog import SPLIT_ATTACKS, catalog_of
 from auditor.contracts.base import code_digest
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.jobs import UnitSpec
@@ -34,8 +34,10 @@ from auditor.evaluation.rates import has_moved, summarise_attack
 from auditor.loading.target_loading import load_target
 from auditor.report.build import build_report
 from auditor.risk.decide import decide
+from auditor.service.plans import omissions
 from auditor.service.stages.attack import StoredReconstructions, load_reconstructions
 from auditor.service.stages.gallery import GalleryEntry, build_gallery
+from auditor.service.stages.split_judging import Truth, load_truth, split_evidence
 from auditor.service.stages.witnesses import load_reference
 from auditor.service.workspace import UnitValue, Workspace
 from auditor.tensors import RunContext
@@ -51,6 +53,7 @@ class Scene:
     reference: Reference
     measures: Mapping[str, PriorMeasure]
     bootstrap: Bootstrap
+    truth: Truth | None = None
 
 
 def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
@@ -98,10 +101,11 @@ def _load_scene(workspace: Workspace, manifest: Manifest, card: TargetCard, ctx:
     with np.load(workspace.input("measures.npz"), allow_pickle=False) as data:
         arrays = {name: data[name] for name in data.files}
     priors = {name.partition("/")[0] for name in arrays}
+    prepared = PreparedAudit.model_validate_json(workspace.input("prepared.json").read_text())
     return Scene(
         plan=plan,
         policy=Policy.model_validate_json(workspace.input("policy.json").read_text()),
-        prepared=PreparedAudit.model_validate_json(workspace.input("prepared.json").read_text()),
+        prepared=prepared,
         reference=load_reference(workspace, manifest, fit, target, ctx),
         measures={
             prior: PriorMeasure.of_arrays(
@@ -110,6 +114,7 @@ def _load_scene(workspace: Workspace, manifest: Manifest, card: TargetCard, ctx:
             for prior in priors
         },
         bootstrap=Bootstrap(plan.n_bootstrap, plan.seed),
+        truth=load_truth(workspace, card, plan, prepared.classes, ctx),
     )
 
 
@@ -140,7 +145,12 @@ def judge_attack(
         )
     merged = _merge(stored)
     judgement = judge_images(merged.images, merged.labels, scene.reference, ctx)
-    control, ceiling = _baselines(str(row["prior"]), scene)
+    beside = None
+    if spec.name in SPLIT_ATTACKS.names and scene.truth is not None:
+        beside = split_evidence(merged, scene.truth, scene.reference, scene.bootstrap, ctx)
+        control, ceiling = beside.control, beside.ceiling
+    else:
+        control, ceiling = _baselines(str(row["prior"]), scene)
     summary = summarise_attack(
         judgement,
         control,
@@ -157,13 +167,16 @@ def judge_attack(
             "start_confidence": float(merged.start_confidence.mean()),
             "end_confidence": float(merged.end_confidence.mean()),
             "moved": has_moved(merged.start_confidence, merged.end_confidence, merged.labels, scene.bootstrap),
-            "scores": summary.scores,
+            "scores": (*summary.scores, *(beside.scores if beside else ())),
             "per_class": summary.per_class,
             "w95_high": summary.w95_high,
             "named_classes": summary.named_classes,
         }
     )
-    entry = None if outcome.is_control else GalleryEntry(spec.key, merged.images, merged.labels, accepted(judgement))
+    if outcome.is_control:
+        return outcome, summary.findings, None
+    behind = beside.behind if beside else None
+    entry = GalleryEntry(spec.key, merged.images, merged.labels, accepted(judgement), behind)
     return outcome, summary.findings, entry
 
 
@@ -191,7 +204,7 @@ def _blank_outcome(
     stored: list[StoredReconstructions],
     costs: list[AttackCost],
 ) -> AttackOutcome:
-    attack = ATTACKS.build(spec.name, spec.params)
+    attack = catalog_of(spec.name).build(spec.name, spec.params)
     n_classes = len(scene.prepared.classes) + len(scene.prepared.classes_unjudged)
     per_class = scene.plan.samples_per_class
     return AttackOutcome(
@@ -286,7 +299,7 @@ def _assemble(
         peak_memory_bytes=peak,
         gallery_digest=gallery_digest,
         findings=findings,
-        limitations=(*prepared.limitations, *departures(plan)),
+        limitations=(*prepared.limitations, *departures(plan), *omissions(plan)),
     )
 
 
@@ -294,8 +307,9 @@ def departures(plan: AuditPlan) -> tuple[str, ...]:
     """Parameters of attacks that are not the defaults, one line for each: a reader must see a weakened search."""
     lines = []
     for spec in plan.attacks:
-        default = ATTACKS.build(spec.name, {}).config.model_dump(mode="json")
-        used = ATTACKS.build(spec.name, spec.params).config.model_dump(mode="json")
+        catalog = catalog_of(spec.name)
+        default = catalog.configure(spec.name, {}).model_dump(mode="json")
+        used = catalog.configure(spec.name, spec.params).model_dump(mode="json")
         changed = [f"{name} {used[name]} (default {default[name]})" for name in used if used[name] != default[name]]
         if changed:
             lines.append(f"{spec.key} did not run with its default parameters: {', '.join(changed)}.")

@@ -30,12 +30,14 @@ class GalleryEntry:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
         accepted: (N,) bool, by evaluator and judge.
+        originals: (N, C, H, W) uint8 the private images behind them, where each was made from one.
     """
 
     key: str
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     accepted: NDArray[np.bool_]
+    originals: NDArray[np.uint8] | None = None
 
 
 def build_gallery(
@@ -58,6 +60,9 @@ def build_gallery(
                     if reference is None
                     else encode_png(nearest(entry.images[index[0]], reference)),
                     accepted=tuple(bool(entry.accepted[i]) for i in index),
+                    originals_png=()
+                    if entry.originals is None
+                    else tuple(encode_png(entry.originals[i]) for i in index),
                 )
             )
     return Gallery(rows=tuple(rows))

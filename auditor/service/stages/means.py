@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from auditor.attacks.base import Attack
 from auditor.attacks.catalog import ATTACKS
 from auditor.contracts.base import digest_of, digest_of_file
 from auditor.contracts.jobs import AttackReadiness
@@ -17,17 +16,16 @@ from auditor.contracts.plan import AttackSpec, AuditPlan
 from auditor.data.cache import ContentCache
 from auditor.data.image_set import ImageSet
 from auditor.data.network_file import read_network, write_network
-from auditor.priors.base import Prior, Trait
+from auditor.priors.base import Prior
 from auditor.priors.catalog import PRIORS
 from auditor.priors.resized import fit_prior
 from auditor.priors.storage import load_prior, save_prior
+from auditor.service.matching import PIXEL, can_be_made, choose_prior, needs_pixel
 from auditor.service.stages.attack import AIDS_FILE, prior_of
 from auditor.service.workspace import Workspace
 from auditor.targets.base import Target, offers
 from auditor.targets.views import narrow
 from auditor.tensors import ImageBatch, RunContext
-
-PIXEL = "pixel"
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,21 @@ def ready_priors(
     ready: dict[str, ReadyPrior] = {}
     for spec in plan.priors:
         if spec.name == "onnx":
-            supplied = fit_prior(prior_of(workspace, "onnx", ctx), target.image_shape)
-            file_digest = digest_of_file(workspace.input("generator.onnx"))
-            ready["onnx"] = ReadyPrior(supplied, "supplied", {}, {}, False, file_digest)
+            supplied = fit_prior(prior_of(workspace, "onnx", ctx, target.n_classes), target.image_shape)
+            ready["onnx"] = ReadyPrior(supplied, "supplied", {}, {}, False, _digest_of_generator(workspace))
             continue
-        access = PRIORS.get(spec.name).access
-        knows_nothing = Trait.PIXELS in PRIORS.get(spec.name).traits
-        if (images is not None or knows_nothing) and (access is None or offers(target, access)):
+        if can_be_made(spec.name, target.card.access, has_public=public is not None):
             ready[spec.name] = _trained(workspace, spec.name, dict(spec.params), target, images, digest, ctx)
-    if not ready:
+    if needs_pixel(plan, {name: made.prior.traits for name, made in ready.items()}):
         ready[PIXEL] = _trained(workspace, PIXEL, {}, target, None, "", ctx)
     return ready
+
+
+def _digest_of_generator(workspace: Workspace) -> str:
+    """Of the one file, or of both."""
+    names = [name for name in ("generator.onnx", "generator-mapping.onnx") if workspace.has(name)]
+    digests = [digest_of_file(workspace.input(name)) for name in names]
+    return digests[0] if len(digests) == 1 else digest_of(digests)
 
 
 def _trained(
@@ -92,9 +94,9 @@ def _trained(
     config = PRIORS.configure(name, params).model_dump(mode="json")
     images = public.images if public is not None else torch.zeros(1, *target.image_shape)
 
-    def build(folder: Path) -> None:
+    def build(folder: Path, unfinished: Path) -> None:
         oracle = None if builder.access is None else narrow(target, builder.access)
-        prior = builder.train(ImageBatch(images), ctx, oracle)
+        prior = builder.train(ImageBatch(images), replace(ctx, unfinished=unfinished), oracle)
         prior.target_queries = 0 if oracle is None else oracle.counter.forward
         save_prior(prior, folder / "prior.safetensors")
 
@@ -123,7 +125,7 @@ def _surroundings(target: Target, ctx: RunContext) -> dict[str, Any]:
 def readiness(spec: AttackSpec, priors: Mapping[str, ReadyPrior], target: Target) -> AttackReadiness:
     """Whether an attack can run on this target with these priors, and with which of them."""
     attack = ATTACKS.get(spec.name)
-    prior = _prior_for(spec, attack, priors)
+    prior = choose_prior(spec, attack, {name: ready.prior.traits for name, ready in priors.items()})
     inapplicable, reason = "", ""
     if not offers(target, attack.access):
         reason = f"the target offers {', '.join(target.card.access)} access only, this attack needs {attack.access}"
@@ -144,21 +146,6 @@ def readiness(spec: AttackSpec, priors: Mapping[str, ReadyPrior], target: Target
     )
 
 
-def _prior_for(spec: AttackSpec, attack: type[Attack[Any]], priors: Mapping[str, ReadyPrior]) -> str | None:
-    """The prior the entry names, else the one the method comes with, else the first that has what it needs.
-
-    An audit without public data gives every attack without needs the pixel prior.
-    """
-    fitting = [name for name, ready in priors.items() if attack.needs <= ready.prior.traits]
-    if spec.prior is not None:
-        found = spec.prior if spec.prior in fitting else None
-    elif attack.default_prior in fitting:
-        found = attack.default_prior
-    else:
-        found = next(iter(fitting), None)
-    return found or next((name for name in fitting if name == PIXEL), None)
-
-
 def train_aids(
     workspace: Workspace,
     ready: AttackReadiness,
@@ -176,9 +163,9 @@ def train_aids(
         return ready.model_copy(update={"runnable": False, "reason": "its helper networks need public data"})
     prior, images = priors[ready.prior].prior, public.batch(target.image_shape).images
 
-    def build(folder: Path) -> None:
+    def build(folder: Path, unfinished: Path) -> None:
         view = narrow(target, attack.access)
-        aids = attack.prepare(view, prior, images, ctx, key=spec.key)
+        aids = attack.prepare(view, prior, images, replace(ctx, unfinished=unfinished), key=spec.key)
         if aids is not None:
             about = {"target_queries": view.counter.forward}
             write_network(folder / "aids.safetensors", AIDS_FILE, aids.state_dict(), about)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from auditor.attacks.split.catalog import SPLIT_ATTACKS
 from auditor.contracts.cards import DataCard, OverlapCheck
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import Manifest
@@ -23,7 +24,9 @@ from auditor.evaluation.misread import misread_classes
 from auditor.loading.target_loading import load_target
 from auditor.priors.quality import sample_images
 from auditor.priors.storage import save_prior
-from auditor.service.stages.means import PIXEL, ReadyPrior, readiness, ready_priors, train_aids
+from auditor.service.matching import PIXEL
+from auditor.service.stages.means import ReadyPrior, readiness, ready_priors, train_aids
+from auditor.service.stages.split import ready_split_attack, record_activations
 from auditor.service.stages.witnesses import Witnesses, measure_priors, train_witnesses
 from auditor.service.workspace import UnitValue, Workspace
 from auditor.tensors import RunContext
@@ -54,9 +57,11 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     sets = read_sets(workspace, plan)
     witnesses = train_witnesses(workspace, manifest, plan, target, sets.fit, sets.heldout, sets.public, ctx)
     priors = ready_priors(workspace, plan, target, sets.public, ctx)
-    prior_cards, measures = measure_priors(priors, witnesses, sets.heldout, target, plan, ctx)
+    prior_cards, measures = measure_priors(priors, witnesses, sets.heldout, sets.public, target, plan, ctx)
     attacks = [
-        train_aids(workspace, readiness(spec, priors, target), spec, priors, target, sets.public, ctx)
+        ready_split_attack(workspace, spec, target, sets.heldout, sets.public, ctx)
+        if spec.name in SPLIT_ATTACKS.names
+        else train_aids(workspace, readiness(spec, priors, target), spec, priors, target, sets.public, ctx)
         for spec in plan.attacks
     ]
     misread = frozenset[int]()
@@ -77,6 +82,8 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         findings=tuple(_findings(sets, plan, priors, unjudged, misread)),
     )
     _write(workspace, prepared, sets, witnesses, measures, priors, ctx)
+    if card.split is not None and sets.heldout is not None:
+        record_activations(workspace, target, sets.heldout, classes, plan, ctx)
     return {
         "classes": list(prepared.classes),
         "attacks": [row.model_dump(mode="json") for row in attacks],
@@ -212,6 +219,8 @@ def _write(
             save_prior(ready.prior, workspace.output(f"prior-{name}.safetensors"))  # type: ignore[arg-type]
     with workspace.output("measures.npz").open("wb") as handle:
         np.savez(handle, **measures)  # type: ignore[arg-type]
+    if not priors:  # a cut model under attacks that need none
+        return
     first = next(iter(priors.values())).prior
     samples = sample_images(first, N_PLACEBO, ctx.rng("placebo"), ctx)
     with workspace.output("placebo.npz").open("wb") as handle:

@@ -30,7 +30,9 @@ from auditor.evaluation.intervals import Bootstrap
 from auditor.evaluation.judge import Judge, load_judge, save_judge, supplied_judge
 from auditor.evaluation.judge_training import train_judge
 from auditor.evaluation.judgement import build_reference
+from auditor.evaluation.realism import kernel_distance
 from auditor.loading.embedder import load_embedder
+from auditor.priors.quality import sample_images
 from auditor.service.workspace import Workspace
 from auditor.targets.base import Target
 from auditor.tensors import ImageBatch, RunContext
@@ -144,7 +146,7 @@ def _evaluator(
     shapes = _shapes(target)
     architecture = choose_architecture(plan.evaluator, target.card, target_shapes=shapes)
 
-    def build(folder: Path) -> None:
+    def build(folder: Path, _unfinished: Path) -> None:
         trained = train_evaluator(
             target.card,
             batch,
@@ -179,7 +181,7 @@ def _judge(
     if public is None:
         return None, False
 
-    def build(folder: Path) -> None:
+    def build(folder: Path, _unfinished: Path) -> None:
         trained = train_judge(public.batch(target.image_shape), plan.judge, ctx, training_data_digest=public.digest)
         save_judge(trained, folder / "judge.safetensors")
 
@@ -199,6 +201,7 @@ def measure_priors(
     priors: Mapping[str, ReadyPrior],
     witnesses: Witnesses,
     heldout: ImageSet | None,
+    public: ImageSet | None,
     target: Target,
     plan: AuditPlan,
     ctx: RunContext,
@@ -223,8 +226,18 @@ def measure_priors(
                 n_control_samples=plan.n_control_samples,
             )
             arrays |= {f"{name}/{key}": value for key, value in measure.arrays().items()}
-        cards.append(_prior_card(name, ready, measure, bootstrap, witnesses))
+        card = _prior_card(name, ready, measure, bootstrap, witnesses)
+        cards.append(card.model_copy(update={"kid": _kid(ready, witnesses.judge, public, target, plan, ctx)}))
     return tuple(cards), arrays
+
+
+def _kid(
+    ready: ReadyPrior, judge: Judge | None, public: ImageSet | None, target: Target, plan: AuditPlan, ctx: RunContext
+) -> Score:
+    if judge is None or public is None:
+        return NotMeasured(metric="kid", reason=NO_PUBLIC)
+    samples = sample_images(ready.prior, plan.n_control_samples, ctx.rng("kid", "samples", ready.prior.digest), ctx)
+    return kernel_distance(samples, public.batch(target.image_shape).images, judge, ctx)
 
 
 def _prior_card(

@@ -108,7 +108,7 @@ class Program:
 
     Attributes:
         steps: in execution order.
-        n_slots: intermediate values; slot 0 is the input.
+        n_slots: intermediate values.
         result: slot of the output.
         batch_values: host arrays that depend on the batch size.
         row_shape: input shape without the batch axis, as the graph reads it.
@@ -118,6 +118,7 @@ class Program:
         flatten: turn the output into (B, F).
         take_log: the graph gives probabilities by other means than a final softmax: take their logarithm.
         notes: remarks for the card.
+        entry: slot of the input.
     """
 
     steps: tuple[Step, ...]
@@ -131,6 +132,7 @@ class Program:
     flatten: bool
     take_log: bool = False
     notes: tuple[str, ...] = ()
+    entry: int = 0
 
 
 def arranged(images: Tensor, layout: Layout, row_shape: tuple[int, ...]) -> Tensor:
@@ -202,10 +204,11 @@ class GraphModule(nn.Module):
                 parts.append(self._run(chunk))
         return torch.cat(parts)
 
-    def _run(self, inputs: Tensor) -> Tensor:
+    def _run(self, inputs: Tensor, watched: dict[int, Tensor] | None = None) -> Tensor:
+        """The program on rows of the right number; empty copies of the slots in `watched` are put there."""
         program = self.program
         slots: list[Any] = [None] * program.n_slots
-        slots[0] = inputs
+        slots[program.entry] = inputs
         host = self._host(inputs.shape[0])
         constants = self.constants._buffers
         for step in program.steps:
@@ -237,6 +240,8 @@ class GraphModule(nn.Module):
                 for slot, value in zip(step.outputs, result, strict=False):
                     if slot >= 0:
                         slots[slot] = value
+            if watched is not None:
+                watched.update({slot: slots[slot].to("meta") for slot in step.outputs if slot in watched})
         out: Tensor = slots[program.result]
         if program.flatten and out.ndim != 2:
             out = out.flatten(1)

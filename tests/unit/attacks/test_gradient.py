@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from auditor.attacks.base import KeyedContext
-from auditor.attacks.gradient import Adam, Nesterov, constant, cosine, descend
+from auditor.attacks.gradient import Adam, Nesterov, Settled, constant, cosine, descend
 from auditor.attacks.rows import Chunks
 from auditor.contracts.access import Access
 from auditor.targets.views import narrow
@@ -125,3 +125,128 @@ def test_path_holds_the_latents_at_the_fractions():
 def test_schedules():
     assert [round(cosine(step, 4), 3) for step in range(5)] == [1.0, 0.854, 0.5, 0.146, 0.0]
     assert constant(3, 4) == 1.0
+
+
+@pytest.mark.parametrize("budget", [None, 7 * 11])
+def test_keep_best_gives_each_row_its_lowest_point(budget):
+    """Steps far too long overshoot: where each row was lowest differs from row to row."""
+    seen, losses = [], []
+
+    class Recorded(Bowl):
+        def __call__(self, latents, index, step):
+            value = super().__call__(latents, index, step)
+            seen.append(latents.detach().clone())
+            losses.append(value.detach().clone())
+            return value
+
+    view = narrow(ToyTarget(toy_templates(3)), Access.WHITE_BOX, max_queries=budget)
+    ctx = KeyedContext()
+    end = descend(
+        START,
+        Recorded(view),
+        Adam(0.7),
+        steps=20,
+        view=view,
+        chunks=Chunks(ctx),
+        ctx=ctx,
+        stage="t",
+        fracs=(0.0, 0.25, 1.0),
+        keep_best=True,
+    )
+    table, places = torch.stack(losses), torch.stack(losses).argmin(dim=0)
+    assert len(places.unique()) > 1
+    assert torch.equal(end.loss, table.amin(dim=0))
+    assert torch.equal(end.latents, torch.stack([seen[place][row] for row, place in enumerate(places)]))
+    early = table[:5].argmin(dim=0)
+    assert torch.equal(end.path[0][1], START)
+    assert torch.equal(end.path[1][1], torch.stack([seen[place][row] for row, place in enumerate(early)]))
+    assert torch.equal(end.path[2][1], end.latents)
+
+
+def test_keep_best_with_no_step_afforded_is_the_start():
+    end, *_ = go(Adam(0.1), budget=6, keep_best=True)
+    assert torch.equal(end.latents, START)
+    assert end.loss is None
+
+
+STEPPERS = pytest.mark.parametrize("stepper", [lambda: Adam(0.1), lambda: Nesterov(0.02)], ids=["adam", "nesterov"])
+
+
+@STEPPERS
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_rows_that_stop_leave_the_others_as_they_were(stepper, keep_best):
+    """Every row ends where it would have ended alone, and no row is sent on after it was done."""
+    end, _, _, view = go(stepper(), steps=60, stop=Settled(0.5, checks=3), keep_best=keep_best)
+    queries = 0
+    for row in range(7):
+        own = CENTRES[row]
+        lone = narrow(ToyTarget(toy_templates(3)), Access.WHITE_BOX)
+
+        def bowl(latents, index, step, own=own, lone=lone):
+            lone.counter.charge(len(latents))
+            return (latents - own).square().sum(dim=1)
+
+        bowl.queries_per_row, ctx = 1, KeyedContext()
+        alone = descend(
+            START[row : row + 1],
+            bowl,
+            stepper(),
+            steps=60,
+            view=lone,
+            chunks=Chunks(ctx),
+            ctx=ctx,
+            stage="t",
+            stop=Settled(0.5, checks=3),
+            keep_best=keep_best,
+        )
+        torch.testing.assert_close(alone.latents, end.latents[row : row + 1], atol=1e-6, rtol=0)
+        torch.testing.assert_close(alone.loss, end.loss[row : row + 1], atol=1e-5, rtol=0)
+        queries += lone.counter.forward
+    assert view.counter.forward == queries < 7 * 60
+    assert bool((end.loss <= 0.5).all())
+
+
+def test_a_stopped_row_stays_at_the_point_that_was_judged():
+    end, *_ = go(Adam(0.1), steps=60, stop=Settled(0.5, checks=1))
+    torch.testing.assert_close((end.latents - CENTRES).square().sum(dim=1), end.loss)
+    assert bool((end.loss <= 0.5).all())
+    whole, *_ = go(Adam(0.1), steps=60)
+    assert not torch.equal(whole.latents, end.latents)
+
+
+def test_a_descent_ends_when_all_rows_have():
+    ticks = []
+    view = narrow(ToyTarget(toy_templates(3)), Access.WHITE_BOX)
+    ctx = KeyedContext(on_tick=lambda stage, done, total: ticks.append(done))
+    end = descend(
+        START,
+        Bowl(view),
+        Adam(0.1),
+        steps=9,
+        view=view,
+        chunks=Chunks(ctx),
+        ctx=ctx,
+        stage="t",
+        stop=lambda losses, index, step: torch.full_like(losses, step == 2, dtype=torch.bool),
+        fracs=(1.0,),
+    )
+    assert ticks == [1, 2, 3]
+    assert view.counter.forward == 3 * 7
+    assert end.complete
+    assert torch.equal(end.path[0][1], end.latents)
+
+
+def test_the_budget_counts_only_rows_that_still_move():
+    def halve(losses, index, step):
+        return index >= 4
+
+    end, _, _, view = go(Adam(0.1), steps=10, budget=7 + 9 * 4, stop=halve)
+    assert end.complete
+    assert view.counter.forward == 7 + 9 * 4
+
+
+def test_settled_wants_low_losses_in_a_row():
+    rule, index = Settled(1.0, checks=2), torch.tensor([5, 8])
+    answers = [rule(torch.tensor(losses), index, 0).tolist() for losses in ([0.5, 0.5], [2.0, 1.0], [0.5, 3.0])]
+    assert answers == [[False, False], [False, True], [False, False]]
+    assert rule(torch.tensor([0.9]), index[:1], 3).tolist() == [True]

@@ -126,3 +126,29 @@ def test_objective_counts_copies_and_keeps_rows_apart():
     whole = value(torch.arange(3))
     assert view.counter.forward == 6
     torch.testing.assert_close(value(torch.tensor([2])), whole[2:])
+
+
+@pytest.mark.parametrize("loss", ["poincare", "cross-entropy"])
+def test_losses_are_taken_in_float32_under_autocast(loss):
+    """1 - ||u||^2 cancels: in bfloat16 the Poincaré distance of a confident answer is lost."""
+    seen = []
+
+    def watched(logits, labels):
+        seen.append((logits.dtype, torch.is_autocast_enabled("cpu")))
+        return IDENTITY_LOSSES[loss](logits, labels)
+
+    class Half(ToyTarget):
+        def logits(self, images):
+            assert torch.is_autocast_enabled("cpu")
+            return super().logits(images).bfloat16()
+
+    ctx = KeyedContext(attack_key="t", autocast_bf16=True)
+    view, prior = narrow(Half(TEMPLATES), Access.WHITE_BOX), ToyPrior(TEMPLATES)
+    latents = torch.zeros(3, prior.latent_dim)
+    labels = torch.tensor([0, 1, 2])
+    losses = Objective(view, prior, labels, ((1.0, identity(watched)),), ctx)(latents, torch.arange(3), 0)
+    assert seen == [(torch.float32, False)]
+    assert losses.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = IDENTITY_LOSSES[loss](LOGITS, LABELS)
+    assert torch.equal(inside, IDENTITY_LOSSES[loss](LOGITS, LABELS))

@@ -14,7 +14,7 @@ class Builder:
     def __init__(self):
         self.calls = 0
 
-    def __call__(self, folder: Path) -> None:
+    def __call__(self, folder: Path, unfinished: Path) -> None:
         self.calls += 1
         (folder / "deep").mkdir()
         (folder / "deep" / "weights.bin").write_bytes(b"w" * 1000)
@@ -73,7 +73,7 @@ def test_damaged_entries_are_built_again(cache, damage):
 
 
 def test_a_failed_build_leaves_nothing(cache):
-    def fail(folder: Path) -> None:
+    def fail(folder: Path, unfinished: Path) -> None:
         (folder / "half.bin").write_bytes(b"x")
         raise RuntimeError("training diverged")
 
@@ -101,7 +101,7 @@ def test_threads_share_one_build(cache):
 
 
 def _build_in_process(root: Path, log: Path) -> None:
-    def build(folder: Path) -> None:
+    def build(folder: Path, _unfinished: Path) -> None:
         with log.open("a") as handle:
             handle.write("built\n")
         (folder / "x").write_text("x")
@@ -121,7 +121,7 @@ def test_processes_share_one_build(tmp_path):
 
 
 def test_a_full_disk_is_said(cache):
-    def full(_folder: Path) -> None:
+    def full(_folder: Path, _unfinished: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageFailure, match="disk is full"):
@@ -132,3 +132,21 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageFailure):
         ContentCache(tmp_path / "file").load_or_build("prior", {}, Builder())
+
+
+def test_checkpoints_outlive_a_failure_and_go_when_the_entry_is_whole(tmp_path: Path):
+    cache, seen = ContentCache(tmp_path), []
+
+    def build(folder: Path, unfinished: Path) -> None:
+        seen.append(sorted(path.name for path in unfinished.iterdir()))
+        (unfinished / "step.pt").write_text("half")
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        (folder / "weights").write_text("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.load_or_build("prior", {}, build)
+    path, _ = cache.load_or_build("prior", {}, build)
+    assert seen == [[], ["step.pt"]]
+    assert sorted(found.name for found in path.iterdir()) == ["complete.json", "weights"]
+    assert not list(tmp_path.rglob("step.pt"))

@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from auditor.errors import InvalidInput
+from auditor.errors import Cancelled, InvalidInput
+from auditor.priors.base import sample_labels
 from auditor.priors.catalog import PRIORS
 from auditor.priors.dcgan import DcganCritic, DcganGenerator, gradient_penalty
 from auditor.priors.network import crop, grid_of, pad_to, refine_projection
@@ -11,8 +13,9 @@ from auditor.priors.quality import hold_out, sample_images
 from auditor.priors.storage import load_prior, save_prior
 from auditor.priors.vae import VaeBuilder, VaeConfig, reconstruction_error
 from auditor.priors.vae_networks import VaeDecoder, VaeEncoder
+from auditor.targets.views import narrow
 from auditor.tensors import ImageBatch, RunContext
-from auditor.testing import toy_images, toy_templates
+from auditor.testing import ToyTarget, toy_images, toy_templates
 
 SHAPE = (3, 16, 16)
 TEMPLATES = toy_templates(6, SHAPE)
@@ -21,16 +24,34 @@ CTX = RunContext(batch_size=64)
 CPU = torch.device("cpu")
 SMALL = {
     "vae": {"latent_dim": 12, "width": 8, "steps": 40},
+    "vae-gan": {"gan_steps": 4, "critic_width": 8, "latent_dim": 12, "width": 8, "steps": 40},
     "dcgan": {"latent_dim": 8, "width": 8, "steps": 4, "critic_steps": 2, "batch_size": 16},
+    "kedmi-gan": {"latent_dim": 8, "width": 8, "steps": 4, "critic_steps": 2, "batch_size": 16},
+    "plg-gan": {"latent_dim": 8, "width": 4, "steps": 4, "batch_size": 16},
+    "tac-gan": {"latent_dim": 8, "width": 4, "warm_up": 2, "steps": 4, "batch_size": 16, "per_class": 20}
+    | {"surrogate_epochs": 1, "surrogate_width": 4},
     "pixel": {"grid": 4},
+    "pixels": {},
+    "dip": {"width": 6},
 }
 SIZES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 48, 40), (1, 30, 33), (3, 64, 64)]
 every_prior = pytest.mark.parametrize("name", PRIORS.names)
 
 
+def oracle_of(name):
+    """The target a prior is made for, at its builder's level; None for a prior of public images alone."""
+    access = PRIORS.get(name).access
+    return None if access is None else narrow(ToyTarget(TEMPLATES), access)
+
+
+def classes_for(prior, n):
+    """Classes for a prior that draws one at a time; None for any other."""
+    return sample_labels(prior, n, torch.Generator().manual_seed(4))
+
+
 @pytest.fixture(scope="module")
 def trained():
-    return {name: PRIORS.build(name, SMALL[name]).train(PUBLIC, CTX) for name in PRIORS.names}
+    return {name: PRIORS.build(name, SMALL[name]).train(PUBLIC, CTX, oracle_of(name)) for name in PRIORS.names}
 
 
 @every_prior
@@ -48,7 +69,7 @@ def test_every_entry_is_documented(name):
 def test_pictures_have_the_right_shape_and_range_and_follow_the_latent(trained, name):
     prior = trained[name]
     latents = torch.randn(5, prior.latent_dim, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
-    images = prior.decode(latents)
+    images = prior.decode(latents, classes_for(prior, 5))
     assert images.shape == (5, *SHAPE)
     assert images.dtype == torch.float32
     assert bool(((images >= 0) & (images <= 1)).all())
@@ -72,7 +93,8 @@ def test_storage_gives_the_same_bytes_back(trained, name, tmp_path):
     assert save_prior(prior, path) == prior.digest
     loaded = load_prior(path, CPU)
     latents = torch.randn(3, prior.latent_dim, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(prior.decode(latents), loaded.decode(latents))
+    classes = classes_for(prior, 3)
+    assert torch.equal(prior.decode(latents, classes), loaded.decode(latents, classes))
     assert (loaded.digest, loaded.quality, loaded.config) == (prior.digest, prior.quality, prior.config)
     assert (loaded.name, loaded.latent_dim, loaded.image_shape) == (prior.name, prior.latent_dim, prior.image_shape)
     again = tmp_path / "again.safetensors"
@@ -96,7 +118,7 @@ def test_a_changed_file_is_refused(trained, tmp_path):
         load_prior(tmp_path / "missing", CPU)
 
 
-@pytest.mark.parametrize("name", ["vae", "dcgan"])
+@pytest.mark.parametrize("name", ["vae", "vae-gan", "dcgan"])
 def test_same_seed_same_digest_whatever_the_global_state(trained, name):
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -107,13 +129,38 @@ def test_same_seed_same_digest_whatever_the_global_state(trained, name):
     assert other.digest != again.digest
 
 
-@pytest.mark.parametrize("name", ["vae", "dcgan"])
+@pytest.mark.parametrize("name", sorted(set(PRIORS.names) - {"pixel", "pixels", "dip"}))
+@pytest.mark.parametrize("stop", [0.3, 0.8])
+def test_a_stopped_training_goes_on_to_the_same_bytes(trained, name, stop, tmp_path):
+    total, ticks = [], []
+
+    def stage(text, done, n):
+        ticks.append((text, done, n))
+
+    PRIORS.build(name, SMALL[name]).train(PUBLIC, replace(CTX, on_tick=stage), oracle_of(name))
+    total, ticks = [tick for tick in ticks if tick[0].startswith("train")], []
+    kept = replace(CTX, unfinished=tmp_path)
+    last = total[round(stop * (len(total) - 1))]
+    stopped = replace(kept, on_tick=stage, is_cancelled=lambda: bool(ticks) and ticks[-1] == last)
+    with pytest.raises(Cancelled):
+        PRIORS.build(name, SMALL[name]).train(PUBLIC, stopped, oracle_of(name))
+    ticks.clear()
+    oracle, other = oracle_of(name), oracle_of(name)
+    again = PRIORS.build(name, SMALL[name]).train(PUBLIC, replace(kept, on_tick=stage), oracle)
+    assert again.digest == trained[name].digest
+    assert [tick for tick in ticks if tick[0].startswith("train")] == total[total.index(last) + 1 :]
+    if oracle is not None:
+        PRIORS.build(name, SMALL[name]).train(PUBLIC, CTX, other)
+        assert oracle.counter.forward == other.counter.forward
+
+
+@pytest.mark.parametrize("name", ["vae", "vae-gan", "dcgan"])
 def test_labels_do_not_matter(trained, name):
     unlabelled = ImageBatch(PUBLIC.images)
     assert PRIORS.build(name, SMALL[name]).train(unlabelled, CTX).digest == trained[name].digest
 
 
-@pytest.mark.parametrize("name", ["vae", "dcgan"])
+@pytest.mark.parametrize("name", ["vae", "vae-gan", "dcgan"])
 def test_quality_figures_are_finite(trained, name):
     quality = trained[name].quality
     assert set(quality) == {"pixel_spread_ratio", "reconstruction_mse", "image_variance", "nearest_sample_mse"}
@@ -123,8 +170,9 @@ def test_quality_figures_are_finite(trained, name):
 @every_prior
 def test_projection_comes_nearer_than_its_guess(trained, name):
     prior, images = trained[name], PUBLIC.images[::20]
-    guess = prior.decode(prior.guess(images, CTX))
-    found = prior.decode(prior.project(images, CTX))
+    classes = classes_for(prior, len(images))
+    guess = prior.decode(prior.guess(images, CTX, classes), classes)
+    found = prior.decode(prior.project(images, CTX, classes), classes)
     errors = [(picture - images).square().flatten(1).mean(dim=1) for picture in (guess, found)]
     assert bool((errors[1] <= errors[0] + 1e-5).all())
 
@@ -202,10 +250,24 @@ def test_critic_leaves_the_norm_out_where_one_pixel_is_left():
     assert DcganCritic((1, 4, 4), 4)(torch.rand(2, 1, 4, 4)).shape == (2,)
 
 
-def test_critic_scores_real_above_noise_after_training(trained):
+def test_critic_scores_real_above_noise_after_training():
     prior = PRIORS.build("dcgan", SMALL["dcgan"] | {"steps": 15, "lr": 1e-3}).train(PUBLIC, CTX)
     noise = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(0))
     assert float(prior.critic(PUBLIC.images[:64]).mean()) > float(prior.critic(noise).mean())
+
+
+def test_vae_gan_critic_tells_real_pictures_from_a_plain_vae(trained):
+    prior = PRIORS.build("vae-gan", SMALL["vae-gan"] | {"gan_steps": 100, "gan_lr": 1e-3}).train(PUBLIC, CTX)
+    drawn = sample_images(trained["vae"], 64, torch.Generator().manual_seed(0), CTX)
+    assert float(prior.critic(PUBLIC.images[:64]).mean()) > float(prior.critic(drawn).mean())
+
+
+def test_vae_gan_moves_the_decoder_alone_and_still_redraws(trained):
+    vae, sharpened = PRIORS.build("vae", {**SMALL["vae"]}).train(PUBLIC, CTX), trained["vae-gan"]
+    before, after = vae.networks.state_dict(), sharpened.networks.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name.startswith("encoder."))
+    assert any(not torch.equal(after[name], value) for name, value in before.items() if name.startswith("generator."))
+    assert sharpened.quality["reconstruction_mse"] < 0.3 * sharpened.quality["image_variance"]
 
 
 def test_padding_is_undone_by_cropping():

@@ -326,6 +326,12 @@ GRAPHS = [
         ],
         {"w": f(6, 6)},
     ),
+    graph_case(
+        "einsum-of-two-values",
+        SEQUENCE,
+        [n("MatMul", "x w", "a"), n("Einsum", "a x", equation="bij,bkj->bik")],
+        {"w": f(6, 6)},
+    ),
     graph_case("linear-with-bias", SEQUENCE, [n("MatMul", "x w", "a"), n("Add", "b a")], {"w": f(6, 4), "b": f(4)}),
     graph_case("top-k", SEQUENCE, [n("TopK", "x k", "v ix", axis=2), n("Identity", "v")], {"k": i(3)}),
     graph_case(
@@ -384,6 +390,44 @@ def test_a_small_graph_agrees_with_onnxruntime(shape: Any, nodes: Any, constants
         ours.square().sum().backward()
         assert inputs.grad is not None
         assert torch.isfinite(inputs.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("Conv", {"group": 4, "pads": [1, 1, 1, 1]}),
+        ("Conv", {"group": 2, "strides": [2, 2]}),
+        ("ConvTranspose", {"group": 2, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ("ConvTranspose", {"group": 4, "strides": [2, 2], "output_padding": [1, 1]}),
+    ],
+)
+def test_a_kernel_that_the_graph_computes_from_its_input(op: str, attributes: Any) -> None:
+    """As a fused modulated convolution: one group per picture and channel, so written for one batch size."""
+    groups = attributes["group"]
+    kernels = (4, 4 // groups, 3, 3) if op == "Conv" else (4, 2, 3, 3)
+    nodes = [
+        n("ReduceMean", "x", "m", axes=[0, 2, 3], keepdims=1),
+        n("Reshape", "m four", "s"),
+        n("Mul", "weight s", "w"),
+        n("Mul", "w w", "q"),
+        n("ReduceSum", "q axes", "r", keepdims=1),
+        n("Sqrt", "r", "d"),
+        n("Div", "w d", "k"),
+        n(op, "x k bias", **attributes),
+    ]
+    constants = {
+        "weight": f(*kernels),
+        "four": i(4, 1, 1, 1),
+        "axes": i(1, 2, 3),
+        "bias": f(4 if op == "Conv" else 2 * groups),
+    }
+    shape = (1, 4, 9, 7)
+    proto = model(nodes, shape, [numpy_helper.from_array(a, k) for k, a in constants.items()])
+    ours, theirs, inputs = ours_and_theirs(proto, RNG.normal(size=shape).astype(np.float32))
+    assert np.allclose(ours.detach().numpy().reshape(1, -1), theirs, atol=2e-5, rtol=1e-5)
+    ours.square().sum().backward()
+    assert inputs.grad is not None
+    assert float(inputs.grad.abs().sum()) > 0
 
 
 def test_every_operator_of_the_table_is_tested_here_or_needs_a_newer_onnxruntime() -> None:
