@@ -1,6 +1,7 @@
 """Turn the real data sets into submissions: a model file, npz bundles and an auditor.yaml beside them.
 
-    python -m benchmarks.real_data faces  OUT [--size 32] [--network small-cnn] [--random-weights | --shuffled-labels]
+    python -m benchmarks.real_data faces  OUT [--size 32] [--network small-cnn] [--every-attack]
+                                              [--random-weights | --shuffled-labels]
     python -m benchmarks.real_data orl    OUT
     python -m benchmarks.real_data mnist  OUT [--generator]
     python -m benchmarks.real_data digits OUT
@@ -45,6 +46,38 @@ TRAINED: dict[str, Any] = {"priors": [_VAE, {"name": "dcgan", "params": {"steps"
 """The default prior in its linear form, fitted in seconds and the strongest at this size, and GMI's."""
 RANDOM: dict[str, Any] = {"priors": [_VAE], "attacks": [{"name": "ppa"}, {"name": "mirror-b"}]}
 """One white-box and one score-level attack: enough to show that a network that knows nobody gives no lift."""
+
+
+_AVERAGED: dict[str, Any] = {"averaged": 3}
+EVERY: dict[str, Any] = {
+    "overrides": {"fisher": {"enabled": False}, "autocast_bf16": True},
+    "priors": [
+        {"name": "vae", "params": {"latent_dim": 256, "steps": 0}},
+        {"name": "vae-gan", "params": {"latent_dim": 256, "steps": 150, "gan_steps": 150}},
+        {"name": "dcgan", "params": {"steps": 300, "lr": 5e-4}},
+        {"name": "kedmi-gan", "params": {"width": 16}},
+        *({"name": name} for name in ("plg-gan", "tac-gan", "pixels", "dip")),
+    ],
+    "attacks": [
+        {"name": "ppa"},
+        {"name": "ppa", "label": "ppa-averaged", "params": _AVERAGED},
+        {"name": "ppa", "label": "ppa-scrub", "params": _AVERAGED | {"erase": 0.4, "scrub": 1.0}},
+        {"name": "if-gmi"},
+        {"name": "if-gmi", "label": "if-gmi-gan", "prior": "vae-gan"},
+        {"name": "mirror-w"},
+        {"name": "gmi", "prior": "dcgan"},
+        {"name": "kedmi"},
+        {"name": "vmi"},
+        {"name": "lomma", "params": {"base": "gmi"}},
+        {"name": "plg-mi"},
+        {"name": "mirror-b"},
+        {"name": "smile", "params": {"queries": 301}},
+        {"name": "c2fmi"},
+        {"name": "rlb-mi", "params": {"steps": 100}},
+        *({"name": name} for name in ("lokt", "brep-mi", "deep-inversion", "dip", "pixel-tv", "mi-face")),
+    ],
+}
+"""Every attack of the catalog on a prior that suits it; trainings sized for a CPU."""
 
 
 def shared_data() -> Path:
@@ -192,7 +225,8 @@ def faces(out: Path, args: argparse.Namespace) -> None:
     """158 people of LFW, by default on a small BatchNorm CNN."""
     epochs = 0 if args.random_weights else args.epochs
     blank = args.random_weights or args.shuffled_labels
-    plan = {"preset": "standard", "n_classes": 60, "samples_per_class": 3} | (RANDOM if blank else TRAINED)
+    plan = {"preset": "standard", "n_classes": 60, "samples_per_class": args.samples}
+    plan |= EVERY if args.every_attack else RANDOM if blank else TRAINED
     name = f"faces-{args.network}-{args.size}"
     trained_submission(
         out,
@@ -265,6 +299,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--every-attack", action="store_true", help="faces: the whole catalog in the plan")
+    parser.add_argument("--samples", type=int, default=3, help="faces, orl: pictures per class")
     parser.add_argument("--network", default="small-cnn", help="faces, orl: what is trained")
     parser.add_argument("--random-weights", action="store_true", help="faces: never trained")
     parser.add_argument("--shuffled-labels", action="store_true", help="faces: trained on labels that mean nothing")
@@ -274,10 +310,10 @@ def main() -> None:
     if args.what == "faces":
         faces(args.out, args)
     elif args.what == "orl":
-        plan = {"preset": "standard", "n_classes": 40, "samples_per_class": 3}
+        plan = {"preset": "standard", "n_classes": 40, "samples_per_class": args.samples} | EVERY
         trained_submission(args.out, "orl", orl_sets(args.size), network=args.network, epochs=args.epochs, plan=plan)
     elif args.what == "digits":
-        plan = {"preset": "standard", "n_classes": 5, "samples_per_class": 8}
+        plan = {"preset": "standard", "n_classes": 5, "samples_per_class": 8} | EVERY
         trained_submission(args.out, "digits", digit_sets(), network=args.network, epochs=args.epochs, plan=plan)
     elif args.what == "mnist":
         mnist(args.out, generator=args.generator)
