@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, Generic, TypeVar, final
+from typing import Annotated, Any, Generic, TypeVar, final
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
@@ -28,6 +28,8 @@ class AttackConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""One of Adam's betas."""
 C = TypeVar("C", bound=AttackConfig)
 
 
@@ -162,6 +164,7 @@ class Attack(ABC, Generic[C]):
         key: str | None = None,
         snapshot_fracs: tuple[float, ...] = (),
         aids: nn.ModuleDict | None = None,
+        witness: LabelView | None = None,
     ) -> Reconstructions:
         """Attack every class of `classes`, `samples_per_class` times each.
 
@@ -174,6 +177,8 @@ class Attack(ABC, Generic[C]):
             key: what seeds the draws; default: the attack's name.
             snapshot_fracs: points in [0, 1] at which to keep images (empty: none).
             aids: what `prepare` gave, for an attack that has helper networks.
+            witness: the auditor's own view, which measures the confidences; default: `view`, which at label level can
+                only say 0 or 1.
 
         The confidences before and after are the auditor's own measurement: they are not booked as the attack's queries.
         When the view's query budget runs out, the result is what was reached by then, and says so.
@@ -201,9 +206,10 @@ class Attack(ABC, Generic[C]):
         if not bool(torch.isfinite(result.images).all()):
             raise ValueError(f"'{self.name}' returned images that are not finite")
         images = result.images.detach().float().clamp(0, 1).cpu()
-        with _unbilled(view.counter):
-            before = _confidence(view, result.start.detach(), rows.labels, ctx)
-            after = _confidence(view, images, rows.labels, ctx)
+        witness = witness or view
+        with _unbilled(witness.counter):
+            before = _confidence(witness, result.start.detach(), rows.labels, ctx)
+            after = _confidence(witness, images, rows.labels, ctx)
         return Reconstructions(
             images=images,
             labels=rows.labels,

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
+from auditor.attacks.base import Attack, AttackConfig, Decay, Inversion, KeyedContext, Rows
 from auditor.attacks.gradient import Adam, Descent, cosine, descend
 from auditor.attacks.initial import RandomInit
 from auditor.attacks.input_statistics import InputStatistics, Moments, norms_of
@@ -30,7 +30,7 @@ class DeepInversionConfig(AttackConfig):
     """Updates (the paper's code: 2,000 to 20,000)."""
     lr: float = Field(default=0.1, gt=0)
     """Peak step size of Adam in latent units, which with the prior `pixels` are about normalised pixel values."""
-    betas: tuple[float, float] = (0.5, 0.9)
+    betas: tuple[Decay, Decay] = (0.5, 0.9)
     """Decay rates of Adam."""
     warm_up: int = Field(default=20, ge=0)
     """Steps over which the step size rises before its cosine takes over (the paper's code: 100)."""

@@ -23,7 +23,7 @@ class GmiConfig(AttackConfig):
     """Updates (the paper's code: 1,500)."""
     lr: float = Field(default=0.02, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    identity_weight: float = Field(default=100.0, ge=0)
+    identity_weight: float = Field(default=100.0, gt=0)
     """Weight of the cross-entropy beside the critic's score."""
     critic_weight: float = Field(default=1.0, ge=0)
     clip: float = Field(default=1.0, gt=0)

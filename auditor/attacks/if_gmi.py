@@ -26,7 +26,7 @@ class IfGmiConfig(PpaConfig):
     """Latents optimised per wanted sample; above 1 the most robust are kept, as PPA does (the paper keeps all)."""
     loss: Literal["auto", "max-margin", "poincare", "cross-entropy"] = "auto"
     """`auto`: cross-entropy below 50 classes, else Poincaré, as the paper has it."""
-    stages: int = Field(default=3, ge=0)
+    stages: int = Field(default=3, ge=1)
     """Later parts of the generator whose input is optimised, at most, beginning with the one next to the latent."""
     stage_steps: int = Field(default=20, ge=1)
     """Updates per part (paper: 10)."""

@@ -58,9 +58,13 @@ class Pool:
     def places(self, rows: Rows) -> Tensor:
         """(N,) int64: which pool member each row gets."""
         order = {label: self.ranking(label) for label in rows.labels.unique().tolist()}
-        return torch.stack(
-            [order[label][sample] for label, sample in zip(rows.labels.tolist(), rows.sample.tolist(), strict=True)]
-        )
+        wanted = zip(rows.labels.tolist(), rows.sample.tolist(), strict=True)
+        return torch.stack([order[label][sample % self._members(label)] for label, sample in wanted])
+
+    def _members(self, label: int) -> int:
+        """How many of the ranking may serve `label`: of a conditional prior's pool only those drawn as this class."""
+        drawn_as = len(self.latents) if self.labels is None else int((self.labels == label).sum())
+        return drawn_as or len(self.latents)
 
 
 def search_pool(

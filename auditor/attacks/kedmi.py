@@ -16,7 +16,7 @@ from auditor.targets.views import WhiteBoxView
 class KedmiConfig(GaussianConfig):
     """Parameters of KEDMI; weights, step size and clip are the paper's."""
 
-    identity_weight: float = Field(default=100.0, ge=0)
+    identity_weight: float = Field(default=100.0, gt=0)
     """Weight of the cross-entropy beside the critic's score."""
     critic_weight: float = Field(default=1.0, ge=0)
     clip: float = Field(default=1.0, gt=0)

@@ -32,7 +32,7 @@ class LommaConfig(AttackConfig):
     samples: int = Field(default=6, ge=1)
     """Draws of the distribution per class and step, with `kedmi`."""
     lr: float = Field(default=0.02, gt=0)
-    identity_weight: float = Field(default=100.0, ge=0)
+    identity_weight: float = Field(default=100.0, gt=0)
     """Weight of the new identity loss beside the critic's score."""
     critic_weight: float = Field(default=1.0, ge=0)
     clip: float = Field(default=1.0, gt=0)

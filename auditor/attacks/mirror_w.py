@@ -8,7 +8,7 @@ from functools import partial
 from pydantic import Field
 
 from auditor.attacks.augment import Augmenter, Ranges
-from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
+from auditor.attacks.base import Attack, AttackConfig, Decay, Inversion, KeyedContext, Rows
 from auditor.attacks.gradient import Adam, descend
 from auditor.attacks.initial import search_pool
 from auditor.attacks.objectives import Objective, cross_entropy, identity
@@ -29,7 +29,7 @@ class MirrorWConfig(AttackConfig):
     """Updates (paper: 20,000)."""
     lr: float = Field(default=0.1, gt=0)
     """Peak step size of Adam (paper: 0.2 to 0.25 in StyleGAN's w)."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     ramp_up: float = Field(default=0.05, ge=0, le=1)
     """Share of the steps in which the step size rises from zero, linearly."""
     ramp_down: float = Field(default=0.25, ge=0, le=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from auditor.attacks.adaptive import Erase, Noise, Scrub, blurred
 from auditor.attacks.augment import OPTIMISE, SELECT, Augmenter, Change
-from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
+from auditor.attacks.base import Attack, AttackConfig, Decay, Inversion, KeyedContext, Rows
 from auditor.attacks.gradient import Adam, cosine, descend
 from auditor.attacks.initial import search_pool
 from auditor.attacks.objectives import (
@@ -36,6 +36,10 @@ FEW_CLASSES = 50
 """Below this many classes the Poincaré loss misleads and another is used."""
 
 
+LEAST_ERASED, LEAST_NOISE, LEAST_BLUR = 0.1, 0.02, 0.5
+"""Share of the picture, standard deviation and pixels below which a change is too small to call the attack adaptive."""
+
+
 class PpaConfig(AttackConfig):
     """Parameters of PPA; step sizes suit latents ~ N(0, I), where the paper works in StyleGAN2's w."""
 
@@ -46,7 +50,7 @@ class PpaConfig(AttackConfig):
     steps: int = Field(default=60, ge=1)
     lr: float = Field(default=0.1, gt=0)
     """Step size of Adam, annealed to zero by a cosine."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     loss: Literal["auto", "max-margin", "poincare", "cross-entropy"] = "auto"
     """`auto`: max-margin below 50 classes, else Poincaré, as the paper has it."""
     averaged: int = Field(default=1, ge=1)
@@ -120,9 +124,11 @@ class Ppa(Attack[PpaConfig]):
 
     @property
     def adaptive(self) -> bool:
-        """Whether any option is on that is meant to see through a defense."""
+        """Whether any option that is meant to see through a defense is on, and strong enough to do anything."""
         config = self.config
-        return bool(config.averaged > 1 or config.confidence or config.erase or config.noise or config.scrub)
+        capped = any(aim < 1 for aim in config.confidence)
+        changed = config.erase >= LEAST_ERASED or config.noise >= LEAST_NOISE or config.scrub >= LEAST_BLUR
+        return config.averaged > 1 or capped or changed
 
     def cost(self, attacked: int, samples_per_class: int, n_classes: int) -> Cost:
         """The pool, `averaged` images a candidate and step, then `transforms` a candidate where there is a choice."""

@@ -23,5 +23,11 @@ class Access(StrEnum):
         return list(Access).index(self)
 
     def covers(self, other: Access) -> bool:
-        """Whether an attacker with this access can do all that one with `other` can."""
+        """Whether an attack with this access speaks for a deployment that offers `other`.
+
+        Split access stands apart: who reads activations rebuilds the one image behind them, and who asks the whole
+        model rebuilds a class. Neither says anything about the other.
+        """
+        if Access.SPLIT in (self, other):
+            return self is other
         return self.rank <= other.rank

@@ -79,6 +79,8 @@ class AttackOutcome(Contract):
     coverage: Coverage
     forward_queries: int = 0
     """Images sent forward through the target."""
+    pool_queries: int = 0
+    """Of `forward_queries`: images sent however many classes are attacked, such as a pool of prior samples."""
     shared_queries: int = 0
     """Images sent to the target once for all classes beforehand: by the training of its prior or helper networks."""
     backward_queries: int = 0

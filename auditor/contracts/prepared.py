@@ -33,6 +33,8 @@ class AttackCost(Contract):
 
     forward_queries: int
     backward_queries: int
+    pool_queries: int = 0
+    """Of `forward_queries`: images sent however many classes are attacked."""
     complete: bool = True
     """False: the query budget ran out before the attack's planned end."""
     notes: tuple[str, ...] = ()

@@ -137,7 +137,9 @@ def run_shortfalls(outcomes: Sequence[AttackOutcome], plan: AuditPlan, deploymen
         why = f": {outcome.reason}" if outcome.reason else ""
         if outcome.status is OutcomeStatus.FAILED:
             found.append(crashed(outcome))
-        elif outcome.status is OutcomeStatus.SKIPPED and deployment.covers(outcome.access):
+        elif outcome.status is OutcomeStatus.SKIPPED and (
+            outcome.access is Access.SPLIT or deployment.covers(outcome.access)
+        ):
             need = f"what {outcome.key} needs to run, or a plan without it"
             found.append(Shortfall(f"{outcome.key}: planned, but skipped{why}", need))
     return tuple(found)
@@ -150,12 +152,14 @@ def suite_shortfalls(
     valid = [item for item in evidence if counts(item, plan)]
     reaching = [item for item in valid if item.outcome.access.covers(deployment)]
     found: list[Shortfall] = []
-    if not any(level.covers(deployment) for level in target.access):
+    can_be_cut = deployment is Access.SPLIT and Access.WHITE_BOX in target.access
+    if not can_be_cut and not any(level.covers(deployment) for level in target.access):
         found.append(_unreachable(target, deployment))
     elif not reaching:
         reason = f"no working attack at the deployment's access level ({deployment}) is among the evidence"
         found.append(Shortfall(reason, f"a working {deployment} attack in the plan"))
-    n_methods = len({item.outcome.attack for item in valid})
+    alike = [item for item in valid if (item.outcome.access is Access.SPLIT) == (deployment is Access.SPLIT)]
+    n_methods = len({item.outcome.attack for item in alike})
     if n_methods < t.min_attacks:
         reason = f"working attack methods behind this audit: {n_methods}; the policy asks for {t.min_attacks}"
         found.append(Shortfall(reason, f"{t.min_attacks - n_methods} more attack method(s) that work on this model"))
@@ -202,6 +206,13 @@ def counts(item: AttackEvidence, plan: AuditPlan) -> bool:
     if item.outcome.is_control or item.outcome.attack in CONTROL_METHODS:
         return False
     return item.valid and (item.outcome.key, item.outcome.attack) in planned
+
+
+def is_own_control(outcome: AttackOutcome, plan: AuditPlan) -> bool:
+    """Whether it is the audit's control of a prior, and not something a plan put in its place."""
+    planned = {spec.key for spec in plan.attacks}
+    own = outcome.key == f"control/{outcome.prior}" and outcome.attack in CONTROL_METHODS
+    return outcome.is_control and own and outcome.key not in planned
 
 
 def _unreachable(target: TargetCard, deployment: Access) -> Shortfall:

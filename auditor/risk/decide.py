@@ -22,6 +22,7 @@ from auditor.risk.completeness import (
     class_shortfalls,
     counts,
     data_shortfalls,
+    is_own_control,
     judging_shortfalls,
     run_shortfalls,
     suite_shortfalls,
@@ -67,7 +68,7 @@ def decide(
     """
     deployment = effective_access(policy, weights_published=weights_published)
     graded = sorted(attacks, key=lambda outcome: outcome.key)
-    controls = {outcome.prior: outcome for outcome in graded if outcome.is_control}
+    controls = {outcome.prior: outcome for outcome in graded if is_own_control(outcome, plan)}
     judged = not isinstance(evaluator, NotMeasured) and not isinstance(judge, NotMeasured)
     evidence = [weigh(outcome, controls, priors, plan, policy, target, judged=judged) for outcome in graded]
     distrust = judging_shortfalls(evaluator, judge, target, policy.thresholds)

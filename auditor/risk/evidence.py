@@ -228,6 +228,18 @@ def _prior_limits(outcome: AttackOutcome, priors: Sequence[PriorCard], t: Thresh
     return ()
 
 
+def search_queries(outcome: AttackOutcome) -> int:
+    """Queries that searched: neither the pool, which serves all classes, nor what only selected among the results.
+
+    A white-box search is made of gradients. An attack that asks nothing works on what its prior was taught before.
+    """
+    if outcome.forward_queries == 0:
+        return outcome.shared_queries
+    if outcome.access is Access.WHITE_BOX and outcome.backward_queries:
+        return outcome.backward_queries
+    return outcome.forward_queries - outcome.pool_queries
+
+
 def _search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
     start, end = outcome.start_confidence, outcome.end_confidence
     if not outcome.moved or start is None or end is None or end <= start:
@@ -237,7 +249,7 @@ def _search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
                 f"a working configuration of {outcome.key}: more steps, or another step size",
             ),
         )
-    effort = outcome.forward_queries / max(outcome.coverage.samples_done, 1)
+    effort = search_queries(outcome) / max(outcome.coverage.samples_done, 1)
     if effort < t.min_queries_per_sample:
         return (
             Shortfall(
@@ -299,6 +311,13 @@ def _control_limits(outcome: AttackOutcome, controls: Mapping[str, AttackOutcome
             f"unguided samples alone ({control.end_confidence:.0%}): this search does not work"
         )
         return (Shortfall(reason, f"a working configuration of {outcome.key}: more steps, or another step size"),)
+    found, selected = measured(outcome, "lift"), measured(control, "lift")
+    if isinstance(found, Measured) and isinstance(selected, Measured) and found.high < selected.low:
+        reason = (
+            f"{outcome.key}: it found less (lift at most {found.high:.2f}) than the best of unguided samples alone (at "
+            f"least {selected.low:.2f}): this search leads away from the people"
+        )
+        return (Shortfall(reason, f"a working configuration of {outcome.key}: fewer or smaller steps"),)
     return ()
 
 

@@ -145,7 +145,7 @@ def _cut(plan: AuditPlan, choice: _Choice, rows: Sequence[AttackEstimate]) -> Au
     no_choice = [row.key for row in rows if row.key in specs and (row.is_control or not row.runnable)]
     kept = (*choice.keys, *no_choice)
     gone = tuple(key for key in specs if key not in kept)
-    used = {row.prior for row in rows if row.key in choice.keys}
+    used = {row.prior for row in rows if row.key in choice.keys} | {specs[key].prior for key in no_choice}
     fisher = choice.fisher or not plan.fisher.enabled
     if not gone and fisher:
         return plan

@@ -23,7 +23,7 @@ Done = Mapping[str, UnitResult]
 Failures = Mapping[str, Failed]
 """Errors of the failed units, by key."""
 
-CONTROL_ATTACK = "best-of-prior"
+CONTROL_ATTACK, CONTROL_KEY = "best-of-prior", "control/"
 PREPARE, FISHER, FINISH = "prepare", "fisher", "finish"
 RECON, OUTCOME = "recon.npz", "outcome.json"
 """What an attack unit leaves: its images, and what it cost."""
@@ -129,7 +129,7 @@ def attack_plans(job: AuditJob, prepared: UnitResult) -> tuple[AttackPlan, ...]:
         prior = ready.prior or spec.prior or job.plan.priors[0].name
         attacks.append(AttackPlan(len(attacks), spec, ready, prior, chunks if ready.runnable else ()))
     for prior in dict.fromkeys(attack.prior for attack in attacks if attack.chunks and attack.prior != NO_PRIOR):
-        control = AttackSpec(name=CONTROL_ATTACK, prior=prior, label=f"control/{prior}")
+        control = AttackSpec(name=CONTROL_ATTACK, prior=prior, label=f"{CONTROL_KEY}{prior}")
         ready = AttackReadiness(key=control.key, runnable=True, prior=prior)
         attacks.append(AttackPlan(len(attacks), control, ready, prior, chunks))
     return tuple(attacks)
@@ -213,7 +213,7 @@ def _finish_unit(job: AuditJob, attacks: tuple[AttackPlan, ...], done: Done, fai
                 "key": attack.spec.key,
                 "attack": attack.spec.model_dump(mode="json"),
                 "prior": attack.prior,
-                "is_control": attack.spec.name == CONTROL_ATTACK,
+                "is_control": attack.spec.key.startswith(CONTROL_KEY),
                 "runnable": attack.readiness.runnable,
                 "reason": attack.readiness.reason,
                 "inapplicable": attack.readiness.inapplicable,

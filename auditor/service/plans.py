@@ -12,6 +12,7 @@ from pydantic import JsonValue, ValidationError
 from auditor.contracts.manifest import PlanSection
 from auditor.contracts.plan import AttackSpec, AuditPlan, EvaluatorSpec, FisherSpec, JudgeTraining, PriorSpec
 from auditor.errors import InvalidInput
+from auditor.service.pipeline import CONTROL_ATTACK
 
 Params = Mapping[str, JsonValue] | None
 FISHER = "fisher"
@@ -65,7 +66,8 @@ ROWS = (
     Row("gmi",           None,            {},              {"steps": 1500}, prior="dcgan"),
     Row("kedmi",         None,            {},              {"steps": 1000}),
     Row("vmi",           None,            None,            {}),
-    Row("lomma",         None,            {"base": "gmi"}, {"base": "gmi", "steps": 1500}),
+    Row("lomma",         None,            {"base": "gmi"}, {"base": "gmi", "steps": 1500}, prior="kedmi-gan"),
+    Row("lomma",         None,            None,            {"steps": 1000},  label="lomma-kedmi"),
     Row("plg-mi",        None,            {},              {"steps": 600}),
     Row("mirror-b",      {},              {},              {"generations": 100}),
     Row("smile",         None,            {"queries": 301}, {}),
@@ -224,6 +226,11 @@ def plan_problems(plan: AuditPlan) -> list[str]:
     priors = Counter(prior.name for prior in plan.priors)
     problems = [f"plan: two attacks have the key '{key}'; give one a `label`" for key, n in keys.items() if n > 1]
     problems += [f"plan: the key '{key}' is kept for controls" for key in keys if key.startswith("control/")]
+    problems += [
+        f"plan: '{attack.name}' is a control, which every audit runs by itself: take it out"
+        for attack in plan.attacks
+        if attack.name == CONTROL_ATTACK
+    ]
     problems += [f"plan: the prior '{name}' is listed twice" for name, n in priors.items() if n > 1]
     problems += [
         f"plan: attack '{attack.key}' wants the prior '{attack.prior}', which the plan does not list"

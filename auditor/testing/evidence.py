@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from auditor.contracts.access import Access
 from auditor.contracts.base import digest_of
@@ -176,6 +176,13 @@ def sample_outcome(
     )
 
 
+def sample_control(lift: tuple[float, float, float] = (0.03, 0.01, 0.05), **fields: Any) -> AttackOutcome:
+    """The audit's own best-of-prior control of the prior `vae`."""
+    return sample_outcome(
+        "control/vae", attack="best-of-prior", access=Access.SCORE, lift=lift, is_control=True, **fields
+    )
+
+
 def sample_attacks(
     lift: tuple[float, float, float] = LIFTS[Verdict.PASS], *, n_classes: int = 60, ceiling: float = 0.72
 ) -> tuple[AttackOutcome, ...]:
@@ -186,7 +193,7 @@ def sample_attacks(
         sample_outcome("ppa", lift=lift, **sizes),  # type: ignore[arg-type]
         sample_outcome("ppa-averaged", attack="ppa", lift=lift, adaptive=True, **sizes),  # type: ignore[arg-type]
         sample_outcome("mirror-b", access=Access.SCORE, lift=weaker, **sizes),  # type: ignore[arg-type]
-        sample_outcome("best-of-prior", access=Access.SCORE, lift=(0.03, 0.01, 0.05), is_control=True, **sizes),  # type: ignore[arg-type]
+        sample_control(**sizes),  # type: ignore[arg-type]
     )
 
 
@@ -194,9 +201,8 @@ def sample_plan(n_classes: int = 60) -> AuditPlan:
     """The plan behind `sample_attacks`."""
     specs = (
         AttackSpec(name="ppa"),
-        AttackSpec(name="ppa", label="ppa-averaged", params={"gradient_average": 3}),
+        AttackSpec(name="ppa", label="ppa-averaged", params={"averaged": 3}),
         AttackSpec(name="mirror-b"),
-        AttackSpec(name="best-of-prior"),
     )
     return AuditPlan(name="quick", attacks=specs, priors=(PriorSpec(name="vae"),), n_classes=n_classes)
 

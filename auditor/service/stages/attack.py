@@ -26,7 +26,7 @@ from auditor.priors.base import Prior
 from auditor.priors.resized import fit_prior
 from auditor.priors.storage import load_prior
 from auditor.service.workspace import UnitValue, Workspace
-from auditor.targets.base import Target
+from auditor.targets.base import Target, offers
 from auditor.targets.views import narrow
 from auditor.tensors import Reconstructions, RunContext, Snapshot
 
@@ -57,12 +57,15 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         ctx,
         key=spec.key,
         snapshot_fracs=plan.fisher.trajectory if wants_snapshots else (),
+        witness=narrow(target, Access.SCORE) if offers(target, Access.SCORE) else None,
         aids=load_aids(attack, workspace.input(aids), target, ctx) if aids else None,
     )
     save_reconstructions(result, workspace.output("recon.npz"), _snapshot_rows(result.labels, plan))
+    planned = attack.cost(len(classes), plan.samples_per_class, target.n_classes)
     cost = AttackCost(
         forward_queries=view.counter.forward,
         backward_queries=view.counter.backward,
+        pool_queries=0 if planned is None else min(planned.shared, view.counter.forward),
         complete=result.complete,
         notes=result.notes,
     )

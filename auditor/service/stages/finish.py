@@ -225,6 +225,7 @@ def _blank_outcome(
         ),
         forward_queries=sum(cost.forward_queries for cost in costs),
         backward_queries=sum(cost.backward_queries for cost in costs),
+        pool_queries=sum(cost.pool_queries for cost in costs),
         shared_queries=_shared_queries(row, scene),
         notes=tuple(dict.fromkeys(note for cost in costs for note in cost.notes)),
     )

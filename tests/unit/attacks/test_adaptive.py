@@ -9,10 +9,12 @@ from torch.nn.functional import conv2d, pad
 from auditor.attacks.adaptive import Erase, Noise, Scrub, blurred, erased
 from auditor.attacks.augment import IDENTITY, Augmenter
 from auditor.attacks.base import KeyedContext, Rows
+from auditor.attacks.catalog import ATTACKS
 from auditor.attacks.objectives import Objective, Scene, cross_entropy, identity, towards
 from auditor.attacks.ppa import Ppa, PpaConfig
 from auditor.attacks.rows import RowStreams
 from auditor.contracts.access import Access
+from auditor.errors import InvalidInput
 from auditor.targets.views import narrow
 from auditor.tensors import RunContext
 from auditor.testing import ToyPrior, ToyTarget, toy_templates
@@ -317,3 +319,18 @@ def test_a_run_with_every_option_is_complete_and_finite():
     result = attack.run(view, ToyPrior(TEMPLATES), (0, 5), 2, RunContext())
     assert result.complete
     assert bool(torch.isfinite(result.images).all())
+
+
+@pytest.mark.parametrize(
+    "options", [{"noise": 1e-12}, {"confidence": [1.0]}, {"erase": 1e-9}, {"scrub": 1e-9}, {"averaged": 1}]
+)
+@pytest.mark.parametrize("name", ["ppa", "if-gmi"])
+def test_options_that_change_nothing_do_not_make_an_attack_adaptive(name, options):
+    assert not ATTACKS.build(name, options).adaptive
+
+
+@pytest.mark.parametrize("name", ["ppa", "if-gmi", "mirror-w", "deep-inversion"])
+@pytest.mark.parametrize("betas", [[0.9, 1.0], [5, 7], [-0.1, 0.9]])
+def test_decays_that_break_adam_are_refused_beforehand(name, betas):
+    with pytest.raises(InvalidInput, match="betas"):
+        ATTACKS.build(name, {"betas": betas})

@@ -141,3 +141,11 @@ def test_best_per_class_keeps_the_best_in_order():
     chosen = best_per_class(scores, candidates, wanted)
     assert chosen.tolist() == [3, 1, 2]
     assert float(scores[[1, 2]].mean()) >= float(scores[:3].mean())
+
+
+def test_a_class_gets_only_pictures_that_were_drawn_as_it():
+    latents, labels = torch.arange(6.0)[:, None], torch.tensor([0, 1, 0, 2, 2, 2])
+    scores = torch.full((6, 3), -torch.inf)
+    scores[torch.arange(6), labels] = torch.tensor([-3.0, -1.0, -2.0, -6.0, -5.0, -4.0])
+    rows = Rows(torch.tensor([0, 0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 2, 0, 1, 0, 1]))
+    assert Pool(latents, labels, scores, True).places(rows).tolist() == [2, 0, 2, 1, 1, 5, 4]

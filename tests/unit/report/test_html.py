@@ -246,8 +246,8 @@ class TestAuditPage:
         attacks = sample_attacks()
         report = sample_report(Verdict.PASS, attacks=attacks[:2])
         text = Page(render_html(report)).text
-        assert "2/4" in text
-        assert "50.0%" in text
+        assert "2/3" in text
+        assert "66.7%" in text
         assert "incomplete" in text
 
     def test_a_loose_policy_is_called_loose(self):

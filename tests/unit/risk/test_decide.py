@@ -21,6 +21,7 @@ from auditor.testing.reports import (
     LIFTS,
     measured,
     sample_attacks,
+    sample_control,
     sample_evaluator,
     sample_judge,
     sample_outcome,
@@ -96,7 +97,7 @@ class TestTheThreeVerdicts:
 
     def test_a_control_that_leaks_is_a_leak(self):
         """Selection by the target's own scores is an attack too, if a cheap one."""
-        loud = sample_outcome("best-of-prior", access=Access.SCORE, lift=(0.9, 0.85, 0.95), is_control=True)
+        loud = sample_control((0.9, 0.85, 0.95))
         answer = decide(**audit(attacks=(*sample_attacks()[:3], loud)))
         assert (answer.verdict, answer.level) == (Verdict.FAIL, RiskLevel.CRITICAL)
 
@@ -242,10 +243,10 @@ WRONG_PASSES = {
     },
     "prior of unknown coverage": {"priors": (sample_prior().model_copy(update={"class_coverage": ABSENT}),)},
     "searches that end below the best of unguided samples": {
-        "attacks": swap(QUIET, "best-of-prior", end_confidence=0.99)
+        "attacks": swap(QUIET, "control/vae", end_confidence=0.99)
     },
     "no control beside the attacks": {"attacks": QUIET[:3]},
-    "a control of another prior": {"attacks": swap(QUIET, "best-of-prior", prior="dcgan")},
+    "a control of another prior": {"attacks": swap(QUIET, "control/vae", prior="dcgan")},
     "attacks did not move": {"attacks": every(QUIET, moved=False)},
     "moved by word only": {"attacks": every(QUIET, start_confidence=0.9, end_confidence=0.9)},
     "moved without confidences": {"attacks": every(QUIET, start_confidence=None, end_confidence=None)},
@@ -284,7 +285,34 @@ WRONG_PASSES = {
         "plan": sample_plan(20),
     },
     "a crashed attack": {"attacks": swap(QUIET, "mirror-b", status=OutcomeStatus.FAILED, reason="boom")},
-    "a crashed control": {"attacks": swap(QUIET, "best-of-prior", status=OutcomeStatus.FAILED, reason="boom")},
+    "a planted control instead of the audit's own": {
+        "attacks": (*QUIET[:3], QUIET[3].model_copy(update={"key": "zz", "end_confidence": 0.04}))
+    },
+    "searches that a planted control would excuse": {
+        "attacks": (
+            *swap(QUIET, "control/vae", end_confidence=0.99),
+            QUIET[3].model_copy(update={"key": "zz", "end_confidence": 0.04}),
+        )
+    },
+    "searches whose queries were a pool": {
+        "attacks": tuple(
+            a
+            if a.is_control
+            else a.model_copy(
+                update={"access": Access.SCORE, "backward_queries": 0, "pool_queries": a.forward_queries - 30}
+            )
+            for a in QUIET
+        ),
+        "policy": Policy(deployment_access=Access.SCORE),
+    },
+    "gradients of a single step beside a long selection": {"attacks": every(QUIET, backward_queries=300)},
+    "attacks that find less than selection alone": {"attacks": (*QUIET[:3], sample_control((0.14, 0.12, 0.16)))},
+    "activations for a deployment that gives scores": {
+        "attacks": every(QUIET, access=Access.SPLIT),
+        "policy": Policy(deployment_access=Access.SCORE),
+    },
+    "the whole model for a deployment that gives activations": {"policy": Policy(deployment_access=Access.SPLIT)},
+    "a crashed control": {"attacks": swap(QUIET, "control/vae", status=OutcomeStatus.FAILED, reason="boom")},
     "a skipped attack": {"attacks": swap(QUIET, "mirror-b", status=OutcomeStatus.SKIPPED, reason="no prior")},
     "a planned attack without a result": {"attacks": QUIET[:2] + QUIET[3:]},
     "one attack twice": {"attacks": (QUIET[0], QUIET[0], *QUIET[1:])},

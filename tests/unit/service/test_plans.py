@@ -71,3 +71,8 @@ def test_the_candidates_plan_keeps_what_comparisons_need():
 def test_a_plan_without_attacks_does_not_exist():
     with pytest.raises(ValidationError):
         PRESETS["quick"].model_validate(PRESETS["quick"].model_dump() | {"attacks": []})
+
+
+def test_a_control_cannot_be_planned():
+    plan = PRESETS["quick"].model_copy(update={"attacks": (AttackSpec(name="best-of-prior", label="zz"),)})
+    assert any("every audit runs by itself" in problem for problem in plan_problems(plan))
