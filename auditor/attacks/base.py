@@ -101,8 +101,7 @@ class Attack(ABC, Generic[C]):
         """
         return None
 
-    @classmethod
-    def inapplicable(cls, target: Target) -> str:
+    def inapplicable(self, target: Target) -> str:
         """Why the method has nothing to work on in this model, whoever attacks it; empty when it has."""
         return ""
 

@@ -75,8 +75,7 @@ class DeepInversion(Attack[DeepInversionConfig]):
     needs = frozenset({Trait.PIXELS})
     default_prior = "pixels"
 
-    @classmethod
-    def inapplicable(cls, target: Target) -> str:
+    def inapplicable(self, target: Target) -> str:
         """A model without batch norms remembers no statistics."""
         if target.module is not None and norms_of(tuple(target.module.modules())):
             return ""

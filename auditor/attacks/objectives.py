@@ -40,6 +40,7 @@ IdentityLoss = Callable[[Tensor, Tensor], Tensor]
 """(B, K) float32 logits and (B,) labels to (B,)."""
 Term = Callable[[Scene], Tensor]
 """A scene to (B,)."""
+WeightedTerms = tuple[tuple[float, Term], ...]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ class Objective:
         view: WhiteBoxView,
         prior: Prior,
         labels: Tensor,
-        terms: tuple[tuple[float, Term], ...],
+        terms: WeightedTerms,
         ctx: KeyedContext,
         *,
         augmenter: Augmenter | None = None,

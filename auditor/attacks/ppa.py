@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from auditor.attacks.adaptive import Erase, Noise, Scrub, blurred
 from auditor.attacks.augment import OPTIMISE, SELECT, Augmenter, Change
@@ -19,16 +19,19 @@ from auditor.attacks.objectives import (
     IDENTITY_LOSSES,
     Objective,
     Term,
+    WeightedTerms,
     identity,
     latent_energy,
     latent_shell,
     towards,
 )
+from auditor.attacks.public_front import blank_front, measure_front, pull_behind_front
 from auditor.attacks.rows import Chunks, RowStreams, affordable, paint
 from auditor.attacks.selection import best_per_class, robust_confidence
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior
+from auditor.targets.base import Target
 from auditor.targets.views import WhiteBoxView
 from auditor.tensors import Snapshot
 
@@ -36,8 +39,9 @@ FEW_CLASSES = 50
 """Below this many classes the Poincaré loss misleads and another is used."""
 
 
-LEAST_ERASED, LEAST_NOISE, LEAST_BLUR = 0.1, 0.02, 0.5
-"""Share of the picture, standard deviation and pixels below which a change is too small to call the attack adaptive."""
+LEAST_ERASED, LEAST_NOISE, LEAST_BLUR, LEAST_FRONT = 0.1, 0.02, 0.5, 0.1
+"""Share of the picture, standard deviation, pixels and weight below which an option is too weak to call the attack
+adaptive."""
 
 
 class PpaConfig(AttackConfig):
@@ -64,6 +68,9 @@ class PpaConfig(AttackConfig):
     """Standard deviation of Gaussian noise added to every copy, in units of the pixel range [0, 1]."""
     scrub: float = Field(default=0.0, ge=0, le=16)
     """Largest standard deviation in pixels of the blur of every copy: against planted triggers."""
+    front_weight: float = Field(default=0.0, ge=0)
+    """Weight of drawing the features that the private part of the target likes best, alone; above 0 it needs
+    `model.public_model` in the manifest: for models of which the early layers are public."""
     latent_weight: float = Field(default=0.1, ge=0)
     """Weight of half the mean squared latent."""
     shell_weight: float = Field(default=1.0, ge=0)
@@ -110,9 +117,9 @@ class Ppa(Attack[PpaConfig]):
 
     Adaptive options, any of which can be combined: `averaged` above 1 takes the mean gradient over several copies,
     which sees through a defense that roughens the loss or answers at random; `confidence` aims for given probabilities;
-    `erase`, `noise` and `scrub` change the copies (`auditor.attacks.adaptive` gives the sources). With `confidence` the
-    final selection takes the candidates that stay nearest to the probability they were made for, with `scrub` it looks
-    at blurred pictures.
+    `erase`, `noise` and `scrub` change the copies (`auditor.attacks.adaptive` gives the sources); `front_weight` makes
+    use of layers that are public (`auditor.attacks.public_front`). With `confidence` the final selection takes the
+    candidates that stay nearest to the probability they were made for, with `scrub` it looks at blurred pictures.
     """
 
     name = "ppa"
@@ -128,18 +135,39 @@ class Ppa(Attack[PpaConfig]):
         config = self.config
         capped = any(aim < 1 for aim in config.confidence)
         changed = config.erase >= LEAST_ERASED or config.noise >= LEAST_NOISE or config.scrub >= LEAST_BLUR
-        return config.averaged > 1 or capped or changed
+        return config.averaged > 1 or capped or changed or config.front_weight >= LEAST_FRONT
+
+    def inapplicable(self, target: Target) -> str:
+        """With `front_weight`, a model of which no layer is known to be public."""
+        if not self.config.front_weight or target.card.public_front is not None:
+            return ""
+        return "no layer of it is known to be public: the manifest names no model.public_model that shares any"
+
+    def aids(self, image_shape: tuple[int, int, int], n_classes: int) -> nn.ModuleDict | None:
+        """With `front_weight`, what public pictures look like behind the public layers."""
+        return blank_front() if self.config.front_weight else None
+
+    def train_aids(
+        self, aids: nn.ModuleDict, view: WhiteBoxView, prior: Prior, public: Tensor, ctx: KeyedContext
+    ) -> None:
+        """Asks the target nothing."""
+        measure_front(aids, view, public, ctx, stage=f"{self.name} front")
 
     def cost(self, attacked: int, samples_per_class: int, n_classes: int) -> Cost:
-        """The pool, `averaged` images a candidate and step, then `transforms` a candidate where there is a choice."""
+        """The pool, `averaged` images a candidate and step, then `transforms` a candidate where there is a choice.
+
+        With `front_weight`, one more a candidate and step, and as many passes through the public layers.
+        """
         config = self.config
         rows, tried = attacked * samples_per_class, attacked * samples_per_class * config.candidates
         pool = max(config.pool, samples_per_class * config.candidates)
         steps = tried * config.steps
         chosen = tried if config.candidates > 1 else 0
+        behind = steps if config.front_weight else 0
         return Cost(
-            forward=pool + steps * config.averaged + chosen * config.transforms,
-            backward=steps * config.averaged,
+            forward=pool + steps * config.averaged + chosen * config.transforms + behind,
+            backward=steps * config.averaged + behind,
+            helper_passes=behind,
             shared=pool,
             decodes=pool + chosen + 2 * rows,
             gradient_decodes=steps,
@@ -183,9 +211,17 @@ class Ppa(Attack[PpaConfig]):
     ) -> Optimised:
         """Descend from the candidates' latents."""
         config = self.config
+        further: WeightedTerms = ()
+        notes: list[str] = []
+        if config.front_weight:
+            pictures = paint(prior, start, tried.labels, chunks, ctx)
+            pull, notes = pull_behind_front(
+                view, pictures, tried, steps=config.steps, lr=config.lr, chunks=chunks, ctx=ctx, stage=self.name
+            )
+            further = ((config.front_weight, pull),)
         end = descend(
             start,
-            self._objective(view, prior, tried, ctx),
+            self._objective(view, prior, tried, ctx, further),
             Adam(config.lr, config.betas),
             steps=config.steps,
             view=view,
@@ -200,14 +236,17 @@ class Ppa(Attack[PpaConfig]):
             return lambda index: paint(prior, latents[index], tried.labels[index], chunks, ctx)
 
         path = tuple((frac, drawing(latents)) for frac, latents in end.path)
-        return Optimised(end.latents, drawing(end.latents), path, end.loss, end.complete, end.notes)
+        return Optimised(end.latents, drawing(end.latents), path, end.loss, end.complete, notes + end.notes)
 
-    def _objective(self, view: WhiteBoxView, prior: Prior, tried: Rows, ctx: KeyedContext) -> Objective:
+    def _objective(
+        self, view: WhiteBoxView, prior: Prior, tried: Rows, ctx: KeyedContext, further: WeightedTerms
+    ) -> Objective:
         config = self.config
         terms = (
             (1.0, self._identity(view, tried)),
             (config.latent_weight, latent_energy),
             (config.shell_weight, latent_shell),
+            *further,
         )
         augmenter = self._augmenter(tried, ctx, "")
         return Objective(view, prior, tried.labels, terms, ctx, augmenter=augmenter, channels_last=config.channels_last)

@@ -52,6 +52,9 @@ class ModelSpec(Contract):
     input: InputSpec | None = None
     """Inferred from ONNX when absent (range [0, 1], no mean or std)."""
     n_classes: int | None = Field(default=None, ge=1)
+    public_model: Path | None = None
+    """The public model this one was fine-tuned from, relative to the manifest: ONNX, or bare weights of the same
+    `architecture`. Attackers are assumed to have it too; its class count may differ."""
     weights_published: bool = False
     """True when the weights themselves are public (on a device, on a hub): the policy is stricter then."""
 

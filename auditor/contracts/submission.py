@@ -35,12 +35,12 @@ class ParityCheck(Contract):
 
 
 class SplitPoint(Contract):
-    """Where the model is cut between a device and a server."""
+    """A place where the model can be cut in two."""
 
     layer: str
     """Module path, or value name of an ONNX graph."""
     shape: tuple[int, ...]
-    """Of what is sent for one image, without the batch axis."""
+    """Of what passes there for one image, without the batch axis."""
 
 
 class TargetCard(Contract):
@@ -67,3 +67,5 @@ class TargetCard(Contract):
     warnings: tuple[str, ...] = ()
     split: SplitPoint | None = None
     """None: the audit does not look at what passes between two parts of the model."""
+    public_front: SplitPoint | None = None
+    """Up to where the model equals the public one it was fine-tuned from; None: nowhere, or no such model was named."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from auditor.evaluation.components import PrincipalComponents, principal_components
+from auditor.components import PrincipalComponents, principal_components
 
 _N_SIGMAS = 3
 _MAX_COMPONENTS = 160

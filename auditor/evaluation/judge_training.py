@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
+from auditor.components import PrincipalComponents, principal_components
 from auditor.contracts.plan import JudgeTraining
 from auditor.errors import InvalidInput
-from auditor.evaluation.components import PrincipalComponents, principal_components
 from auditor.evaluation.degradation import degrade, smoothing_components
 from auditor.evaluation.evaluator import initialise
 from auditor.evaluation.fingerprints import batch_digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from auditor.evaluation.components import PrincipalComponents, principal_components
+from auditor.components import PrincipalComponents, principal_components
 from auditor.tensors import ImageBatch, RunContext
 
 _MOST = 1.05

@@ -9,7 +9,9 @@ from typing import cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from auditor.components import principal_components
 from auditor.contracts.access import Access
 from auditor.data.checkpoint import Stateful, resumable
 from auditor.priors.base import Oracle, Trait
@@ -183,31 +185,17 @@ def reconstruction_error(painted: Tensor, images: Tensor, edge_weight: float) ->
 @torch.no_grad()
 def _start_from_components(encoder: VaeEncoder, decoder: VaeDecoder, images: Tensor, ctx: RunContext) -> None:
     """Set both linear maps to the leading principal components of the public images, codes of unit variance."""
-    flat = images.flatten(1)
-    mean = flat.mean(dim=0)
-    flat = flat - mean
     D = decoder.shift.numel()
-    values, vectors = _principal_components(flat, D, ctx.rng("prior", "vae", "components"))
-    values = values.clamp_min(1e-4 * float(values[0]) + 1e-12)
+    found = principal_components(images, D, ctx.rng("prior", "vae", "components"))
+    vectors = pad(found.directions, (0, D - found.directions.shape[1]))  # of few images there are fewer
+    deviations = pad(found.deviations, (0, D - len(found.deviations)))
+    deviations = deviations.clamp_min(1e-2 * float(deviations[0]) + 1e-6)
     encoder.linear.requires_grad_(False)
     decoder.linear.requires_grad_(False)
-    encoder.linear.weight.copy_((vectors / values.sqrt()).T)
-    encoder.linear.bias.copy_(-(mean @ vectors) / values.sqrt())
-    decoder.linear.weight.copy_(vectors * values.sqrt())
-    decoder.linear.bias.copy_(mean)
-
-
-def _principal_components(flat: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Variances (n,) and directions (P, n) of centred rows (N, P), by subspace iteration from a random start.
-
-    Halko, Martinsson and Tropp, SIAM Review 2011, arXiv 0909.4061.
-    """
-    width = min(flat.shape[1], n + 16)
-    basis = torch.linalg.qr(torch.randn(flat.shape[1], width, generator=generator)).Q
-    for _ in range(4):
-        basis = torch.linalg.qr(flat.T @ (flat @ basis)).Q
-    values, turn = torch.linalg.eigh((flat @ basis).T.double() @ (flat @ basis).double() / len(flat))
-    return values.flip(0)[:n].float().clamp_min(0), (basis @ turn.float()).flip(1)[:, :n]
+    encoder.linear.weight.copy_((vectors / deviations).T)
+    encoder.linear.bias.copy_(-(found.mean @ vectors) / deviations)
+    decoder.linear.weight.copy_(vectors * deviations)
+    decoder.linear.bias.copy_(found.mean)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 from auditor.contracts.access import Access
 from auditor.errors import AccessDenied, QueryBudgetExceeded
 from auditor.targets.base import Target, offers
-from auditor.targets.split import SplitTarget
+from auditor.targets.split import SplitTarget, split_at
 
 
 @dataclass
@@ -107,6 +107,19 @@ class WhiteBoxView(ScoreView):
         """(B, C, H, W) in [0, 1] to (B, K), differentiable with respect to the images."""
         self.layers = () if target.module is None else tuple(target.module.modules())
         """Every module of the network, for hooks on its inner activations; not to be changed."""
+        point = target.card.public_front
+        if point is not None:
+            split = split_at(target, point.layer)
+
+            def behind_front(features: Tensor) -> Tensor:
+                counter.charge(len(features), differentiable=torch.is_grad_enabled() and features.requires_grad)
+                return split.tail(features)
+
+            self.front_shape = split.point.shape
+            self.front = split.encode
+            """(B, C, H, W) in [0, 1] to (B, *front_shape): what the public model does too, so that it costs nothing."""
+            self.behind_front = behind_front
+            """(B, *front_shape) to (B, K), differentiable with respect to the features."""
 
 
 class Knowledge(StrEnum):

@@ -71,7 +71,7 @@ def target_for(name, templates=TEMPLATES, **options):
     """A toy target; with batch norms where it takes those for the method to have something to work on."""
     plain = ToyTarget(templates, sharpness=2.0, **options)
     normalized = NormalizedToyTarget(templates, sharpness=2.0, **options)
-    attack = ATTACKS.get(name)
+    attack = ATTACKS.build(name, {})
     return normalized if attack.inapplicable(plain) and not attack.inapplicable(normalized) else plain
 
 

@@ -22,6 +22,7 @@ from auditor.loading.embedder import load_embedder
 from auditor.loading.external_data import gather_weights
 from auditor.loading.generator import load_generator
 from auditor.loading.inspection import inspect_model
+from auditor.loading.public_model import find_public_front
 from auditor.loading.target_loading import load_target
 from auditor.service.matching import component_problems
 from auditor.service.plans import plan_problems, resolve_plan
@@ -40,12 +41,12 @@ class _Problems(list[str]):
         self._remedies: list[str] = []
         self._refused = False
 
-    def attempt(self, step: Callable[[], T]) -> T | None:
-        """What `step` gives; None, with its problems noted, when it fails."""
+    def attempt(self, step: Callable[[], T], *, where: str = "") -> T | None:
+        """What `step` gives; None, with its problems noted (after `where`), when it fails."""
         try:
             return step()
         except InvalidInput as error:
-            self.extend(error.problems)
+            self.extend(f"{where}: {problem}" if where else problem for problem in error.problems)
             self._refused |= isinstance(error, RefusedFile)
             if error.remedy not in (InvalidInput.default_remedy, *self._remedies):
                 self._remedies.append(error.remedy)
@@ -79,6 +80,8 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         _check_plan(plan, manifest, card, problems)
     if plan is not None and plan.split is not None and card is not None and model is not None:
         card = _cut(model, card, plan.split, problems)
+    if card is not None and model is not None and manifest.model.public_model is not None:
+        card = _with_public_front(model, card, manifest, base, workspace, problems)
     ctx.tick("check", 2, 4)
     sets = _read_data(manifest, base, card, problems)
     ctx.tick("check", 3, 4)
@@ -125,6 +128,24 @@ def _cut(model: Path, card: TargetCard, layer: str, problems: _Problems) -> Targ
     target = load_target(model, card, torch.device("cpu"))
     split = problems.attempt(lambda: split_at(target, layer))
     return card if split is None else with_split(card, split)
+
+
+def _with_public_front(
+    model: Path, card: TargetCard, manifest: Manifest, base: Path, workspace: Workspace, problems: _Problems
+) -> TargetCard:
+    """The card, which says up to where the model is the public one."""
+    given = base / (manifest.model.public_model or "")
+
+    def compare() -> TargetCard:
+        public = gather_weights(given, workspace.root / "gathered-public.onnx")
+        front = find_public_front(load_target(model, card, torch.device("cpu")), public, manifest.model)
+        if front is None:
+            warning = "no layer of the model equals the one of model.public_model: attackers gain nothing from it"
+            return card.model_copy(update={"warnings": (*card.warnings, warning)})
+        inferred = card.inferred | {"public front": f"the model equals model.public_model up to '{front.layer}'"}
+        return card.model_copy(update={"public_front": front, "inferred": inferred})
+
+    return problems.attempt(compare, where="model.public_model") or card
 
 
 def _read_data(manifest: Manifest, base: Path, card: TargetCard | None, problems: _Problems) -> dict[str, ImageSet]:

@@ -124,8 +124,8 @@ def _surroundings(target: Target, ctx: RunContext) -> dict[str, Any]:
 
 def readiness(spec: AttackSpec, priors: Mapping[str, ReadyPrior], target: Target) -> AttackReadiness:
     """Whether an attack can run on this target with these priors, and with which of them."""
-    attack = ATTACKS.get(spec.name)
-    prior = choose_prior(spec, attack, {name: ready.prior.traits for name, ready in priors.items()})
+    attack = ATTACKS.build(spec.name, spec.params)
+    prior = choose_prior(spec, type(attack), {name: ready.prior.traits for name, ready in priors.items()})
     inapplicable, reason = "", ""
     if not offers(target, attack.access):
         reason = f"the target offers {', '.join(target.card.access)} access only, this attack needs {attack.access}"

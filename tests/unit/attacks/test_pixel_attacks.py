@@ -354,13 +354,14 @@ def test_a_row_that_joins_is_pulled_as_hard_as_a_member():
 
 
 def test_a_model_without_batch_norms_is_told_apart_and_refused():
-    assert "no BatchNorm2d" in DeepInversion.inapplicable(ToyTarget(TEMPLATES))
-    assert DeepInversion.inapplicable(NORMED) == ""
+    attack = DeepInversion(DeepInversionConfig())
+    assert "no BatchNorm2d" in attack.inapplicable(ToyTarget(TEMPLATES))
+    assert attack.inapplicable(NORMED) == ""
     bare = NormalizedToyTarget(TEMPLATES)
     bare.module.pixels = nn.BatchNorm2d(1, track_running_stats=False)
     bare.module.cells = nn.Identity()
-    assert "no BatchNorm2d" in DeepInversion.inapplicable(bare)
-    assert "no BatchNorm2d" in DeepInversion.inapplicable(ToyTarget(TEMPLATES, access=(Access.SCORE,)))
+    assert "no BatchNorm2d" in attack.inapplicable(bare)
+    assert "no BatchNorm2d" in attack.inapplicable(ToyTarget(TEMPLATES, access=(Access.SCORE,)))
     with pytest.raises(ValueError, match="no BatchNorm2d"):
         DeepInversion(DeepInversionConfig()).invert(toy_view(), prior("pixels"), ROWS, CTX, ())
 

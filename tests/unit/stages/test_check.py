@@ -223,3 +223,36 @@ def test_bare_weights_need_an_architecture(good, tmp_path):
 def test_an_attack_cannot_ask_for_a_prior_the_plan_lacks(good, tmp_path):
     error = refusal(good, tmp_path, plan={"attacks": [{"name": "ppa", "prior": "dcgan"}]})
     assert "dcgan" in error.message
+
+
+def public_model(folder, first_changed):
+    """Beside the submission: the weights it was fine-tuned from, as if it had been, from one layer on."""
+    network = build_architecture("small-cnn", n_classes=9, channels=3).eval()
+    torch.manual_seed(0)
+    network.features = build_architecture("small-cnn", n_classes=N_CLASSES, channels=3).features
+    with torch.no_grad():
+        for parameter in network.features[first_changed:].parameters():
+            parameter += 0.05
+    export_onnx(network.eval(), SPEC, folder / "public.onnx", n_classes=9)
+
+
+def test_a_public_model_says_which_layers_an_attacker_knows(good, tmp_path):
+    public_model(good, 9)
+    value, _ = run(good, tmp_path, model={"public_model": "public.onnx"})
+    front = value["target"]["public_front"]
+    assert front["shape"][1:] == [8, 8] or front["shape"][1:] == [4, 4]
+    assert front["layer"] in value["target"]["inferred"]["public front"]
+    assert not any("model.public_model" in warning for warning in value["warnings"])
+
+
+def test_a_public_model_with_nothing_in_common_is_a_warning(good, tmp_path):
+    public_model(good, 0)
+    value, _ = run(good, tmp_path, model={"public_model": "public.onnx"})
+    assert value["target"]["public_front"] is None
+    assert any("model.public_model" in warning for warning in value["warnings"])
+
+
+def test_a_public_model_that_cannot_be_read_is_named_beside_other_problems(good, tmp_path):
+    problems = refusal(good, tmp_path, model={"public_model": "none.onnx"}, data={"private": {"path": "missing.npz"}})
+    assert any(problem.startswith("model.public_model: ") for problem in problems.problems)
+    assert any("missing.npz" in problem for problem in problems.problems)

@@ -1,4 +1,4 @@
-"""Principal components of a set of images."""
+"""Principal components of images or features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 _OVERSAMPLING = 32
 _ITERATIONS = 3
-_MAX_IMAGES = 10_000
+_MAX_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class PrincipalComponents:
     """Directions of greatest variance, strongest first.
 
     Attributes:
-        mean: (P,) mean image, P = C*H*W.
+        mean: (P,) mean of the flattened rows.
         directions: (P, k) orthonormal.
         deviations: (k,) standard deviation along each.
     """
@@ -27,12 +27,14 @@ class PrincipalComponents:
     deviations: Tensor
 
 
-def principal_components(images: Tensor, k: int, generator: torch.Generator) -> PrincipalComponents:
-    """The first `k` components of `images` ((N, C, H, W)), by randomised subspace iteration on at most 10,000 of them.
+def principal_components(rows: Tensor, k: int, generator: torch.Generator) -> PrincipalComponents:
+    """The first `k` components (fewer of fewer rows) of (N, ...) `rows`, by subspace iteration from a random start.
+
+    At most 10,000 rows are looked at.
 
     Halko, Martinsson & Tropp, SIAM Review 2011, arXiv 0909.4061.
     """
-    rows = images[torch.randperm(len(images), generator=generator)[:_MAX_IMAGES]].flatten(1).cpu().float()
+    rows = rows[torch.randperm(len(rows), generator=generator)[:_MAX_ROWS]].flatten(1).cpu().float()
     k = min(k, *rows.shape)
     mean = rows.mean(dim=0)
     centred = rows - mean
