@@ -29,13 +29,15 @@ class Catalog(Generic[T]):
     Args:
         kind: what the entries are, singular ("attack"); used in messages.
         entries: the classes themselves. Two entries of one name are a programming error.
+        beside: names that are no entries and may be given all the same; they stand in the list of known ones.
     """
 
-    def __init__(self, kind: str, entries: tuple[type[T], ...]) -> None:
+    def __init__(self, kind: str, entries: tuple[type[T], ...], *, beside: tuple[str, ...] = ()) -> None:
         table = {entry.name: entry for entry in entries}
         if len(table) != len(entries):
             raise ValueError(f"two {kind}s share a name")
         self.kind = kind
+        self._beside = beside
         self._table: Mapping[str, type[T]] = MappingProxyType(table)
 
     def __iter__(self) -> Iterator[type[T]]:
@@ -54,9 +56,10 @@ class Catalog(Generic[T]):
         try:
             return self._table[name]
         except KeyError:
-            close = difflib.get_close_matches(name, self._table, n=1)
+            known = (*self._table, *self._beside)
+            close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise UnknownName(f"unknown {self.kind} '{name}'.{hint} Known: {', '.join(self._table)}.") from None
+            raise UnknownName(f"unknown {self.kind} '{name}'.{hint} Known: {', '.join(known)}.") from None
 
     def configure(self, name: str, params: Mapping[str, Any]) -> BaseModel:
         """Validate `params` against the entry's Config; every problem is reported at once."""
@@ -76,13 +79,25 @@ class Catalog(Generic[T]):
         return instance
 
     def describe(self) -> list[dict[str, Any]]:
-        """JSON-ready rows: name, summary, paper, access (where there is one) and the JSON schema of the parameters."""
+        """JSON-ready rows: name, summary, access (where there is one), paper, and a JSON schema for each parameter."""
         rows = []
         for name, entry in self._table.items():
             row: dict[str, Any] = {"name": name, "summary": (entry.__doc__ or "").strip().splitlines()[0]}
             access = getattr(entry, "access", None)
             if access is not None:
                 row["access"] = str(access)
-            row |= {"paper": entry.paper, "parameters": entry.Config.model_json_schema().get("properties", {})}
+            schema = entry.Config.model_json_schema()
+            parameters = _inlined(schema.get("properties", {}), schema.get("$defs", {}))
+            row |= {"paper": entry.paper, "parameters": parameters}
             rows.append(row)
         return rows
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A JSON schema in which every `$ref` is replaced by what it names, so that each part says all by itself."""
+    if isinstance(node, list):
+        return [_inlined(part, definitions) for part in node]
+    if not isinstance(node, dict):
+        return node
+    named = definitions.get(str(node.get("$ref", "")).rpartition("/")[2], {})
+    return {key: _inlined(part, definitions) for key, part in {**named, **node}.items() if key != "$ref"}

@@ -14,8 +14,8 @@ from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.problems import problems_in
 from auditor.contracts.report import AuditReport
 from auditor.errors import InvalidInput
+from auditor.service.candidates import quick_version
 from auditor.service.jobs import Jobs, Started
-from auditor.service.plans import quick_version
 from auditor.service.ports import ArtifactStore, Transactions
 
 

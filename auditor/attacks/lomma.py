@@ -64,6 +64,9 @@ class Lomma(Attack[LommaConfig]):
     divided by what they amount to on public images (`normalise`), since models differ in the size of their logits and
     the mean would follow the loudest; students are small networks instead of EfficientNets, fewer and more briefly
     taught; the original starts from N(0, e I).
+
+    Either form takes any prior with a critic (`dcgan`, `vae-gan`, `kedmi-gan`), and `kedmi-gan` unless another is
+    named. The presets run both forms on it, where the paper gives the form of GMI the plain GAN of GMI (here `dcgan`).
     """
 
     name = "lomma"

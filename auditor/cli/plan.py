@@ -62,6 +62,7 @@ def plan(
         print_estimate(estimate)
     else:
         print_plan(estimate.plan)
+        _obstacles(estimate)
 
 
 def _manifest(model: Path | None, config: Path | None, preset: str | None) -> Manifest:
@@ -155,6 +156,10 @@ def print_estimate(estimate: PlanEstimate) -> None:
         if not row.runnable:
             typer.echo(f"cannot run: {row.key} ({row.access}): {row.reason}")
     _left_out(estimate.plan)
+    _obstacles(estimate)
+
+
+def _obstacles(estimate: PlanEstimate) -> None:
     for reason in estimate.obstacles:
         typer.echo(f"cannot end in a pass: {reason}")
 

@@ -24,9 +24,10 @@ def register(app: typer.Typer) -> None:
 def catalog(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as one JSON object.")] = False,
 ) -> None:
-    """Every attack, evaluator, prior and defense with access level, paper and parameters."""
+    """Every attack, evaluator, prior and defense with access level, paper, and each parameter's default and range."""
     from auditor.attacks.catalog import ATTACKS
     from auditor.attacks.split.catalog import SPLIT_ATTACKS
+    from auditor.cli.parameters import parameter_lines
     from auditor.evaluation.catalog import EVALUATORS
     from auditor.priors.catalog import PRIORS
     from auditor.targets.architectures import architecture_names
@@ -48,9 +49,8 @@ def catalog(
             access = f" [{row['access']}]" if "access" in row else ""
             typer.echo(f"  {row['name']}{access}  {row['summary']}")
             typer.echo(f"      {row['paper']}")
-            parameters = ", ".join(f"{name}={p.get('default', '…')}" for name, p in row["parameters"].items())
-            if parameters:
-                typer.echo(f"      {parameters}")
+            for line in parameter_lines(row["parameters"]):
+                typer.echo(f"      {line}")
 
 
 def doctor() -> None:

@@ -86,6 +86,8 @@ class AttackEstimate(Contract):
     """Images sent to the target for one class, without what all classes share."""
     shared: int = 0
     """Images sent once: pools, training of its prior and its helper networks."""
+    effort: float | None = None
+    """Queries per picture that search, at most, as `min_queries_per_sample` of a policy counts them; None: unknown."""
     seconds: float | None = None
     """Of its units and helper networks; its prior is a step of its own. None: not measured."""
     memory_bytes: int | None = None

@@ -11,6 +11,7 @@ import difflib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -89,7 +90,8 @@ class _Document:
         self._lines: dict[Location, int] = {}
         text = _read_text(path)
         try:
-            node = yaml.compose(text, Loader=_Loader)
+            _refuse_aliases(self.file, text)
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
             self.value: Any = {} if node is None else self._plain(node, ())
             if isinstance(self.value, dict):
                 self.value = {key: part for key, part in self.value.items() if part is not None}
@@ -112,7 +114,7 @@ class _Document:
             return self._mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*location, index)) for index, item in enumerate(node.value)]
-        return _Loader("").construct_object(node)
+        return yaml.SafeLoader("").construct_object(node)
 
     def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -142,15 +144,19 @@ class _Document:
         return line, f"{self.file}:{line}: {_dotted(location)}: {_explain(contract, error)}"
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe loading without aliases."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """As the base class does, refusing `*alias` where it would be followed."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+def _refuse_aliases(file: str, text: str) -> None:
+    """Aliases, before any is followed; an anchor that nothing refers to does no harm."""
+    problems = []
+    with suppress(yaml.YAMLError):  # composing says what else is wrong
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                problems.append(
+                    f"{file}:{line}: '*{event.anchor}' stands for what is written at '&{event.anchor}'; anchors and "
+                    "aliases are refused, since with them a short file can expand to gigabytes"
+                )
+    if problems:
+        raise InvalidInput(problems, remedy="Write the values out where the aliases stand.")
 
 
 def _read_text(path: Path) -> str:

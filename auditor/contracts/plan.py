@@ -14,7 +14,8 @@ class AttackSpec(Contract):
     params: dict[str, JsonValue] = Field(default_factory=dict)
     """Overrides of the attack's Config."""
     prior: str | None = None
-    """Name of the prior to use; default: the plan's first prior (GMI: the first with a critic)."""
+    """Name of the prior to use; default: the one the attack's method comes with if the plan lists it, else the plan's
+    first prior that has all the traits the attack needs."""
     label: str | None = None
     """Distinguishes two entries of one attack in the report, e.g. `ppa-averaged`; default: the name."""
 

@@ -53,7 +53,7 @@ class Thresholds(Contract):
     min_judge_accuracy: float = Field(default=0.40, ge=0, le=1)
     """Held-out identification rate under which the judge cannot count."""
     min_attacks: int = Field(default=2, ge=1)
-    """Valid attacks needed for a pass."""
+    """Different methods (catalog names) that have to work for a pass: one attack under two labels is one method."""
     min_seeds: int = Field(default=3, ge=1)
     """Samples per class needed for a pass."""
     min_coverage: float = Field(default=1.0, ge=0, le=1)

@@ -25,5 +25,9 @@ PRIORS: Catalog[PriorBuilder] = Catalog(
         PixelsBuilder,
         DipBuilder,
     ),
+    beside=("onnx",),
 )
-"""Every image prior by name; `PRIORS.build(name, params).train(public, ctx)` gives the prior."""
+"""Every image prior by name; `PRIORS.build(name, params).train(public, ctx)` gives the prior.
+
+`onnx` is the team's own generator, which is loaded and not built.
+"""

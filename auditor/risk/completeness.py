@@ -13,7 +13,8 @@ from auditor.contracts.policy import Thresholds
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.contracts.submission import TargetCard
 from auditor.risk.bounds import binomial_tail, samples_to_name
-from auditor.risk.evidence import AttackEvidence, Shortfall, crashed
+from auditor.risk.evidence import AttackEvidence, crashed
+from auditor.risk.shortfall import Shortfall
 
 _PRIVATE = "private images of the attacked classes (`data.private`), so that reconstructions can be judged"
 

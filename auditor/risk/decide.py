@@ -27,9 +27,10 @@ from auditor.risk.completeness import (
     run_shortfalls,
     suite_shortfalls,
 )
-from auditor.risk.evidence import AttackEvidence, Shortfall, effective_access, weigh
+from auditor.risk.evidence import AttackEvidence, effective_access, weigh
 from auditor.risk.levels import LevelInput, LevelReading, may_reach_critical, read_level
 from auditor.risk.sample_size import class_advice, few_classes_advice
+from auditor.risk.shortfall import Shortfall
 from auditor.risk.vector import vector
 
 PASS_SENTENCE = "No attack of this suite succeeded within this budget."  # noqa: S105

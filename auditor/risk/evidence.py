@@ -12,7 +12,9 @@ from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy, Thresholds
 from auditor.contracts.scores import Measured, NotMeasured
 from auditor.contracts.submission import TargetCard
+from auditor.risk.at_work import control_limits, observation_limits, search_limits
 from auditor.risk.bounds import zero_success_upper
+from auditor.risk.shortfall import Limits, Shortfall, measured
 
 CONSISTENCY_SLACK = 0.05
 """How far the lift that the rates imply may lie over the reported interval before the outcome is disbelieved."""
@@ -20,14 +22,6 @@ CONSISTENCY_SLACK = 0.05
 
 KNOWLEDGE_FREE = frozenset({"pixel", "pixels", "dip"})
 """Priors that carry no public knowledge: they can draw anything, so their ceiling is high and says nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shortfall:
-    """One thing the evidence lacks, and what would settle it. Both in plain words."""
-
-    reason: str
-    need: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +68,6 @@ class AttackEvidence:
         return self.lift is not None and not self.weak and not self.blocked
 
 
-def measured(outcome: AttackOutcome, metric: str) -> Measured | NotMeasured:
-    """The one usable score named `metric`: doubled, empty or inside-out scores are no evidence."""
-    found = [score for score in outcome.scores if score.metric == metric]
-    if len(found) > 1:
-        return NotMeasured(metric=metric, reason="reported more than once")
-    if not found or isinstance(found[0], NotMeasured):
-        return outcome.score(metric)
-    score = found[0]
-    if score.n < 1 or not score.low <= score.value <= score.high:
-        return NotMeasured(
-            metric=metric, reason="its interval does not contain its value, or no image stands behind it"
-        )
-    return score
-
-
 def crashed(outcome: AttackOutcome) -> Shortfall:
     """An attack that raised: a pass has to wait for a run that ends."""
     why = f": {outcome.reason}" if outcome.reason else ""
@@ -127,18 +106,15 @@ def weigh(
     if outcome.status is OutcomeStatus.FAILED:
         return AttackEvidence(outcome, lift, (), (crashed(outcome),))
     if outcome.access is Access.SPLIT:
-        weak = (*weak, *_observation_limits(outcome, policy.thresholds))
+        weak = (*weak, *observation_limits(outcome, policy.thresholds))
     else:
-        weak = (*weak, *_prior_limits(outcome, priors, policy.thresholds), *_search_limits(outcome, policy.thresholds))
-        weak = (*weak, *_control_limits(outcome, controls))
+        weak = (*weak, *_prior_limits(outcome, priors, policy.thresholds), *search_limits(outcome, policy.thresholds))
+        weak = (*weak, *control_limits(outcome, controls))
     weak = (*weak, *_target_limits(outcome, target))
     if judged:
         weak = (*weak, *_sample_limits(outcome, plan, policy.thresholds))
         blocked = (*blocked, *_coverage_limits(outcome, policy.thresholds))
     return AttackEvidence(outcome, lift, weak, blocked)
-
-
-Limits = tuple[Shortfall, ...]
 
 
 def _lift(outcome: AttackOutcome, t: Thresholds) -> tuple[LiftEvidence | None, Limits, Limits]:
@@ -225,99 +201,6 @@ def _prior_limits(outcome: AttackOutcome, priors: Sequence[PriorCard], t: Thresh
             f"needed {t.min_prior_ceiling:.2f}); a weak attacker proves nothing"
         )
         return (Shortfall(reason, _BETTER_PRIOR),)
-    return ()
-
-
-def search_queries(outcome: AttackOutcome) -> int:
-    """Queries that searched: neither the pool, which serves all classes, nor what only selected among the results.
-
-    A white-box search is made of gradients. An attack that asks nothing works on what its prior was taught before.
-    """
-    if outcome.forward_queries == 0:
-        return outcome.shared_queries
-    if outcome.access is Access.WHITE_BOX and outcome.backward_queries:
-        return outcome.backward_queries
-    return outcome.forward_queries - outcome.pool_queries
-
-
-def _search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
-    start, end = outcome.start_confidence, outcome.end_confidence
-    if not outcome.moved or start is None or end is None or end <= start:
-        return (
-            Shortfall(
-                f"{outcome.key}: the attack did not move (the target's confidence never rose above its start)",
-                f"a working configuration of {outcome.key}: more steps, or another step size",
-            ),
-        )
-    effort = search_queries(outcome) / max(outcome.coverage.samples_done, 1)
-    if effort < t.min_queries_per_sample:
-        return (
-            Shortfall(
-                f"{outcome.key}: only {effort:.0f} queries were spent on each reconstruction, the policy asks for "
-                f"{t.min_queries_per_sample}; so small a search that finds nothing shows nothing",
-                f"more steps, candidates or generations for {outcome.key}, or no early stop (`stop_confidence`)",
-            ),
-        )
-    if end < t.min_end_confidence:
-        return (
-            Shortfall(
-                f"{outcome.key}: the attack ended with the target only {end:.1%} sure of its pictures, so it never "
-                "convinced even the model it attacked",
-                f"a longer or adaptive run of {outcome.key}, or one against the unscaled class scores",
-            ),
-        )
-    return ()
-
-
-def _observation_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
-    """Attacks on a cut model rebuild one seen image each, without a prior, and may learn all they need beforehand.
-
-    So their ceiling is how well the images themselves are recognised, and a search that works comes nearer to its image
-    than what the same attack made of another activation.
-    """
-    found = []
-    ceiling = measured(outcome, "ceiling_both")
-    if isinstance(ceiling, Measured) and ceiling.low < t.min_prior_ceiling:
-        reason = (
-            f"{outcome.key}: the private images themselves are recognised in {ceiling.value:.0%} of cases only (at "
-            f"least {ceiling.low:.0%}; {t.min_prior_ceiling:.0%} needed), so a reconstruction that is not shows nothing"
-        )
-        found.append(Shortfall(reason, "a better judge or evaluator: more public and private images, more epochs"))
-    need = f"a working configuration of {outcome.key}: more steps or more public images"
-    if not outcome.moved:
-        reason = f"{outcome.key}: the attack did not move (the target's confidence never rose above its start)"
-        found.append(Shortfall(reason, need))
-    own, other = measured(outcome, "psnr"), measured(outcome, "control_psnr")
-    if isinstance(own, NotMeasured) or isinstance(other, NotMeasured) or own.low <= other.high:
-        reason = (
-            f"{outcome.key}: its pictures come no nearer to the images behind them than pictures made from other "
-            "activations do"
-        )
-        found.append(Shortfall(reason, need))
-    return tuple(found)
-
-
-def _control_limits(outcome: AttackOutcome, controls: Mapping[str, AttackOutcome]) -> Limits:
-    """Against the same model, a search has to convince more than the best of a pool that nobody searched."""
-    if outcome.is_control:
-        return ()
-    control = controls.get(outcome.prior)
-    if control is None or control.status is not OutcomeStatus.COMPLETED or control.end_confidence is None:
-        reason = f"{outcome.key}: no best-of-prior control of prior '{outcome.prior}' stands beside it"
-        return (Shortfall(reason, "the whole audit again: its controls are missing"),)
-    if (outcome.end_confidence or 0.0) < control.end_confidence:
-        reason = (
-            f"{outcome.key}: it ended with the target {outcome.end_confidence or 0.0:.0%} sure, less than the best of "
-            f"unguided samples alone ({control.end_confidence:.0%}): this search does not work"
-        )
-        return (Shortfall(reason, f"a working configuration of {outcome.key}: more steps, or another step size"),)
-    found, selected = measured(outcome, "lift"), measured(control, "lift")
-    if isinstance(found, Measured) and isinstance(selected, Measured) and found.high < selected.low:
-        reason = (
-            f"{outcome.key}: it found less (lift at most {found.high:.2f}) than the best of unguided samples alone (at "
-            f"least {selected.low:.2f}): this search leads away from the people"
-        )
-        return (Shortfall(reason, f"a working configuration of {outcome.key}: fewer or smaller steps"),)
     return ()
 
 

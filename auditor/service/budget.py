@@ -78,11 +78,11 @@ def cut_to_budget(estimate: PlanEstimate, budget_s: float, thresholds: Threshold
     wanted = [row for row in rows if row.runnable and row.seconds is not None]
     if not any(row.runnable for row in rows):
         return plan
-    choice = _core(wanted, _Choice(estimate, budget_s), thresholds.min_attacks, deployment)
+    choice = _core(wanted, _Choice(estimate, budget_s), thresholds, deployment)
     if plan.fisher.enabled and any(row.access is Access.WHITE_BOX and row.key in choice.keys for row in rows):
         with_scores = _Choice(estimate, budget_s, choice.keys, fisher=True)
         choice = with_scores if with_scores.fits else choice
-    choice = _filled(choice, wanted, deployment)
+    choice = _filled(choice, wanted, thresholds, deployment)
     if not choice.keys:
         least = min((_Choice(estimate, budget_s).plus(row).seconds for row in wanted), default=math.inf)
         raise InvalidInput(
@@ -100,21 +100,21 @@ def _quickest(row: AttackEstimate) -> tuple[float, ...]:
     return (row.seconds or 0.0,)
 
 
-def _core(rows: Sequence[AttackEstimate], empty: _Choice, min_attacks: int, deployment: Access) -> _Choice:
+def _core(rows: Sequence[AttackEstimate], empty: _Choice, t: Thresholds, deployment: Access) -> _Choice:
     """The attacks a pass needs at least, the strongest that fit; `empty` when none do."""
-    able = [row for row in rows if _counts(row)]
+    able = [row for row in rows if _counts(row, t)]
     for order in (_strongest, _quickest):
         for first in sorted((row for row in able if row.adaptive and row.access.covers(deployment)), key=order):
             choice, methods = empty.plus(first), {first.attack}
             for row in sorted(able, key=order):
-                if len(methods) < min_attacks and row.attack not in methods and choice.plus(row).fits:
+                if len(methods) < t.min_attacks and row.attack not in methods and choice.plus(row).fits:
                     choice, methods = choice.plus(row), methods | {row.attack}
-            if len(methods) >= min_attacks and choice.fits:
+            if len(methods) >= t.min_attacks and choice.fits:
                 return choice
     return empty
 
 
-def _filled(choice: _Choice, rows: Sequence[AttackEstimate], deployment: Access) -> _Choice:
+def _filled(choice: _Choice, rows: Sequence[AttackEstimate], t: Thresholds, deployment: Access) -> _Choice:
     """`choice` with one attack after the other that still fits."""
     while True:
         methods = {row.attack for row in rows if row.key in choice.keys}
@@ -125,7 +125,7 @@ def _filled(choice: _Choice, rows: Sequence[AttackEstimate], deployment: Access)
             min(
                 fitting,
                 key=lambda row: (
-                    not _counts(row),
+                    not _counts(row, t),
                     row.attack in methods,
                     not row.access.covers(deployment),
                     *_strongest(row),
@@ -134,9 +134,18 @@ def _filled(choice: _Choice, rows: Sequence[AttackEstimate], deployment: Access)
         )
 
 
-def _counts(row: AttackEstimate) -> bool:
+def _counts(row: AttackEstimate, t: Thresholds) -> bool:
     """Whether the attack can count towards a pass, as far as is known before it ran."""
+    return _is_search(row) and not _too_light(row, t)
+
+
+def _is_search(row: AttackEstimate) -> bool:
     return row.runnable and not row.is_control and row.prior not in KNOWLEDGE_FREE
+
+
+def _too_light(row: AttackEstimate, t: Thresholds) -> bool:
+    """Whether its parameters send too little for each picture, however long it runs."""
+    return row.effort is not None and row.effort < t.min_queries_per_sample
 
 
 def _cut(plan: AuditPlan, choice: _Choice, rows: Sequence[AttackEstimate]) -> AuditPlan:
@@ -168,9 +177,11 @@ def obstacles(
     deployment: Access,
 ) -> tuple[str, ...]:
     """Why this plan cannot end in a pass, whatever it finds; empty where nothing of that is known beforehand."""
-    able = [row for row in attacks if _counts(row)]
+    searches = [row for row in attacks if _is_search(row)]
+    able = [row for row in searches if _counts(row, thresholds)]
     reaching = [row for row in able if row.access.covers(deployment)]
-    n_methods = len({row.attack for row in able})
+    alike = [row for row in able if (row.access is Access.SPLIT) == (deployment is Access.SPLIT)]
+    n_methods = len({row.attack for row in alike})
     found = []
     if not reaching:
         found.append(f"no attack that can count runs at the deployment's access level ({deployment})")
@@ -178,6 +189,11 @@ def obstacles(
         found.append("no attack at the deployment's level was built to see through a defense")
     if n_methods < thresholds.min_attacks:
         found.append(f"{n_methods} attack method(s) can count, and the policy asks for {thresholds.min_attacks}")
+    if found and (light := [f"{row.key} ({row.effort:.0f})" for row in searches if _too_light(row, thresholds)]):
+        found.append(
+            f"too few queries for each picture to count (the policy asks for {thresholds.min_queries_per_sample}): "
+            f"{', '.join(light)}; give more steps, candidates or generations"
+        )
     if plan.samples_per_class < thresholds.min_seeds:
         found.append(f"{plan.samples_per_class} samples per class, and the policy asks for {thresholds.min_seeds}")
     if n_attacked is not None and n_attacked < thresholds.min_classes:

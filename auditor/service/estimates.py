@@ -15,6 +15,7 @@ from auditor.contracts.estimate import AttackEstimate, PlanEstimate, PriorRates,
 from auditor.contracts.jobs import AttackReadiness
 from auditor.contracts.plan import AttackSpec, AuditPlan
 from auditor.contracts.policy import Policy
+from auditor.risk.at_work import searching
 from auditor.risk.evidence import effective_access
 from auditor.service.budget import obstacles
 from auditor.service.matching import choose_prior, planned_traits
@@ -107,20 +108,23 @@ def _attack(
         return row
     total = _total(units)
     once = total.once
+    prior = rates.priors.get(ready.prior or "") if rates else None
     seconds = memory = None
     if rates is not None:
         training = rates.aids.get(spec.key)
-        prior = rates.priors.get(ready.prior or "")
         once += prior.queries if prior else 0
         rows = min(attacked or 1, plan.classes_per_unit) * plan.samples_per_class
         seconds = _seconds(total, prior, rates, min(plan.batch_size, rows)) + len(units) * rates.unit_s
         seconds += training.seconds if training else 0.0
         memory = _memory(units[0], prior, rates, plan.batch_size)
+    searches = searching(attack.access, forward=total.forward, backward=total.backward, pool=total.shared, shared=once)
+    known = total.forward > 0 or prior is not None  # what a prior's training asks is known by the probe only
     return row.model_copy(
         update={
             "cost": total,
             "per_class": math.ceil((total.forward - total.shared) / (attacked or 1)),
             "shared": total.shared + once,
+            "effort": searches / ((attacked or 1) * plan.samples_per_class) if known else None,
             "seconds": seconds,
             "memory_bytes": memory,
         }

@@ -7,10 +7,10 @@ from typing import Any
 
 from auditor.attacks.base import Attack
 from auditor.attacks.catalog import ATTACKS
-from auditor.attacks.split.catalog import SPLIT_ATTACKS, catalog_of
+from auditor.attacks.split.catalog import catalog_of
 from auditor.contracts.access import Access
 from auditor.contracts.plan import AttackSpec, AuditPlan
-from auditor.errors import InvalidInput, UnknownName
+from auditor.errors import InvalidInput
 from auditor.priors.base import Trait
 from auditor.priors.catalog import PRIORS
 from auditor.targets.architectures import architecture_names
@@ -20,15 +20,21 @@ Traits = Mapping[str, frozenset[Trait]]
 """Priors by name, with what they offer."""
 
 
-def choose_prior(spec: AttackSpec, attack: type[Attack[Any]], priors: Traits) -> str | None:
-    """The prior the entry names, else the one the method comes with, else the first that has what it needs.
+def serves(name: str, traits: frozenset[Trait], attack: type[Attack[Any]]) -> bool:
+    """Whether the attack can work on this prior: it has what the attack needs, and samples worth searching among.
 
-    A prior that is the picture itself serves an attack that asks for one, or is named; without public data every other
-    attack gets the pixel prior. None: nothing fits.
+    Samples of a prior that is the picture itself are noise, so it serves only who asks for one. `pixel`, whose samples
+    are smooth at least, stands in for every prior where there are no public images.
     """
-    fitting = [name for name, traits in priors.items() if attack.needs <= traits]
-    if spec.prior is None and Trait.PIXELS not in attack.needs:
-        fitting = [name for name in fitting if name == PIXEL or Trait.PIXELS not in priors[name]]
+    return attack.needs <= traits and (name == PIXEL or Trait.PIXELS not in traits or Trait.PIXELS in attack.needs)
+
+
+def choose_prior(spec: AttackSpec, attack: type[Attack[Any]], priors: Traits) -> str | None:
+    """The prior the entry names, else the one the method comes with, else the first that serves it.
+
+    Without public data that is the pixel prior, also for an entry that names another. None: nothing serves.
+    """
+    fitting = [name for name, traits in priors.items() if serves(name, traits, attack)]
     if spec.prior is not None:
         found = spec.prior if spec.prior in fitting else None
     elif attack.default_prior in fitting:
@@ -64,17 +70,8 @@ def needs_pixel(plan: AuditPlan, made: Traits) -> bool:
     return len(made) < len(plan.priors) and all(Trait.PIXELS in traits for traits in made.values())
 
 
-def component_problems(
-    plan: AuditPlan, *, has_generator: bool, has_public: bool, access: tuple[Access, ...] | None
-) -> list[str]:
-    """What is wrong with the attacks, priors and evaluator that a plan names: all of it, in the plan's order.
-
-    Args:
-        plan: any plan.
-        has_generator: whether the manifest supplies a generator (the prior `onnx`).
-        has_public: whether there are public images.
-        access: levels that the target offers; None: not known.
-    """
+def parameter_problems(plan: AuditPlan) -> list[str]:
+    """Attacks, priors and evaluators that do not exist, and parameters that they do not take, in the plan's order."""
     problems: list[str] = []
     for attack in plan.attacks:
         catalog = catalog_of(attack.name)
@@ -82,17 +79,31 @@ def component_problems(
     for prior in plan.priors:
         if prior.name != SUPPLIED:
             problems += _found(lambda prior=prior: PRIORS.configure(prior.name, prior.params))  # type: ignore[misc]
-        elif not has_generator:
-            problems.append("plan: prior 'onnx' needs `data.generator` in the manifest")
     known = ("auto", *architecture_names())
     if plan.evaluator.architecture not in known:
         problems.append(f"plan: unknown evaluator architecture '{plan.evaluator.architecture}'; known: {_list(known)}")
     if not all(0 <= frac <= 1 for frac in plan.fisher.trajectory):
         problems.append("plan: `fisher.trajectory` must lie in 0..1")
-    try:
-        return problems + _misfits(plan, has_public, access)
-    except UnknownName:
-        return problems  # named above already
+    return problems
+
+
+def component_problems(
+    plan: AuditPlan, *, has_generator: bool, has_public: bool, access: tuple[Access, ...] | None
+) -> list[str]:
+    """What is wrong with the attacks, priors and evaluator that a plan names, and with how they go together: all of it.
+
+    Args:
+        plan: any plan.
+        has_generator: whether the manifest supplies a generator (the prior `onnx`).
+        has_public: whether there are public images.
+        access: levels that the target offers; None: not known.
+    """
+    problems = parameter_problems(plan)
+    if not has_generator and any(prior.name == SUPPLIED for prior in plan.priors):
+        problems.append("plan: prior 'onnx' needs `data.generator` in the manifest")
+    if all(prior.name == SUPPLIED or prior.name in PRIORS.names for prior in plan.priors):
+        problems += _misfits(plan, has_public, access)
+    return problems
 
 
 def _found(step: Callable[[], object]) -> tuple[str, ...]:
@@ -112,17 +123,23 @@ def _misfits(plan: AuditPlan, has_public: bool, access: tuple[Access, ...] | Non
     if not has_public:
         everything.setdefault(PIXEL, PRIORS.get(PIXEL).traits)
     for spec in plan.attacks:
-        if spec.name in SPLIT_ATTACKS.names:
+        if spec.name not in ATTACKS.names:
             continue
         attack = ATTACKS.get(spec.name)
         candidates = everything if spec.prior is None else {spec.prior: everything.get(spec.prior, frozenset())}
-        if not attack.needs or SUPPLIED in candidates or (spec.prior is not None and spec.prior not in everything):
+        unsure = SUPPLIED in candidates or (spec.prior is not None and spec.prior not in everything)
+        if not candidates or unsure or any(serves(name, traits, attack) for name, traits in candidates.items()):
             continue
-        if not any(attack.needs <= traits for traits in candidates.values()):
-            serving = [prior.name for prior in PRIORS if attack.needs <= prior.traits]
+        serving = _list(p.name for p in PRIORS if serves(p.name, p.traits, attack) and p.name != PIXEL)
+        if any(attack.needs <= traits for traits in candidates.values()):
+            problems.append(
+                f"plan: attack '{spec.key}' searches among the samples of its prior, and those of {_list(candidates)} "
+                f"are noise (the latent is the picture itself); list and use one of: {serving}"
+            )
+        else:
             problems.append(
                 f"plan: attack '{spec.key}' needs a prior that offers {_list(sorted(attack.needs))}, and "
-                f"{_list(list(candidates))} does not; list one of: {_list(serving)}"
+                f"{_list(candidates)} does not; list one of: {serving}"
             )
     for name in sorted(listed - {SUPPLIED}):
         wanted = PRIORS.get(name).access

@@ -12,12 +12,12 @@ from pydantic import JsonValue, ValidationError
 from auditor.contracts.manifest import PlanSection
 from auditor.contracts.plan import AttackSpec, AuditPlan, EvaluatorSpec, FisherSpec, JudgeTraining, PriorSpec
 from auditor.errors import InvalidInput
+from auditor.service.candidates import PPA
 from auditor.service.pipeline import CONTROL_ATTACK
 
 Params = Mapping[str, JsonValue] | None
 FISHER = "fisher"
 """The layer scores in `AuditPlan.left_out`."""
-PPA = "ppa"
 
 
 BREP: Mapping[str, JsonValue] = {"search": 5000, "patience": 20, "iterations": 100}
@@ -151,38 +151,32 @@ PRESETS: Mapping[str, AuditPlan] = {
 }
 
 
-QUICK_SAMPLES = 3
-
-
-def quick_version(plan: AuditPlan) -> AuditPlan:
-    """The cheaper plan that a repair audits every candidate with: same classes, seed, evaluator, judge and prior.
-
-    Only the plan's PPA attacks on its first prior are kept (plain and with averaged gradients: static attacks alone
-    overstate what freezing does), with fewer samples per class and without layer scores. A plan without PPA keeps its
-    first attack.
-    """
-    first = plan.priors[0] if plan.priors else PriorSpec(name="")
-    kept = tuple(a for a in plan.attacks if a.name == PPA and a.prior in (None, first.name)) or plan.attacks[:1]
-    names = {attack.prior for attack in kept}
-    priors = tuple(prior for prior in plan.priors if prior is first or prior.name in names)
-    return plan.model_copy(
-        update={
-            "name": f"{plan.name}:candidates",
-            "attacks": kept,
-            "priors": priors,
-            "samples_per_class": min(QUICK_SAMPLES, plan.samples_per_class),
-            "fisher": plan.fisher.model_copy(update={"enabled": False}),
-        }
-    )
-
-
 def resolve_plan(section: PlanSection) -> AuditPlan:
     """The preset with the manifest's changes applied; a plan that differs from its preset says so in its name.
 
     Raises:
-        InvalidInput: an override names no field of the plan, or has a wrong value; all problems are listed.
+        InvalidInput: an override names no field of the plan, or has a wrong value; all problems of the plan are listed
+            with it, as far as the plan alone shows them.
     """
-    preset = PRESETS[section.preset]
+    preset, changes = PRESETS[section.preset], _changes(section)
+    if not changes:
+        return preset
+    problems, wrong = [], set()
+    if "name" in changes:
+        problems, wrong = ["plan.overrides.name: the plan's name follows from its preset and cannot be set"], {"name"}
+        del changes["name"]
+    try:
+        plan = _changed(preset, changes)
+    except ValidationError as error:
+        problems += [f"plan.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        wrong |= {str(e["loc"][0]) if e["loc"] else "priors" for e in error.errors()}  # no place: that there are none
+    if problems:
+        raise InvalidInput(problems + _problems_beside(preset, changes, wrong))
+    return preset if plan == preset else plan.model_copy(update={"name": f"{preset.name}+custom"})
+
+
+def _changes(section: PlanSection) -> dict[str, Any]:
+    """The fields of the plan that the manifest sets, by name."""
     changes: dict[str, Any] = dict(section.overrides)
     for name in ("seed", "n_classes", "samples_per_class", "attacks", "priors"):
         value = getattr(section, name)
@@ -193,16 +187,25 @@ def resolve_plan(section: PlanSection) -> AuditPlan:
         if section.attacks is None:
             changes |= {"attacks": SPLIT, "priors": section.priors or ()}
             changes.setdefault(FISHER, {"enabled": False})  # layer scores need the course of a white-box attack
-    if "name" in changes:
-        raise InvalidInput("plan.overrides.name: the plan's name follows from its preset and cannot be set")
-    if not changes:
-        return preset
+    return changes
+
+
+def _changed(preset: AuditPlan, changes: Mapping[str, Any]) -> AuditPlan:
+    return AuditPlan.model_validate(_merged(preset.model_dump(mode="json"), _plain(changes)))
+
+
+def _problems_beside(preset: AuditPlan, changes: Mapping[str, Any], wrong: set[str]) -> list[str]:
+    """What is wrong with the plan beside the fields `wrong`, whatever the model and the data are."""
+    # The catalogs load torch: only who has a problem waits for it.
+    from auditor.service.matching import component_problems, parameter_problems
+
     try:
-        plan = AuditPlan.model_validate(_merged(preset.model_dump(mode="json"), _plain(changes)))
-    except ValidationError as error:
-        raise InvalidInput([f"plan.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
-    same = plan == preset
-    return preset if same else plan.model_copy(update={"name": f"{preset.name}+custom"})
+        plan = _changed(preset, {name: value for name, value in changes.items() if name not in wrong})
+    except ValidationError:
+        return []
+    if wrong & {"attacks", "priors", "split"}:  # the preset's stand in their place, which nobody asked to go together
+        return parameter_problems(plan)
+    return plan_problems(plan) + component_problems(plan, has_generator=True, has_public=False, access=None)
 
 
 def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:

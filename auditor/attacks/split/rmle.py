@@ -64,14 +64,14 @@ class Rmle(SplitAttack[RmleConfig]):
         train_decoder(aids, self.config.decoder, view, public, ctx)
 
     def rebuild(self, view: Any, activations: Tensor, rows: Rows, ctx: KeyedContext) -> Inversion:
-        """One picture per row; `steps` queries each."""
+        """One picture per row; `steps` queries each. The start may be the decoder's picture: no find of its own."""
         config, chunks = self.config, Chunks(ctx)
         if config.start == "decoder":
-            first, start = decode(ctx, activations, chunks)
+            start, _ = decode(ctx, activations, chunks)
         else:
-            first = start = torch.full((len(rows), *view.image_shape), 0.5)
+            start = torch.full((len(rows), *view.image_shape), 0.5)
         end = descend(
-            first.flatten(1),
+            start.flatten(1),
             FeatureMatch(view.encode, activations, view.image_shape, config.tv_weight, ctx),
             Adam(config.lr),
             steps=config.steps,

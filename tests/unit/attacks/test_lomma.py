@@ -15,7 +15,10 @@ from auditor.attacks.students import MAX_STUDENTS, agreement, blank_student, dis
 from auditor.contracts.access import Access
 from auditor.data.network_file import load_exactly, read_network, write_network
 from auditor.errors import InvalidInput
+from auditor.priors.catalog import PRIORS
 from auditor.priors.quality import sample_images
+from auditor.service.matching import choose_prior, planned_traits, serves
+from auditor.service.plans import PRESETS
 from auditor.targets.onnx_graph import interpret
 from auditor.targets.torch_target import TorchTarget
 from auditor.targets.views import narrow
@@ -69,6 +72,15 @@ def prepared(attack, view=None, prior=None):
 def head_name(view):
     place = find_head(view, PUBLIC)
     return None if place == NO_HEAD else next(n for n, m in view.layers[0].named_modules() if m is view.layers[place])
+
+
+def test_the_docstring_names_the_priors_it_accepts_and_the_one_the_presets_use():
+    serving = {prior.name for prior in PRIORS if serves(prior.name, prior.traits, Lomma)}
+    assert {name for name in PRIORS.names if f"`{name}`" in Lomma.__doc__} == serving
+    for plan in PRESETS.values():
+        used = {choose_prior(spec, Lomma, planned_traits(plan)) for spec in plan.attacks if spec.name == "lomma"}
+        assert used <= {"kedmi-gan"}
+    assert "The presets run both forms on it" in Lomma.__doc__
 
 
 def test_the_head_is_the_layer_that_gives_the_logits():

@@ -54,6 +54,13 @@ def test_the_manifests_plan_is_resolved(run, tmp_path):
     assert (resolved.name, resolved.seed, resolved.samples_per_class) == ("quick+custom", 3, 4)
 
 
+def test_the_plan_alone_says_what_keeps_it_from_a_pass(run, tmp_path):
+    """Without --explain too: a long audit that could never have passed is found out before it runs."""
+    assert "cannot end in a pass" not in run("--plan", "quick")
+    (tmp_path / "auditor.yaml").write_text(MANIFEST)
+    assert "cannot end in a pass: 7 classes are attacked, and the policy asks for 20" in run().splitlines()
+
+
 def test_explain_without_a_model_counts_but_does_not_time(run, tmp_path):
     (tmp_path / "auditor.yaml").write_text(MANIFEST)
     text = run("--explain")

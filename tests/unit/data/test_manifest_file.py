@@ -131,6 +131,22 @@ def test_broken_files_are_explained(tmp_path, text, said):
     assert said in "\n".join(problems_of(tmp_path / "auditor.yaml", text))
 
 
+def test_every_alias_is_named_with_its_line_and_what_to_do(tmp_path):
+    """It is YAML all right, and a file that said otherwise would send its author looking for a typing error."""
+    path = tmp_path / "auditor.yaml"
+    path.write_text("model: {name: x}\ndata:\n  private: &p {path: a}\n  heldout: *p\n  public:\n    <<: *p\n")
+    with pytest.raises(InvalidInput, match="gigabytes") as caught:
+        read_manifest(path)
+    assert [problem.split(" stands for")[0] for problem in caught.value.problems] == [
+        "auditor.yaml:4: '*p'",
+        "auditor.yaml:6: '*p'",
+    ]
+    assert "not valid YAML" not in str(caught.value)
+    assert "Write the values out" in caught.value.remedy
+    path.write_text("model: &unused {name: x}\n")
+    assert read_manifest(path) == Manifest(model=ModelSpec(name="x"))
+
+
 def test_empty_sections_are_the_default(tmp_path):
     path = tmp_path / "auditor.yaml"
     path.write_text("model: {name: x}\ndata:\nplan:\n")

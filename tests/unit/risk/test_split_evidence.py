@@ -12,13 +12,28 @@ NAMES = ("inverse-network", "rmle")
 SPLIT_POLICY = Policy(deployment_access=Access.SPLIT)
 
 
-def outcome(name, lift=LIFTS[Verdict.PASS], psnr=(21.0, 20.5, 21.5), control=(14.0, 13.5, 14.5), **changes):
+def outcome(
+    name,
+    lift=LIFTS[Verdict.PASS],
+    psnr=(21.0, 20.5, 21.5),
+    control=(14.0, 13.5, 14.5),
+    mean_image=(15.0, 14.5, 15.5),
+    **changes,
+):
     given = sample_outcome(
         name, access=Access.SPLIT, prior="none", lift=lift, adaptive=name == "inverse-network", w95_high=0.2
     )
-    scores = (*given.scores, measured("psnr", *psnr), measured("control_psnr", *control))
+    fidelity = {"psnr": psnr, "control_psnr": control, "mean_image_psnr": mean_image}
+    scores = (*given.scores, *(measured(metric, *values) for metric, values in fidelity.items()))
+    queries = 400 * given.coverage.samples_done if name == "rmle" else 0
     return given.model_copy(
-        update={"scores": scores, "forward_queries": 0, "backward_queries": 0, "end_confidence": 0.3, **changes}
+        update={
+            "scores": scores,
+            "forward_queries": queries,
+            "backward_queries": queries,
+            "end_confidence": 0.3,
+            **changes,
+        }
     )
 
 
@@ -59,7 +74,10 @@ def test_they_say_nothing_about_an_attacker_with_the_weights():
 def test_an_attack_that_comes_no_nearer_than_another_image_would_clears_nothing():
     for changes in (
         {"psnr": (14.2, 13.8, 14.6)},
+        {"psnr": (15.2, 14.8, 15.4)},
+        {"mean_image": (20.0, 19.0, 20.6)},
         {"moved": False},
+        {"end_confidence": 0.1105},
     ):
         found = verdict([outcome("inverse-network", **changes), outcome("rmle")])
         assert found.verdict is Verdict.INCONCLUSIVE, changes
@@ -67,6 +85,24 @@ def test_an_attack_that_comes_no_nearer_than_another_image_would_clears_nothing(
     kept = tuple(score for score in blind.scores if score.metric != "psnr")
     blind = blind.model_copy(update={"scores": (*kept, NotMeasured(metric="psnr", reason="x"))})
     assert verdict([blind, outcome("rmle")]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_what_asks_for_every_image_owes_queries_and_what_learnt_beforehand_does_not():
+    """A descent of one step shows the picture it started from, which is another attack's."""
+    lazy = outcome("rmle", forward_queries=300, backward_queries=300)
+    found = verdict([outcome("inverse-network"), lazy])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert any("rmle: only 1 queries" in reason for reason in found.reasons)
+    assert verdict([outcome(name) for name in NAMES]).verdict is Verdict.PASS
+
+
+def test_without_public_images_there_is_no_baseline_to_beat():
+    given = outcome("rmle")
+    kept = tuple(score for score in given.scores if score.metric != "mean_image_psnr")
+    blind = (*kept, NotMeasured(metric="mean_image_psnr", reason="no public data was given"))
+    found = verdict([outcome("inverse-network"), given.model_copy(update={"scores": blind})])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert any("mean public image" in reason for reason in found.reasons)
 
 
 def test_a_weak_attack_beside_two_that_work_does_not_stand_in_the_way_but_may_still_prove_a_leak():

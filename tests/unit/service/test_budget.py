@@ -157,6 +157,25 @@ def test_a_prior_that_knows_nothing_is_no_obstacle_removed():
     assert obstacles(estimate(PPA).plan, [drawn, MIRROR], 60, POLICY, Access.WHITE_BOX)
 
 
+def test_an_attack_too_light_for_the_policy_completes_no_core_and_is_named():
+    """Its parameters send 80 queries for each picture where the policy asks for 100: no outcome of it can count."""
+    light = row("mirror-b", 5, access=Access.SCORE, effort=80)
+    enough = row("mirror-b", 5, access=Access.SCORE, effort=100)
+    plan = estimate(PPA).plan
+    assert obstacles(plan, [AVERAGED, enough], 60, POLICY, Access.WHITE_BOX) == ()
+    methods, queries = obstacles(plan, [AVERAGED, light], 60, POLICY, Access.WHITE_BOX)
+    assert "1 attack method(s)" in methods
+    assert "mirror-b (80)" in queries
+    heavy = row("mirror-w", 50)
+    assert cut(148, AVERAGED, light, heavy)[0] == ["ppa-averaged", "mirror-w"]
+
+
+def test_settings_of_one_method_and_attacks_on_a_cut_model_are_no_second_method():
+    split = row("rmle", 5, access=Access.SPLIT, prior=None)
+    found = obstacles(estimate(PPA).plan, [PPA, AVERAGED, split], 60, POLICY, Access.WHITE_BOX)
+    assert found == ("1 attack method(s) can count, and the policy asks for 2",)
+
+
 def test_obstacles_of_size():
     plan = estimate(PPA).plan.model_copy(update={"samples_per_class": 2})
     found = obstacles(plan, [AVERAGED, MIRROR], 10, POLICY, Access.WHITE_BOX)

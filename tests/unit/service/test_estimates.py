@@ -128,6 +128,34 @@ def test_attacks_on_a_cut_model_are_listed_without_a_cost():
     assert found.unknown == ("rmle",)
 
 
+def test_the_effort_is_what_the_gate_will_count():
+    """Gradients of a white-box search, queries without the pool otherwise; LOKT's are those of its prior's training."""
+    plan = PLAN.model_copy(update={"attacks": (*PLAN.attacks, AttackSpec(name="lokt"), AttackSpec(name="ppa"))})
+    plan = plan.model_copy(update={"priors": (*plan.priors, PriorSpec(name="tac-gan")), "classes_per_unit": 9})
+    found = rows(plan, n_classes=10)
+    assert found["gmi"].effort == 10
+    assert found["mirror-b"].effort == 29 * 20
+    assert found["ppa"].effort == 2 * 60
+    assert found["lokt"].effort is None
+    measured = RATES.model_copy(update={"priors": {**RATES.priors, "tac-gan": PRIOR}})
+    assert rows(plan, n_classes=10, rates=measured)["lokt"].effort == 7 / (5 * 2)
+
+
+def test_a_plan_whose_searches_are_all_too_short_cannot_pass():
+    """By its parameters alone, as `auditor plan` sees it without a model."""
+    attacks = (
+        AttackSpec(name="ppa", params={"averaged": 3, "steps": 10, "candidates": 1}),
+        AttackSpec(name="gmi", params={"steps": 99}),
+        AttackSpec(name="mirror-b"),
+    )
+    plan = PRESETS["quick"].model_copy(update={"attacks": attacks, "priors": PLAN.priors})
+    found = estimate_plan(plan, POLICY, n_classes=100).obstacles
+    assert any("no attack that can count" in reason for reason in found)
+    assert any("ppa (30), gmi (99)" in reason for reason in found)
+    lenient = Policy(thresholds={"min_queries_per_sample": 30})
+    assert estimate_plan(plan, lenient, n_classes=100).obstacles == ()
+
+
 def test_layer_scores_by_hand():
     """4 private images with 2 sampled labels and one prior picture each; 3 points of 2 x 2 rows."""
     spec = FisherSpec(n_classes=2, images_per_class=2, label_samples=2, exact_up_to=5, trajectory=(0.0, 0.5, 1.0))

@@ -3,10 +3,11 @@ from pydantic import ValidationError
 
 from auditor.attacks.catalog import ATTACKS
 from auditor.contracts.manifest import PlanSection
-from auditor.contracts.plan import AttackSpec
+from auditor.contracts.plan import AttackSpec, PriorSpec
 from auditor.errors import InvalidInput
 from auditor.priors.catalog import PRIORS
-from auditor.service.plans import PRESETS, plan_problems, quick_version, resolve_plan
+from auditor.service.candidates import quick_version
+from auditor.service.plans import PRESETS, plan_problems, resolve_plan
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -41,6 +42,44 @@ def test_an_override_changes_the_plan_and_its_name():
 def test_an_unknown_override_is_refused_by_name():
     with pytest.raises(InvalidInput, match="n_bootstraps"):
         resolve_plan(PlanSection(overrides={"n_bootstraps": 10}))
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"n_bootstraps": 10}, {"fisher": {"n_classes": 1}}, {"name": "deep"}, {"split": 3}]
+)
+def test_a_wrong_override_hides_no_other_problem_of_the_plan(overrides):
+    attacks = (AttackSpec(name="pqa"), AttackSpec(name="ppa", params={"steps": 0}))
+    with pytest.raises(InvalidInput) as caught:
+        resolve_plan(PlanSection(attacks=attacks, overrides={**overrides, "seed": -1}))
+    text = "\n".join(caught.value.problems)
+    for part in (f"plan.{'overrides.' * ('name' in overrides)}{next(iter(overrides))}", "plan.seed", "'pqa'", "steps"):
+        assert part in text
+
+
+def test_beside_a_wrong_override_keys_and_priors_are_checked_too():
+    attacks = (AttackSpec(name="gmi"), AttackSpec(name="gmi"))
+    with pytest.raises(InvalidInput) as caught:
+        resolve_plan(PlanSection(attacks=attacks, priors=(PriorSpec(name="vae"),), overrides={"batch": 1}))
+    assert [text.split("'")[1] for text in caught.value.problems[1:]] == ["gmi", "gmi", "gmi"]
+
+
+def test_what_a_wrong_override_was_to_replace_is_not_held_against_the_plan():
+    """The preset's attacks stand in for its own: that they do not go with its priors is no problem of the plan."""
+    with pytest.raises(InvalidInput) as caught:
+        resolve_plan(
+            PlanSection(
+                preset="standard", priors=(PriorSpec(name="dip"),), overrides={"attacks": [{"nam": "dip"}], "x": 1}
+            )
+        )
+    assert all(text.startswith(("plan.attacks", "plan.x")) for text in caught.value.problems)
+
+
+def test_a_plan_without_priors_shows_its_other_problems():
+    with pytest.raises(InvalidInput) as caught:
+        resolve_plan(PlanSection(attacks=(AttackSpec(name="pqa"),), priors=()))
+    text = "\n".join(caught.value.problems)
+    assert "--split" in text
+    assert "pqa" in text
 
 
 def test_the_name_of_a_plan_cannot_be_forged():

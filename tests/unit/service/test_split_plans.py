@@ -8,9 +8,10 @@ from auditor.contracts.jobs import AuditJob, UnitResult
 from auditor.contracts.manifest import PlanSection
 from auditor.contracts.plan import AttackSpec, PriorSpec
 from auditor.errors import InvalidInput
+from auditor.service.candidates import quick_version
 from auditor.service.matching import component_problems
 from auditor.service.pipeline import ACTIVATIONS, NO_PRIOR, audit_units
-from auditor.service.plans import PRESETS, SPLIT_NAMES, plan_problems, quick_version, resolve_plan
+from auditor.service.plans import PRESETS, SPLIT_NAMES, plan_problems, resolve_plan
 
 SPLIT = resolve_plan(PlanSection(split="layer1"))
 PRIVATE = {"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz", "public.npz", "evaluator.safetensors"}

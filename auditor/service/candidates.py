@@ -1,0 +1,30 @@
+"""The plan that a repair audits its candidates with; it knows no catalog, so a worker's own process can load it."""
+
+from __future__ import annotations
+
+from auditor.contracts.plan import AuditPlan, PriorSpec
+
+PPA = "ppa"
+QUICK_SAMPLES = 3
+
+
+def quick_version(plan: AuditPlan) -> AuditPlan:
+    """The cheaper plan that a repair audits every candidate with: same classes, seed, evaluator, judge and prior.
+
+    Only the plan's PPA attacks on its first prior are kept (plain and with averaged gradients: static attacks alone
+    overstate what freezing does), with fewer samples per class and without layer scores. A plan without PPA keeps its
+    first attack.
+    """
+    first = plan.priors[0] if plan.priors else PriorSpec(name="")
+    kept = tuple(a for a in plan.attacks if a.name == PPA and a.prior in (None, first.name)) or plan.attacks[:1]
+    names = {attack.prior for attack in kept}
+    priors = tuple(prior for prior in plan.priors if prior is first or prior.name in names)
+    return plan.model_copy(
+        update={
+            "name": f"{plan.name}:candidates",
+            "attacks": kept,
+            "priors": priors,
+            "samples_per_class": min(QUICK_SAMPLES, plan.samples_per_class),
+            "fisher": plan.fisher.model_copy(update={"enabled": False}),
+        }
+    )
