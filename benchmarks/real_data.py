@@ -1,14 +1,15 @@
 """Turn the real data sets into submissions: a model file, npz bundles and an auditor.yaml beside them.
 
-    python -m benchmarks.real_data faces  OUT [--size 32] [--network small-cnn] [--every-attack]
-                                              [--random-weights | --shuffled-labels]
-    python -m benchmarks.real_data orl    OUT
-    python -m benchmarks.real_data mnist  OUT [--generator]
-    python -m benchmarks.real_data digits OUT
-    python -m benchmarks.real_data cifar  OUT
+    python -m benchmarks.real_data faces      OUT [--size 32] [--network small-cnn] [--every-attack]
+                                                  [--random-weights | --shuffled-labels]
+    python -m benchmarks.real_data orl        OUT
+    python -m benchmarks.real_data mnist      OUT [--generator]
+    python -m benchmarks.real_data digits     OUT
+    python -m benchmarks.real_data identities OUT [--random-weights | --shuffled-labels]
+    python -m benchmarks.real_data cifar      OUT
 
-The data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
-repository.
+The real data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
+repository. The procedural identities are drawn by the project itself, for comparison.
 Then `auditor submit OUT/model.onnx -c OUT/auditor.yaml` audits it; docs/results.md says what came out.
 """
 
@@ -34,6 +35,7 @@ from torch import nn
 
 from auditor.contracts.manifest import InputSpec
 from auditor.data.image_set import ImageSet
+from auditor.demo.sources import demo_data
 from auditor.loading.onnx_export import export_onnx
 from auditor.targets.architectures import build_architecture
 from auditor.tensors import ImageBatch, RunContext
@@ -221,6 +223,20 @@ def trained_submission(
     write_manifest(out, {"version": 1, "model": model_section, "data": roles, "plan": plan})
 
 
+def identities(out: Path, args: argparse.Namespace) -> None:
+    """Procedural people, with every attack; 30 of 64 attacked."""
+    data = demo_data("identities", args.size)
+    trained_submission(
+        out,
+        "identities",
+        (data.private, data.heldout, data.public),
+        network=args.network,
+        epochs=0 if args.random_weights else args.epochs,
+        plan={"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY,
+        shuffled_labels=args.shuffled_labels,
+    )
+
+
 def faces(out: Path, args: argparse.Namespace) -> None:
     """158 people of LFW, by default on a small BatchNorm CNN."""
     epochs = 0 if args.random_weights else args.epochs
@@ -295,20 +311,22 @@ def cifar(out: Path) -> None:
 def main() -> None:
     """Parse and write one submission folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("faces", "orl", "mnist", "digits", "cifar"))
+    parser.add_argument("what", choices=("faces", "orl", "mnist", "digits", "identities", "cifar"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--every-attack", action="store_true", help="faces: the whole catalog in the plan")
-    parser.add_argument("--samples", type=int, default=3, help="faces, orl: pictures per class")
-    parser.add_argument("--network", default="small-cnn", help="faces, orl: what is trained")
-    parser.add_argument("--random-weights", action="store_true", help="faces: never trained")
-    parser.add_argument("--shuffled-labels", action="store_true", help="faces: trained on labels that mean nothing")
+    parser.add_argument("--samples", type=int, default=3, help="faces, identities, orl: pictures per class")
+    parser.add_argument("--network", default="small-cnn", help="faces, identities, orl: what is trained")
+    parser.add_argument("--random-weights", action="store_true", help="faces, identities: never trained")
+    parser.add_argument("--shuffled-labels", action="store_true", help="faces, identities: labels mean nothing")
     parser.add_argument("--generator", action="store_true", help="mnist: a GAN supplied as ONNX is the prior")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.what == "faces":
         faces(args.out, args)
+    elif args.what == "identities":
+        identities(args.out, args)
     elif args.what == "orl":
         plan = {"preset": "standard", "n_classes": 40, "samples_per_class": args.samples} | EVERY
         trained_submission(args.out, "orl", orl_sets(args.size), network=args.network, epochs=args.epochs, plan=plan)
