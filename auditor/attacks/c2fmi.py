@@ -13,14 +13,13 @@ from torch.nn.functional import mse_loss
 from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
 from auditor.attacks.evolution import Evolution, evolve
 from auditor.attacks.gradient import Adam, Descent, descend
-from auditor.attacks.rows import Chunks, RowStreams, affordable, class_log_probs, paint
+from auditor.attacks.rows import Chunks, RowStreams, affordable, class_log_probs, pictured
 from auditor.attacks.score_map import Aim, Components, ScoreMap
 from auditor.attacks.strategies import Differential
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior
 from auditor.targets.views import ScoreView
-from auditor.tensors import Snapshot
 
 
 class C2fmiConfig(AttackConfig):
@@ -149,13 +148,7 @@ class C2fmi(Attack[C2fmiConfig]):
         chunks = Chunks(ctx)
         start, coarse = self._aim(view, prior, rows, chunks, ctx)
         end = self._refine(view, prior, rows, coarse, chunks, ctx, snapshot_fracs)
-        return Inversion(
-            start=paint(prior, start, rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=end.complete,
-        )
+        return pictured(end, start, prior, rows, chunks, ctx)
 
     def _aim(
         self, view: ScoreView, prior: Prior, rows: Rows, chunks: Chunks, ctx: KeyedContext

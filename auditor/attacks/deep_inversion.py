@@ -14,13 +14,12 @@ from auditor.attacks.initial import RandomInit
 from auditor.attacks.input_statistics import InputStatistics, Moments, norms_of
 from auditor.attacks.objectives import Objective, Scene, Term, cross_entropy, identity, latent_energy
 from auditor.attacks.picture import jitter, total_variation
-from auditor.attacks.rows import Chunks, T, paint
+from auditor.attacks.rows import Chunks, T, pictured
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior, Trait
 from auditor.targets.base import Target
 from auditor.targets.views import WhiteBoxView
-from auditor.tensors import Snapshot
 
 
 class DeepInversionConfig(AttackConfig):
@@ -106,13 +105,7 @@ class DeepInversion(Attack[DeepInversionConfig]):
             if first.complete:
                 beside = Beside(together, self.config.companions)
                 end = self._descend(view, prior, rows, beside, chunks, ctx, snapshot_fracs)
-        return Inversion(
-            start=paint(prior, start, rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=end.complete,
-        )
+        return pictured(end, start, prior, rows, chunks, ctx)
 
     def _companions(self, n_classes: int, ctx: KeyedContext) -> Rows:
         """Rows of classes in a random order, over and over; their samples are numbered from -1 down."""

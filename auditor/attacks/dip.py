@@ -11,12 +11,11 @@ from auditor.attacks.gradient import Adam, RowObjective, descend
 from auditor.attacks.initial import RandomInit
 from auditor.attacks.objectives import Objective, cross_entropy, identity
 from auditor.attacks.picture import jitter
-from auditor.attacks.rows import Chunks, RowStreams, paint
+from auditor.attacks.rows import Chunks, RowStreams, pictured
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior, Trait
 from auditor.targets.views import WhiteBoxView
-from auditor.tensors import Snapshot
 
 
 class DipAttackConfig(AttackConfig):
@@ -87,13 +86,7 @@ class Dip(Attack[DipAttackConfig]):
             stage=self.name,
             fracs=snapshot_fracs,
         )
-        return Inversion(
-            start=paint(prior, start, rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=end.complete,
-        )
+        return pictured(end, start, prior, rows, chunks, ctx)
 
 
 class NoisyLatents:

@@ -8,12 +8,11 @@ from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, 
 from auditor.attacks.gradient import Nesterov, descend
 from auditor.attacks.initial import RandomInit
 from auditor.attacks.objectives import Objective, Term, cross_entropy, identity, unreal
-from auditor.attacks.rows import Chunks, paint
+from auditor.attacks.rows import Chunks, pictured
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior, Trait
 from auditor.targets.views import WhiteBoxView
-from auditor.tensors import Snapshot
 
 
 class GmiConfig(AttackConfig):
@@ -100,10 +99,4 @@ def run_gmi(
         constrain=lambda z: z.clamp(-config.clip, config.clip),
         fracs=fracs,
     )
-    return Inversion(
-        start=paint(prior, start, rows.labels, chunks, ctx),
-        images=paint(prior, end.latents, rows.labels, chunks, ctx),
-        snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-        notes=end.notes + chunks.notes,
-        complete=end.complete,
-    )
+    return pictured(end, start, prior, rows, chunks, ctx)

@@ -12,12 +12,11 @@ from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, 
 from auditor.attacks.gradient import Nesterov, descend
 from auditor.attacks.initial import RandomInit
 from auditor.attacks.objectives import Objective, identity
-from auditor.attacks.rows import Chunks, paint
+from auditor.attacks.rows import Chunks, pictured
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior, Trait
 from auditor.targets.views import WhiteBoxView
-from auditor.tensors import Snapshot
 
 
 class MiFaceConfig(AttackConfig):
@@ -87,13 +86,7 @@ class MiFace(Attack[MiFaceConfig]):
             keep_best=True,
             stop=StandsStill(len(rows), 1 - config.confidence, config.window),
         )
-        return Inversion(
-            start=paint(prior, start, rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=end.complete,
-        )
+        return pictured(end, start, prior, rows, chunks, ctx)
 
     def _process(self, latents: Tensor, prior: Prior, ctx: KeyedContext) -> Tensor:
         """(B, D) latents after an update: within the box, and smoothed where asked for."""

@@ -11,13 +11,12 @@ from torch import Tensor
 from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, Rows
 from auditor.attacks.evolution import evolve
 from auditor.attacks.initial import search_pool
-from auditor.attacks.rows import Chunks, RowStreams, class_log_probs, paint
+from auditor.attacks.rows import Chunks, RowStreams, class_log_probs, pictured
 from auditor.attacks.strategies import Genetic
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior
 from auditor.targets.views import ScoreView
-from auditor.tensors import Snapshot
 
 
 class MirrorBConfig(AttackConfig):
@@ -100,10 +99,4 @@ class MirrorB(Attack[MirrorBConfig]):
             stage=self.name,
             fracs=snapshot_fracs,
         )
-        return Inversion(
-            start=paint(prior, population[:, 0], rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=pool.complete and end.complete,
-        )
+        return pictured(end, population[:, 0], prior, rows, chunks, ctx, complete=pool.complete)

@@ -12,12 +12,11 @@ from auditor.attacks.base import Attack, AttackConfig, Decay, Inversion, KeyedCo
 from auditor.attacks.gradient import Adam, descend
 from auditor.attacks.initial import search_pool
 from auditor.attacks.objectives import Objective, cross_entropy, identity
-from auditor.attacks.rows import Chunks, RowStreams, paint
+from auditor.attacks.rows import Chunks, RowStreams, pictured
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior
 from auditor.targets.views import WhiteBoxView
-from auditor.tensors import Snapshot
 
 
 class MirrorWConfig(AttackConfig):
@@ -97,13 +96,7 @@ class MirrorW(Attack[MirrorWConfig]):
             fracs=snapshot_fracs,
             keep_best=True,
         )
-        return Inversion(
-            start=paint(prior, start, rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=pool.complete and end.complete,
-        )
+        return pictured(end, start, prior, rows, chunks, ctx, complete=pool.complete)
 
 
 def ramp(step: int, steps: int, *, up: float, down: float) -> float:

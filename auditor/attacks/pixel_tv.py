@@ -9,12 +9,11 @@ from auditor.attacks.gradient import Adam, descend
 from auditor.attacks.initial import RandomInit
 from auditor.attacks.objectives import Objective, cross_entropy, identity, latent_energy
 from auditor.attacks.picture import jitter, total_variation
-from auditor.attacks.rows import Chunks, paint
+from auditor.attacks.rows import Chunks, pictured
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior, Trait
 from auditor.targets.views import WhiteBoxView
-from auditor.tensors import Snapshot
 
 
 class PixelTvConfig(AttackConfig):
@@ -91,10 +90,4 @@ class PixelTv(Attack[PixelTvConfig]):
             constrain=lambda z: z.clamp(-config.box, config.box),
             fracs=snapshot_fracs,
         )
-        return Inversion(
-            start=paint(prior, start, rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=end.complete,
-        )
+        return pictured(end, start, prior, rows, chunks, ctx)

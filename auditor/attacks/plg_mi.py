@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from auditor.attacks.augment import JITTER, Augmenter, Ranges
@@ -10,12 +9,11 @@ from auditor.attacks.base import Attack, AttackConfig, Inversion, KeyedContext, 
 from auditor.attacks.gradient import Adam, RowObjective, descend
 from auditor.attacks.initial import RandomInit
 from auditor.attacks.objectives import Objective, identity, max_margin
-from auditor.attacks.rows import Chunks, RowStreams, paint
+from auditor.attacks.rows import Chunks, RowStreams, pictured
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior, Trait
 from auditor.targets.views import LabelView, WhiteBoxView
-from auditor.tensors import Snapshot
 
 
 class PlgMiConfig(AttackConfig):
@@ -110,14 +108,4 @@ def run_plg_mi(
         stage=stage,
         fracs=fracs,
     )
-
-    def draw(latents: torch.Tensor) -> torch.Tensor:
-        return paint(prior, latents, rows.labels, chunks, ctx)
-
-    return Inversion(
-        start=draw(start),
-        images=draw(end.latents),
-        snapshots=tuple(Snapshot(frac, draw(latents)) for frac, latents in end.path),
-        notes=end.notes + chunks.notes,
-        complete=end.complete,
-    )
+    return pictured(end, start, prior, rows, chunks, ctx)

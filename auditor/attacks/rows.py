@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from auditor.attacks.base import KeyedContext, Rows
+from auditor.attacks.base import Inversion, KeyedContext, Rows
 from auditor.priors.base import Prior
 from auditor.targets.views import LabelView, ScoreView
+from auditor.tensors import Snapshot
 
 T = TypeVar("T")
 
@@ -112,6 +113,35 @@ def paint(prior: Prior, latents: Tensor, labels: Tensor | None, chunks: Chunks, 
         return prior.decode(latents[rows].to(ctx.device), None if labels is None else labels[rows]).float().cpu()
 
     return torch.cat(chunks.map(len(latents), draw))
+
+
+class Ended(Protocol):
+    """Where a search over latents ended; `Descent` and its like."""
+
+    latents: Tensor
+    path: tuple[tuple[float, Tensor], ...]
+    complete: bool
+    notes: list[str]
+
+
+def pictured(
+    end: Ended, start: Tensor, prior: Prior, rows: Rows, chunks: Chunks, ctx: KeyedContext, *, complete: bool = True
+) -> Inversion:
+    """The inversion that began at latents `start` (N, D) and ended as `end`, painted.
+
+    `complete` False says that the query budget cut short something that came before the search.
+    """
+
+    def draw(latents: Tensor) -> Tensor:
+        return paint(prior, latents, rows.labels, chunks, ctx)
+
+    return Inversion(
+        start=draw(start),
+        images=draw(end.latents),
+        snapshots=tuple(Snapshot(frac, draw(latents)) for frac, latents in end.path),
+        notes=end.notes + chunks.notes,
+        complete=complete and end.complete,
+    )
 
 
 @torch.no_grad()

@@ -14,13 +14,12 @@ from auditor.attacks.evolution import Evolution, evolve
 from auditor.attacks.gradient import Adam, cosine, descend
 from auditor.attacks.initial import Pool, as_drawn, draw_pool
 from auditor.attacks.long_tailed import Experts, Imitation, OnExperts, imitate
-from auditor.attacks.rows import Chunks, RowStreams, affordable, class_log_probs, paint
+from auditor.attacks.rows import Chunks, RowStreams, affordable, class_log_probs, paint, pictured
 from auditor.attacks.strategies import DiagonalCma
 from auditor.contracts.access import Access
 from auditor.contracts.cost import Cost
 from auditor.priors.base import Prior
 from auditor.targets.views import ScoreView
-from auditor.tensors import Snapshot
 
 
 class SmileConfig(AttackConfig):
@@ -144,13 +143,7 @@ class Smile(Attack[SmileConfig]):
         end = self._evolve(view, prior, rows, better, better_scores, chunks, ctx, snapshot_fracs)
         if not confirmed:
             end.notes.append("the query budget did not cover the confirmation of the surrogate's pictures")
-        return Inversion(
-            start=paint(prior, start, rows.labels, chunks, ctx),
-            images=paint(prior, end.latents, rows.labels, chunks, ctx),
-            snapshots=tuple(Snapshot(frac, paint(prior, z, rows.labels, chunks, ctx)) for frac, z in end.path),
-            notes=end.notes + chunks.notes,
-            complete=confirmed and end.complete,
-        )
+        return pictured(end, start, prior, rows, chunks, ctx, complete=confirmed)
 
     def _start(self, prior: Prior, rows: Rows, ctx: KeyedContext) -> tuple[Tensor, Tensor]:
         """(N, D) the pool's sample-th best for each row's class, and (N,) their scores."""
