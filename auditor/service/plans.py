@@ -25,6 +25,8 @@ SCRUB: Mapping[str, JsonValue] = {"averaged": 4, "erase": 0.4, "scrub": 1.0}
 """PPA through blurred and half-hidden pictures: against planted triggers and training with random erasing."""
 SWEEP: Mapping[str, JsonValue] = {"confidence": [0.5, 0.7, 0.88, 0.95, 1.0], "candidates": 5}
 """PPA towards several confidences: a defense may make the highest one a trap."""
+FRONT: Mapping[str, JsonValue] = {"averaged": 3, "front_weight": 0.1}
+"""PPA that knows the public layers of a fine-tuned model; without any it does not apply."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ ROWS = (
     Row(PPA,             {"averaged": 3}, {"averaged": 3}, {"averaged": 6, "steps": 300}, label="ppa-averaged"),
     Row(PPA,             None,            None,            SCRUB,            label="ppa-scrub"),
     Row(PPA,             None,            None,            SWEEP, label="ppa-confidence"),
+    Row(PPA,             None,            None,            FRONT, label="ppa-front"),
     Row("if-gmi",        None,            None,            {"steps": 100}, prior="vae-gan"),
     Row("mirror-w",      None,            None,            {"steps": 300}),
     Row("gmi",           None,            {},              {"steps": 1500}, prior="dcgan"),
