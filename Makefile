@@ -48,6 +48,7 @@ migrate: $(STAMP) ## Bring the database up to date (AUDITOR_DATABASE_URL, defaul
 bench: $(STAMP) ## The benchmark tables, as ratios measured in one run
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.fisher
+	$(BIN)/python -m benchmarks.priors
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -84,7 +84,7 @@ def attack_steps(
             times.append(time.perf_counter())
 
     params: dict[str, object] = {"steps": steps + 1, "channels_last": channels_last}
-    classes, samples = _split(rows)
+    classes, samples = split(rows)
     if name == "ppa":
         params |= {"pool": samples, "candidates": 1}
     view = narrow(target, Access.WHITE_BOX)
@@ -92,7 +92,7 @@ def attack_steps(
     return [after - before for before, after in pairwise(times)]
 
 
-def _split(rows: int) -> tuple[int, int]:
+def split(rows: int) -> tuple[int, int]:
     """Classes and samples per class that make `rows`."""
     classes = next(n for n in range(min(N_CLASSES, rows), 0, -1) if rows % n == 0)
     return classes, rows // classes

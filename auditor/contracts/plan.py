@@ -87,6 +87,8 @@ class AuditPlan(Contract):
     batch_size: int = Field(default=512, ge=1)
     """Rows per forward pass; never changes a result."""
     autocast_bf16: bool = False
+    compile: bool = False
+    """Run the target under `torch.compile` while it is attacked: for long attacks on a GPU (see `CompiledTarget`)."""
     n_bootstrap: int = Field(default=2000, ge=200)
     """Resamples of the classes behind every interval."""
     left_out: tuple[str, ...] = ()

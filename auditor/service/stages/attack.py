@@ -27,6 +27,7 @@ from auditor.priors.resized import fit_prior
 from auditor.priors.storage import load_prior
 from auditor.service.workspace import UnitValue, Workspace
 from auditor.targets.base import Target, offers
+from auditor.targets.compiled import CompiledTarget
 from auditor.targets.views import narrow
 from auditor.tensors import Reconstructions, RunContext, Snapshot
 
@@ -46,7 +47,8 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     attack = ATTACKS.build(spec.name, spec.params)
     target = load_target(workspace.input("model"), card, ctx.device)
     prior = fit_prior(prior_of(workspace, str(unit.params["prior"]), ctx, target.n_classes), target.image_shape)
-    view = narrow(target, attack.access, max_queries=plan.max_queries)
+    compiled = CompiledTarget(target) if plan.compile else None
+    view = narrow(compiled or target, attack.access, max_queries=plan.max_queries)
     aids = str(unit.params.get("aids", ""))
     wants_snapshots = plan.fisher.enabled and attack.access is Access.WHITE_BOX
     result = attack.run(
@@ -67,7 +69,7 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         backward_queries=view.counter.backward,
         pool_queries=0 if planned is None else min(planned.shared, view.counter.forward),
         complete=result.complete,
-        notes=result.notes,
+        notes=(*result.notes, *(compiled.notes if compiled else ())),
     )
     workspace.output("outcome.json").write_text(cost.model_dump_json())
     return cost.model_dump(mode="json")
