@@ -94,8 +94,8 @@ def test_what_still_fits_is_added_after_the_core():
 
 
 def test_a_new_method_goes_before_another_variant_of_one_that_is_there():
-    other = row("vmi", 30)
-    assert cut(182, PPA, AVERAGED, MIRROR, other)[0] == ["ppa-averaged", "mirror-b", "vmi"]
+    other = row("kedmi", 30)
+    assert cut(182, PPA, AVERAGED, MIRROR, other)[0] == ["ppa-averaged", "mirror-b", "kedmi"]
 
 
 def test_what_can_count_goes_before_what_cannot():
