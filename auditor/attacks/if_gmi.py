@@ -22,6 +22,8 @@ from auditor.targets.views import WhiteBoxView
 class IfGmiConfig(PpaConfig):
     """Parameters of IF-GMI: PPA's for the latent, and those of the features."""
 
+    steps: int = Field(default=100, ge=1)
+    """On the latent, before the features."""
     candidates: int = Field(default=1, ge=1)
     """Latents optimised per wanted sample; above 1 the most robust are kept, as PPA does (the paper keeps all)."""
     loss: Literal["auto", "max-margin", "poincare", "cross-entropy"] = "auto"
