@@ -39,9 +39,9 @@ FEW_CLASSES = 50
 """Below this many classes the Poincaré loss misleads and another is used."""
 
 
-LEAST_ERASED, LEAST_NOISE, LEAST_BLUR, LEAST_FRONT = 0.1, 0.02, 0.5, 0.1
-"""Share of the picture, standard deviation, pixels and weight below which an option is too weak to call the attack
-adaptive."""
+LEAST_ERASED, LEAST_NOISE, LEAST_BLUR, LARGEST_CAP = 0.1, 0.02, 0.5, 0.95
+"""Share of the picture, standard deviation and pixels below which a change, and the probability above which a goal, is
+too weak to call the attack adaptive."""
 
 
 class PpaConfig(AttackConfig):
@@ -131,11 +131,14 @@ class Ppa(Attack[PpaConfig]):
 
     @property
     def adaptive(self) -> bool:
-        """Whether any option that is meant to see through a defense is on, and strong enough to do anything."""
+        """Whether any option that is meant to see through a defense is on, and strong enough to do anything.
+
+        `front_weight` alone does not count: it was not seen to find more (docs/results.md).
+        """
         config = self.config
-        capped = any(aim < 1 for aim in config.confidence)
+        capped = any(aim <= LARGEST_CAP for aim in config.confidence[: config.candidates])
         changed = config.erase >= LEAST_ERASED or config.noise >= LEAST_NOISE or config.scrub >= LEAST_BLUR
-        return config.averaged > 1 or capped or changed or config.front_weight >= LEAST_FRONT
+        return config.averaged > 1 or capped or changed
 
     def inapplicable(self, target: Target) -> str:
         """With `front_weight`, a model of which no layer is known to be public."""
@@ -166,7 +169,7 @@ class Ppa(Attack[PpaConfig]):
         behind = steps if config.front_weight else 0
         return Cost(
             forward=pool + steps * config.averaged + chosen * config.transforms + behind,
-            backward=steps * config.averaged + behind,
+            backward=steps * config.averaged,
             helper_passes=behind,
             shared=pool,
             decodes=pool + chosen + 2 * rows,
@@ -239,7 +242,7 @@ class Ppa(Attack[PpaConfig]):
         return Optimised(end.latents, drawing(end.latents), path, end.loss, end.complete, notes + end.notes)
 
     def _objective(
-        self, view: WhiteBoxView, prior: Prior, tried: Rows, ctx: KeyedContext, further: WeightedTerms
+        self, view: WhiteBoxView, prior: Prior, tried: Rows, ctx: KeyedContext, further: WeightedTerms = ()
     ) -> Objective:
         config = self.config
         terms = (

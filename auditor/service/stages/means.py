@@ -104,12 +104,17 @@ def _trained(
         "name": name,
         "config": config,
         "data": data_digest,
-        "target": None if builder.access is None else target.card.weights_digest,
+        "target": None if builder.access is None else _as_read(target),
         **_surroundings(target, ctx),
     }
     folder, cached = ContentCache(workspace.cache).load_or_build("prior", parts, build)
     prior = load_prior(folder / "prior.safetensors", ctx.device)
     return ReadyPrior(prior, "trained", config, prior.quality, cached, data_digest, prior.target_queries)
+
+
+def _as_read(target: Target) -> dict[str, Any]:
+    """What decides the target's answers, and what of it is public: file, preparation of its input, kind of output."""
+    return target.card.model_dump(mode="json", include={"digest", "architecture", "input", "output", "public_front"})
 
 
 def _surroundings(target: Target, ctx: RunContext) -> dict[str, Any]:
@@ -176,7 +181,7 @@ def train_aids(
         "config": attack.config.model_dump(mode="json"),
         "prior": prior.digest,
         "data": public.digest,
-        "target": target.card.weights_digest,
+        "target": _as_read(target),
         **_surroundings(target, ctx),
     }
     folder, _ = ContentCache(workspace.cache).load_or_build("aids", parts, build)

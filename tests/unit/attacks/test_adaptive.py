@@ -322,7 +322,16 @@ def test_a_run_with_every_option_is_complete_and_finite():
 
 
 @pytest.mark.parametrize(
-    "options", [{"noise": 1e-12}, {"confidence": [1.0]}, {"erase": 1e-9}, {"scrub": 1e-9}, {"averaged": 1}]
+    "options",
+    [
+        {"noise": 1e-12},
+        {"confidence": [1.0]},
+        {"confidence": [0.999]},
+        {"confidence": [1.0, 0.5], "candidates": 1},
+        {"erase": 1e-9},
+        {"scrub": 1e-9},
+        {"averaged": 1},
+    ],
 )
 @pytest.mark.parametrize("name", ["ppa", "if-gmi"])
 def test_options_that_change_nothing_do_not_make_an_attack_adaptive(name, options):

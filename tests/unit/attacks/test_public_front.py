@@ -71,7 +71,7 @@ def test_the_front_is_free_and_what_is_behind_it_is_counted():
         view.behind_front(features)
     view = view_of()
     view.behind_front(features.detach().requires_grad_(True))
-    assert view.counter.backward == 5
+    assert (view.counter.forward, view.counter.backward) == (5, 0)
 
 
 def test_no_other_view_has_a_front():
@@ -125,7 +125,7 @@ def test_the_attack_draws_pictures_nearer_to_the_wanted_features(front):
 
 
 @pytest.mark.parametrize(("cls", "config"), [(Ppa, PpaConfig), (IfGmi, IfGmiConfig)])
-def test_the_announced_cost_is_the_true_one_and_the_option_makes_it_adaptive(cls, config):
+def test_the_announced_cost_is_the_true_one_and_the_option_alone_makes_nothing_adaptive(cls, config):
     attack = attack_of(cls, config, averaged=2, candidates=2)
     view = view_of()
     attack.run(view, ToyPrior(TEMPLATES), (0, 3), 2, CTX, aids=aids_for(attack))
@@ -135,9 +135,7 @@ def test_the_announced_cost_is_the_true_one_and_the_option_makes_it_adaptive(cls
     else:
         assert view.counter.forward <= cost.forward
     assert cost.helper_passes == 8 * 8
-    assert attack_of(front_weight=0.1).adaptive
-    assert not attack_of(front_weight=0.05).adaptive
-    assert not attack_of(front_weight=0.0).adaptive
+    assert not attack_of(front_weight=10.0).adaptive
 
 
 def test_a_model_without_a_public_layer_is_told_apart():

@@ -249,6 +249,9 @@ WRONG_PASSES = {
     "a control of another prior": {"attacks": swap(QUIET, "control/vae", prior="dcgan")},
     "attacks did not move": {"attacks": every(QUIET, moved=False)},
     "moved by word only": {"attacks": every(QUIET, start_confidence=0.9, end_confidence=0.9)},
+    "a search that adds nothing to its pool": {
+        "attacks": every(QUIET, start_confidence=0.880, end_confidence=0.884),
+    },
     "moved without confidences": {"attacks": every(QUIET, start_confidence=None, end_confidence=None)},
     "attacks that never convinced the target": {"attacks": every(QUIET, start_confidence=0.006, end_confidence=0.05)},
     "two samples per class": {
@@ -473,10 +476,9 @@ class TestNoWrongPass:
     def test_no_combination_passes(self, names, middle, half):
         changes = {}
         for name in sorted(names):
-            changes |= WRONG_PASSES[name]
-        blocking = [n for n in names if all(changes.get(key) is value for key, value in WRONG_PASSES[n].items())]
-        if blocking:
-            assert decide(**audit(**changes)).verdict is not Verdict.PASS
+            if not changes.keys() & WRONG_PASSES[name].keys():  # half of a case may be what another needs for a pass
+                changes |= WRONG_PASSES[name]
+        assert decide(**audit(**changes)).verdict is not Verdict.PASS
         lift = (middle, middle - half, middle + half)
         answer = decide(**audit(attacks=sample_attacks(lift)))
         if middle + half >= 0.30:
