@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
@@ -62,10 +63,13 @@ class Catalog(Generic[T]):
             raise UnknownName(f"unknown {self.kind} '{name}'.{hint} Known: {', '.join(known)}.") from None
 
     def configure(self, name: str, params: Mapping[str, Any]) -> BaseModel:
-        """Validate `params` against the entry's Config; every problem is reported at once."""
+        """Validate `params`, as read from YAML or JSON, against the entry's Config; every problem is reported at once.
+
+        Nothing is read as what it is not: no number comes from `true` or `"3"`.
+        """
         entry = self.get(name)
         try:
-            config: BaseModel = entry.Config(**params)
+            config: BaseModel = entry.Config.model_validate_json(json.dumps(dict(params), default=str), strict=True)
         except ValidationError as error:
             raise InvalidInput(
                 [f"{self.kind} '{name}': {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]

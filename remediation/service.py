@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from auditor.contracts.base import canonical_json
+from auditor.contracts.base import as_written, canonical_json
 from auditor.contracts.jobs import JobKind, RepairJob
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.problems import problems_in
@@ -101,6 +101,6 @@ def _budget(budget: RepairBudget, request: RepairRequest) -> RepairBudget:
     if request.max_accuracy_loss is not None:
         changes["max_accuracy_loss"] = request.max_accuracy_loss
     try:
-        return RepairBudget.model_validate(changes)
+        return as_written(RepairBudget, changes)
     except ValidationError as error:
         raise InvalidInput(problems_in(error, RepairBudget, where="repair")) from None

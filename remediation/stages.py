@@ -7,6 +7,7 @@ before) and, optionally, `weights.safetensors`.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -28,10 +29,12 @@ from auditor.evaluation.intervals import Bootstrap
 from auditor.loading.digests import tensors_digest
 from auditor.loading.inspection import inspect_model
 from auditor.loading.probe import probe_images
+from auditor.loading.public_model import shared_front
 from auditor.loading.target_loading import load_target
 from auditor.service.workspace import UnitValue, Workspace
 from auditor.targets.base import Target
 from auditor.targets.split import split_at, with_split
+from auditor.targets.torch_target import TorchTarget
 from auditor.tensors import RunContext
 from remediation.boundaries import candidate_boundaries
 from remediation.compare import audited_candidate, choose, repair_report
@@ -111,13 +114,14 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     load_public_weights(network.module, load_file(workspace.input(START_WEIGHTS)), network.head)
     if tensors_digest(network.body()) != start.weights_digest:
         raise AuditorError("the starting weights are not those that were checked")
+    public = TorchTarget(copy.deepcopy(network.module), inputs.card)
     boundary = int(str(unit.params["boundary"]))
     check_trained(network.module, fresh, network.units[:boundary])
     repaired = inputs.defense.fit(
         network.module, network.units, boundary, inputs.data(ctx), ctx, prepare=inputs.prepare
     )
     path = workspace.output(MODEL)
-    card, error = write_checked(repaired.module, inputs, path)
+    card, error = write_checked(repaired.module, inputs, path, public)
     candidate = TrainedCandidate(
         freeze=repaired.freeze,
         proposed_by=str(unit.params.get("proposed_by", start.boundaries.get(boundary, "user"))),
@@ -170,12 +174,15 @@ def repair_compare(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Uni
     }
 
 
-def write_checked(module: nn.Module, inputs: RepairInputs, path: Path) -> tuple[TargetCard, float | None]:
+def write_checked(
+    module: nn.Module, inputs: RepairInputs, path: Path, public: Target
+) -> tuple[TargetCard, float | None]:
     """Write the network in the submitted format, read it back like a submission, and compare.
 
     Returns:
-        The new card, and a bound on the difference between the network and the file in onnxruntime (None for bare
-        weights): network against the file as interpreted, plus that against onnxruntime.
+        The new card, which says up to where the network is still the `public` one it was tuned from, and a bound on the
+        difference between the network and the file in onnxruntime (None for bare weights): network against the file as
+        interpreted, plus that against onnxruntime.
 
     Raises:
         UnfaithfulFile: the file gives other outputs than the network.
@@ -186,6 +193,7 @@ def write_checked(module: nn.Module, inputs: RepairInputs, path: Path) -> tuple[
     target = load_target(path, card, torch.device("cpu"))
     if inputs.card.split is not None:
         card = with_split(card, split_at(target, inputs.card.split.layer))
+    card = card.model_copy(update={"public_front": shared_front(target, public)})
     images = probe_images(inputs.card.input)
     module.cpu().eval()
     with torch.no_grad():

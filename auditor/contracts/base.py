@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Contract(BaseModel):
@@ -22,6 +24,14 @@ class Contract(BaseModel):
         ser_json_bytes="base64",
         val_json_bytes="base64",
     )
+
+
+def as_written(model: type[M], value: Any) -> M:
+    """A `model` from what somebody wrote in YAML or JSON, where nothing is read as what it is not.
+
+    No number comes from `true` or `"3"`, and no truth value from `"no"` or 1.
+    """
+    return model.model_validate_json(json.dumps(value, default=str), strict=True)
 
 
 def canonical_json(value: Any) -> str:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from auditor.contracts.base import as_written
 from auditor.contracts.manifest import Manifest
 from auditor.errors import InvalidInput, StorageFailure
 
@@ -67,7 +68,7 @@ def read_contract(path: Path, contract: type[M]) -> M:
     document = _Document(path)
     problems = list(document.problems)
     try:
-        value = contract.model_validate(document.value)
+        value = as_written(contract, document.value)
     except ValidationError as error:
         problems += [document.describe(contract, item) for item in error.errors(include_url=False)]
     if problems:

@@ -16,7 +16,7 @@ class AttackSpec(Contract):
     prior: str | None = None
     """Name of the prior to use; default: the one the attack's method comes with if the plan lists it, else the plan's
     first prior that has all the traits the attack needs."""
-    label: str | None = None
+    label: str | None = Field(default=None, pattern=r"^(control/)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Distinguishes two entries of one attack in the report, e.g. `ppa-averaged`; default: the name."""
 
     @property

@@ -23,10 +23,7 @@ _RELATIVE = 1e-4
 
 
 def find_public_front(target: Target, path: Path, spec: ModelSpec) -> SplitPoint | None:
-    """The last place up to which `target` computes what the public model in the file at `path` does.
-
-    Told by what passes there for the same pictures, so that names, batch norms folded by an exporter and the formats of
-    the two files do not matter. None: they differ from the first layer on, or the target cannot be cut.
+    """As `shared_front`, with the public model in the file at `path`.
 
     Args:
         target: the submission.
@@ -38,7 +35,19 @@ def find_public_front(target: Target, path: Path, spec: ModelSpec) -> SplitPoint
         InvalidInput: the file cannot be read, or takes other images than the submission.
     """
     like = spec.model_copy(update={"name": "public-model", "input": target.card.input, "n_classes": None})
-    public = load_target(path, inspect_model(path, like), torch.device("cpu"))
+    return shared_front(target, load_target(path, inspect_model(path, like), torch.device("cpu")))
+
+
+def shared_front(target: Target, public: Target) -> SplitPoint | None:
+    """The last place up to which `target` computes what `public` does.
+
+    Told by what passes there for the same pictures, so that names, batch norms folded by an exporter and the formats of
+    the two files do not matter. None: they differ from the first layer on, or one of them cannot be cut.
+
+    Args:
+        target: on the CPU.
+        public: on the CPU; takes the same images.
+    """
     if not (offers(target, Access.WHITE_BOX) and offers(public, Access.WHITE_BOX)):
         return None
     images = probe_images(target.card.input, _PROBES)

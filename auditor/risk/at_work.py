@@ -119,6 +119,12 @@ def observation_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
             f"{LEAST_RISE:.0%} is the least)"
         )
         found.append(Shortfall(reason, need))
+    elif (outcome.end_confidence or 0.0) < t.min_end_confidence:
+        reason = (
+            f"{outcome.key}: the attack ended with the target only {outcome.end_confidence or 0.0:.1%} sure that its "
+            "pictures are of the class of the images behind them"
+        )
+        found.append(Shortfall(reason, need))
     own = measured(outcome, "psnr")
     for baseline, what in _SPLIT_BASELINES.items():
         control = measured(outcome, baseline)

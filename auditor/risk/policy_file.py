@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from auditor.contracts.base import as_written
 from auditor.contracts.policy import Policy
 from auditor.contracts.problems import problems_in
 from auditor.errors import InvalidInput
@@ -39,7 +40,7 @@ def parse_policy(text: str, *, where: str = "policy") -> Policy:
         found = "nothing" if value is None else f"a {type(value).__name__}"
         raise InvalidInput(f"{where}: a policy is a mapping of keys to values, found {found}", remedy=_REMEDY)
     try:
-        return Policy.model_validate(value)
+        return as_written(Policy, value)
     except ValidationError as error:
         raise InvalidInput(problems_in(error, Policy, where=where), remedy=_REMEDY) from None
 

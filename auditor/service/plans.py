@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
+from auditor.contracts.base import as_written
 from auditor.contracts.manifest import PlanSection
 from auditor.contracts.plan import AttackSpec, AuditPlan, EvaluatorSpec, FisherSpec, JudgeTraining, PriorSpec
 from auditor.errors import InvalidInput
@@ -16,6 +17,8 @@ from auditor.service.candidates import PPA
 from auditor.service.pipeline import CONTROL_ATTACK
 
 Params = Mapping[str, JsonValue] | None
+NOT_SET = {"name": "the plan's name follows from its preset", "left_out": "it says what a time budget took out"}
+"""Fields of a plan that are not the manifest's to change, and why."""
 FISHER = "fisher"
 """The layer scores in `AuditPlan.left_out`."""
 
@@ -163,10 +166,12 @@ def resolve_plan(section: PlanSection) -> AuditPlan:
     preset, changes = PRESETS[section.preset], _changes(section)
     if not changes:
         return preset
-    problems, wrong = [], set()
-    if "name" in changes:
-        problems, wrong = ["plan.overrides.name: the plan's name follows from its preset and cannot be set"], {"name"}
-        del changes["name"]
+    problems, wrong = list[str](), set[str]()
+    for name, reason in NOT_SET.items():
+        if name in changes:
+            problems.append(f"plan.overrides.{name}: {reason} and cannot be set")
+            wrong.add(name)
+            del changes[name]
     try:
         plan = _changed(preset, changes)
     except ValidationError as error:
@@ -193,7 +198,7 @@ def _changes(section: PlanSection) -> dict[str, Any]:
 
 
 def _changed(preset: AuditPlan, changes: Mapping[str, Any]) -> AuditPlan:
-    return AuditPlan.model_validate(_merged(preset.model_dump(mode="json"), _plain(changes)))
+    return as_written(AuditPlan, _merged(preset.model_dump(mode="json"), _plain(changes)))
 
 
 def _problems_beside(preset: AuditPlan, changes: Mapping[str, Any], wrong: set[str]) -> list[str]:

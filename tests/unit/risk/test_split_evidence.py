@@ -31,7 +31,7 @@ def outcome(
             "scores": scores,
             "forward_queries": queries,
             "backward_queries": queries,
-            "end_confidence": 0.3,
+            "end_confidence": 0.6,
             **changes,
         }
     )
@@ -78,6 +78,7 @@ def test_an_attack_that_comes_no_nearer_than_another_image_would_clears_nothing(
         {"mean_image": (20.0, 19.0, 20.6)},
         {"moved": False},
         {"end_confidence": 0.1105},
+        {"end_confidence": 0.4},
     ):
         found = verdict([outcome("inverse-network", **changes), outcome("rmle")])
         assert found.verdict is Verdict.INCONCLUSIVE, changes

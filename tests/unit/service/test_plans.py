@@ -115,3 +115,9 @@ def test_a_plan_without_attacks_does_not_exist():
 def test_a_control_cannot_be_planned():
     plan = PRESETS["quick"].model_copy(update={"attacks": (AttackSpec(name="best-of-prior", label="zz"),)})
     assert any("every audit runs by itself" in problem for problem in plan_problems(plan))
+
+
+@pytest.mark.parametrize("field", ["name", "left_out"])
+def test_what_the_manifest_may_not_set_is_refused(field):
+    with pytest.raises(InvalidInput, match=rf"plan.overrides.{field}: .* cannot be set"):
+        resolve_plan(PlanSection(overrides={field: ["gmi"]}))
