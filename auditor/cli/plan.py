@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from auditor.cli.audit import MANIFEST, ModelArgument, effective_policy, manifest_path, submit_request, with_preset
+from auditor.cli.audit import (
+    MANIFEST,
+    ModelArgument,
+    effective_policy,
+    manifest_path,
+    submit_request,
+    with_preset,
+    with_split,
+)
 from auditor.cli.options import (
     BudgetOption,
     ManifestOption,
     PlanOption,
     PolicyOption,
     QuietOption,
+    SplitOption,
     parse_duration,
     services,
 )
@@ -36,6 +45,7 @@ def plan(
     config: ManifestOption = None,
     preset: PlanOption = None,
     policy: PolicyOption = None,
+    split: SplitOption = None,
     budget: BudgetOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Queries, passes, memory and time of each attack.")
@@ -50,12 +60,12 @@ def plan(
     if model is not None and (explain or budget_s is not None):
         from auditor.cli.progress import JobProgress
 
-        request = submit_request(model, config, preset, policy, None, budget_s=budget_s)
+        request = submit_request(model, config, preset, policy, None, split=split, budget_s=budget_s)
         house = services()
         with JobProgress(quiet=quiet) as progress:
             estimate = house.audits.estimate(request, progress.event)
     else:
-        estimate = _by_counts(_manifest(model, config, preset), policy)
+        estimate = _by_counts(_manifest(model, config, preset, split), policy)
     if as_json:
         typer.echo((estimate if explain else estimate.plan).model_dump_json(indent=2))
     elif explain:
@@ -65,7 +75,7 @@ def plan(
         _obstacles(estimate)
 
 
-def _manifest(model: Path | None, config: Path | None, preset: str | None) -> Manifest:
+def _manifest(model: Path | None, config: Path | None, preset: str | None, split: str | None) -> Manifest:
     """The manifest named or found; a preset alone needs none."""
     from auditor.contracts.manifest import Manifest, ModelSpec
     from auditor.contracts.manifest_file import read_manifest
@@ -74,7 +84,9 @@ def _manifest(model: Path | None, config: Path | None, preset: str | None) -> Ma
         manifest = Manifest(model=ModelSpec(name="none"))
     else:
         manifest = read_manifest(manifest_path(model or Path("model"), config))
-    return manifest if preset is None else with_preset(manifest, preset)
+    if preset is not None:
+        manifest = with_preset(manifest, preset)
+    return manifest if split is None else with_split(manifest, split)
 
 
 def _by_counts(manifest: Manifest, policy: Path | None) -> PlanEstimate:

@@ -11,6 +11,7 @@ from torch import Tensor
 from auditor.contracts.access import Access
 from auditor.contracts.manifest import ModelSpec
 from auditor.contracts.submission import SplitPoint
+from auditor.errors import InvalidInput
 from auditor.loading.inspection import inspect_model
 from auditor.loading.probe import probe_images
 from auditor.loading.target_loading import load_target
@@ -32,10 +33,19 @@ def find_public_front(target: Target, path: Path, spec: ModelSpec) -> SplitPoint
 
     Raises:
         RefusedFile: as for a submission.
-        InvalidInput: the file cannot be read, or takes other images than the submission.
+        InvalidInput: the file cannot be read, takes other images than the submission, or gives the same answers: then
+            it is the submission itself, and whoever is told that all of it is public looks for nothing.
     """
     like = spec.model_copy(update={"name": "public-model", "input": target.card.input, "n_classes": None})
-    return shared_front(target, load_target(path, inspect_model(path, like), torch.device("cpu")))
+    public = load_target(path, inspect_model(path, like), torch.device("cpu"))
+    images = probe_images(target.card.input, _PROBES)
+    with torch.no_grad():
+        if _same(target.logits(images), public.logits(images)):
+            raise InvalidInput(
+                "it gives the same answers as the submission, so that nothing of the submission would be private",
+                remedy="Name the model that the submission was fine-tuned from, before it saw the private images.",
+            )
+    return shared_front(target, public)
 
 
 def shared_front(target: Target, public: Target) -> SplitPoint | None:

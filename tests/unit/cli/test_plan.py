@@ -75,6 +75,12 @@ def test_explain_without_a_model_counts_but_does_not_time(run, tmp_path):
     assert found.n_attacked == 7
 
 
+def test_a_cut_model_has_a_dry_run_too(run):
+    text = run("--plan", "quick", "--split", "layer2", "--explain")
+    assert {"inverse-network", "rmle", "query-free"} <= {line.split()[0] for line in text.splitlines() if line}
+    assert "ppa" not in text
+
+
 def test_without_manifest_or_preset_there_is_nothing_to_show(run):
     with pytest.raises(InvalidInput, match=r"no auditor\.yaml"):
         run()

@@ -80,6 +80,12 @@ def test_formats_exporters_and_folded_norms_do_not_matter(tmp_path, submitted, g
     assert front.shape == native.shape
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "legacy"])
+def test_the_submission_itself_is_not_what_it_was_tuned_from(tmp_path, kind):
+    with pytest.raises(InvalidInput, match="same answers"):
+        find_public_front(target_of(tuned(4)), write(tuned(4), tmp_path, kind), SPEC)
+
+
 def test_nothing_is_compared_where_only_scores_can_be_had(tmp_path):
     target = ToyTarget(toy_templates(N_CLASSES, SHAPE), access=(Access.SCORE, Access.LABEL))
     assert find_public_front(target, write(public(), tmp_path, "safetensors"), SPEC) is None
