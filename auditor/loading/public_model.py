@@ -16,7 +16,7 @@ from auditor.loading.inspection import inspect_model
 from auditor.loading.probe import probe_images
 from auditor.loading.target_loading import load_target
 from auditor.targets.base import Target, offers
-from auditor.targets.split import CutPoint, cut_points, split_at
+from auditor.targets.split import CutPoint, cut_at, cut_points
 
 _PROBES = 6
 _RELATIVE = 1e-4
@@ -72,7 +72,7 @@ def shared_front(target: Target, public: Target) -> SplitPoint | None:
 def _passing(target: Target, images: Tensor) -> Iterator[tuple[CutPoint, Tensor]]:
     """Every cut point in order, and what passes there."""
     for point in cut_points(target):
-        yield point, split_at(target, point.name).encode(images)
+        yield point, cut_at(target, point).encode(images)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

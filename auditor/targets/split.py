@@ -93,11 +93,16 @@ def split_at(target: Target, layer: str) -> SplitTarget:
         UnsupportedModel: as `cut_points`.
         UnknownName: no cut of that name; the possible ones are listed.
     """
-    module, points = _module_of(target), cut_points(target)
+    points = cut_points(target)
     found = [point for point in points if layer == point.name] or [p for p in points if layer in p.aliases]
     if not found:
         raise _unknown(layer, points)
-    point = found[0]
+    return cut_at(target, found[0])
+
+
+def cut_at(target: Target, point: CutPoint) -> SplitTarget:
+    """`target` cut at one of its `cut_points`."""
+    module = _module_of(target)
     if isinstance(module, GraphModule):
         cut = next(cut for cut in cut_values(module) if cut.name == point.name)
         encoder, tail = halves(module, cut)

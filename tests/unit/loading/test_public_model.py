@@ -82,8 +82,10 @@ def test_formats_exporters_and_folded_norms_do_not_matter(tmp_path, submitted, g
 
 @pytest.mark.parametrize("kind", ["safetensors", "legacy"])
 def test_the_submission_itself_is_not_what_it_was_tuned_from(tmp_path, kind):
+    network = tuned(4)
+    path = write(network, tmp_path, kind)
     with pytest.raises(InvalidInput, match="same answers"):
-        find_public_front(target_of(tuned(4)), write(tuned(4), tmp_path, kind), SPEC)
+        find_public_front(target_of(network), path, SPEC)
 
 
 def test_nothing_is_compared_where_only_scores_can_be_had(tmp_path):
