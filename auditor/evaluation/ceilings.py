@@ -131,7 +131,13 @@ def control_score(
 
 
 def measure_prior(
-    prior: Prior, reference: Reference, heldout: ImageBatch, ctx: RunContext, *, n_control_samples: int = 2000
+    prior: Prior,
+    reference: Reference,
+    heldout: ImageBatch,
+    ctx: RunContext,
+    *,
+    n_control_samples: int = 2000,
+    latents: Tensor | None = None,
 ) -> PriorMeasure:
     """Control, ceiling and real-image rates of `prior`.
 
@@ -141,10 +147,13 @@ def measure_prior(
         heldout: real private images the reference was not built from, with labels.
         ctx: device, seed, batch size, progress.
         n_control_samples: unguided samples to draw.
+        latents: (N, D) of `heldout` projected into the prior, where that was done before; None: it is done here.
     """
     samples = sample_images(prior, n_control_samples, ctx.rng("control", prior.digest), ctx)
     control = control_rates(samples, reference, ctx)
-    projected = decode_all(prior, prior.project(heldout.images, ctx, heldout.labels), heldout.labels, ctx)
+    if latents is None:
+        latents = prior.project(heldout.images, ctx, heldout.labels)
+    projected = decode_all(prior, latents.to(ctx.device), heldout.labels, ctx)
     return PriorMeasure(
         control=control,
         ceiling=real_rates(ImageBatch(projected, heldout.labels), reference, ctx),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from auditor.attacks.catalog import ATTACKS
 from auditor.contracts.base import digest_of, digest_of_file
@@ -105,7 +107,7 @@ def _trained(
         "config": config,
         "data": data_digest,
         "target": None if builder.access is None else _as_read(target),
-        **_surroundings(target, ctx),
+        **surroundings(target, ctx),
     }
     folder, cached = ContentCache(workspace.cache).load_or_build("prior", parts, build)
     prior = load_prior(folder / "prior.safetensors", ctx.device)
@@ -117,7 +119,7 @@ def _as_read(target: Target) -> dict[str, Any]:
     return target.card.model_dump(mode="json", include={"digest", "architecture", "input", "output", "public_front"})
 
 
-def _surroundings(target: Target, ctx: RunContext) -> dict[str, Any]:
+def surroundings(target: Target, ctx: RunContext) -> dict[str, Any]:
     """What else decides the weights that a training ends with."""
     return {
         "shape": list(target.image_shape),
@@ -125,6 +127,18 @@ def _surroundings(target: Target, ctx: RunContext) -> dict[str, Any]:
         "bf16": ctx.autocast_bf16,
         "device": ctx.device.type,
     }
+
+
+def projections(workspace: Workspace, prior: Prior, heldout: ImageSet, target: Target, ctx: RunContext) -> Tensor:
+    """(N, D) latents of the held-out images; from the cache where this prior met them before, as in another audit."""
+
+    def build(folder: Path, _unfinished: Path) -> None:
+        batch = heldout.batch(target.image_shape)
+        save_file({"latents": prior.project(batch.images, ctx, batch.labels).cpu()}, folder / "latents.safetensors")
+
+    parts = {"prior": prior.digest, "data": heldout.digest, **surroundings(target, ctx)}
+    folder, _ = ContentCache(workspace.cache).load_or_build("projection", parts, build)
+    return load_file(folder / "latents.safetensors")["latents"]
 
 
 def readiness(spec: AttackSpec, priors: Mapping[str, ReadyPrior], target: Target) -> AttackReadiness:
@@ -182,7 +196,7 @@ def train_aids(
         "prior": prior.digest,
         "data": public.digest,
         "target": _as_read(target),
-        **_surroundings(target, ctx),
+        **surroundings(target, ctx),
     }
     folder, _ = ContentCache(workspace.cache).load_or_build("aids", parts, build)
     about, _ = read_network(folder / "aids.safetensors", AIDS_FILE)

@@ -57,7 +57,7 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     sets = read_sets(workspace, plan)
     witnesses = train_witnesses(workspace, manifest, plan, target, sets.fit, sets.heldout, sets.public, ctx)
     priors = ready_priors(workspace, plan, target, sets.public, ctx)
-    prior_cards, measures = measure_priors(priors, witnesses, sets.heldout, sets.public, target, plan, ctx)
+    prior_cards, measures = measure_priors(workspace, priors, witnesses, sets.heldout, sets.public, target, plan, ctx)
     attacks = [
         ready_split_attack(workspace, spec, target, sets.heldout, sets.public, ctx)
         if spec.name in SPLIT_ATTACKS.names

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,12 +32,10 @@ from auditor.evaluation.judgement import build_reference
 from auditor.evaluation.realism import kernel_distance
 from auditor.loading.embedder import load_embedder
 from auditor.priors.quality import sample_images
+from auditor.service.stages.means import ReadyPrior, projections, surroundings
 from auditor.service.workspace import Workspace
 from auditor.targets.base import Target
 from auditor.tensors import ImageBatch, RunContext
-
-if TYPE_CHECKING:
-    from auditor.service.stages.means import ReadyPrior
 
 NO_PRIVATE = "no private data was given"
 NO_PUBLIC = "no public data and no judge were given"
@@ -161,11 +158,8 @@ def _evaluator(
         "architecture": architecture,
         "epochs": plan.evaluator.epochs,
         "data": fit.digest,
-        "shape": list(target.image_shape),
         "n_classes": target.n_classes,
-        "seed": ctx.seed,
-        "bf16": ctx.autocast_bf16,
-        "device": ctx.device.type,
+        **surroundings(target, ctx),
     }
     folder, cached = ContentCache(workspace.cache).load_or_build("evaluator", parts, build)
     evaluator = load_evaluator(folder / "evaluator.safetensors", ctx.device)
@@ -188,16 +182,14 @@ def _judge(
     parts = {
         "judge": plan.judge.model_dump(mode="json"),
         "data": public.digest,
-        "shape": list(target.image_shape),
-        "seed": ctx.seed,
-        "bf16": ctx.autocast_bf16,
-        "device": ctx.device.type,
+        **surroundings(target, ctx),
     }
     folder, cached = ContentCache(workspace.cache).load_or_build("judge", parts, build)
     return load_judge(folder / "judge.safetensors", ctx.device), cached
 
 
 def measure_priors(
+    workspace: Workspace,
     priors: Mapping[str, ReadyPrior],
     witnesses: Witnesses,
     heldout: ImageSet | None,
@@ -224,6 +216,7 @@ def measure_priors(
                 heldout.batch(target.image_shape),
                 ctx,
                 n_control_samples=plan.n_control_samples,
+                latents=projections(workspace, ready.prior, heldout, target, ctx),
             )
             arrays |= {f"{name}/{key}": value for key, value in measure.arrays().items()}
         card = _prior_card(name, ready, measure, bootstrap, witnesses)
