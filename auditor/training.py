@@ -41,6 +41,36 @@ class TrainHistory:
     best_epoch: int = 0
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a training: all that its loss may look at.
+
+    Attributes:
+        model: what is trained, in its training mode.
+        images: (B, C, H, W) in [0, 1], augmented.
+        inputs: the same as raw model input.
+        labels: (B,) int64, or whatever the labels of the training are.
+        epoch: from 0.
+        n_epochs: of the whole training.
+    """
+
+    model: nn.Module
+    images: Tensor
+    inputs: Tensor
+    labels: Tensor
+    epoch: int
+    n_epochs: int
+
+
+Loss = Callable[[Step], Tensor]
+"""A step to its mean loss; runs under the training's autocast."""
+
+
+def plain_loss(smoothing: float = 0.0) -> Loss:
+    """Cross-entropy."""
+    return lambda step: cross_entropy(step.model(step.inputs), step.labels, label_smoothing=smoothing)
+
+
 def augment_images(images: Tensor, generator: torch.Generator, *, strength: float = 1.0, flip: bool = True) -> Tensor:
     """Per-sample random affine and photometric change.
 
@@ -84,7 +114,7 @@ def fit_classifier(
     stage: str,
     prepare: Callable[[Tensor], Tensor] = lambda images: images,
     set_mode: Callable[[nn.Module], object] = lambda model: model.train(),
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss: Loss | None = None,
     flip: bool = True,
     degrade: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> TrainHistory:
@@ -99,11 +129,11 @@ def fit_classifier(
         stage: name for progress and for seeding.
         prepare: images in [0, 1] to raw model input (scaling, mean and std).
         set_mode: called before each epoch; a repair uses it to keep frozen norms in evaluation mode.
-        loss: (logits, labels) to a mean loss; default cross-entropy with the config's smoothing.
+        loss: default: cross-entropy with the config's smoothing.
         flip: whether mirrored images keep their label (not so for digits).
         degrade: (images in [0, 1], CPU generator) to images, applied to each training batch after the augmentation.
     """
-    loss_fn = loss or (lambda logits, labels: cross_entropy(logits, labels, label_smoothing=config.label_smoothing))
+    loss = loss or plain_loss(config.label_smoothing)
     model.to(ctx.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -113,9 +143,9 @@ def fit_classifier(
     for epoch in range(config.epochs):
         set_mode(model)
         total = 0.0
-        for inputs, labels in batches.epoch():
+        for images, inputs, labels in batches.epoch():
             with ctx.autocast():
-                value = loss_fn(model(inputs), labels)
+                value = loss(Step(model, images, inputs, labels, epoch, config.epochs))
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -161,8 +191,8 @@ class _Batches:
         self._prepare, self._flip, self._degrade = prepare, flip, degrade
         self.steps = max(1, len(train) // self._size)
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every batch of one pass over the data."""
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Images, raw model inputs and labels of every batch of one pass over the data."""
         order = torch.randperm(len(self._labels), generator=self._generator).to(self._labels.device)
         for index in order.split(self._size)[: self.steps]:
             images = self._images[index]
@@ -170,10 +200,10 @@ class _Batches:
                 images = augment_images(images, self._generator, flip=self._flip)
             if self._degrade is not None:
                 images = self._degrade(images, self._generator)
-            images = self._prepare(images)
+            inputs = self._prepare(images)
             if self._config.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            yield images, self._labels[index]
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            yield images, inputs, self._labels[index]
 
 
 def _optimizer(

@@ -22,6 +22,8 @@ from auditor.errors import InvalidInput, UnsupportedModel
 from auditor.loading.inspection import interpreted, settle_output
 from auditor.loading.onnx_export import export_onnx
 from auditor.loading.onnx_file import read_onnx
+from auditor.loading.problems import Problems
+from auditor.loading.weights_file import read_weights
 from auditor.targets.architectures import build_architecture
 from auditor.targets.onnx_graph import GraphModule
 from auditor.tensors import RunContext
@@ -42,19 +44,32 @@ class ModelSource(Protocol):
         """Randomly initialised, with the private number of outputs; the same every time for one seed."""
         ...
 
+    def submitted(self) -> nn.Module:
+        """The submission itself, ready to be trained further."""
+        ...
+
     def write(self, module: nn.Module, path: Path) -> None:
-        """Write a trained network in the submitted format; the network itself is not changed."""
+        """Write a trained network in the submitted format; the network itself is not changed.
+
+        One that is built otherwise than the submission cannot be told by its weights alone, and becomes an ONNX file.
+        """
         ...
 
 
-def pick_source(path: Path, card: TargetCard, manifest: Manifest) -> ModelSource:
-    """The network to retrain for the submission at `path`.
+def pick_source(path: Path, card: TargetCard, manifest: Manifest, *, fresh: bool = True) -> ModelSource:
+    """The network to train for the submission at `path`.
+
+    Args:
+        path: the submitted file.
+        card: the submission.
+        manifest: as submitted.
+        fresh: whether training starts again; what goes on from an ONNX file goes on with its own graph.
 
     Raises:
         UnsupportedModel: a graph that cannot be differentiated, and no architecture named.
     """
-    if manifest.model.architecture is not None:
-        return ArchitectureSource(manifest.model.architecture, card)
+    if manifest.model.architecture is not None and (fresh or card.format is not ModelFormat.ONNX):
+        return ArchitectureSource(manifest.model.architecture, path, card)
     if card.format is not ModelFormat.ONNX:
         raise InvalidInput("bare weights need `model.architecture` in the manifest")
     if Access.WHITE_BOX not in card.access:
@@ -70,24 +85,35 @@ class ArchitectureSource:
 
     Args:
         architecture: its name.
+        path: the submitted file.
         card: the submission; says format, input and class count.
     """
 
-    def __init__(self, architecture: str, card: TargetCard) -> None:
+    def __init__(self, architecture: str, path: Path, card: TargetCard) -> None:
         self.description = architecture
-        self._card = card
+        self._path, self._card = path, card
 
     def fresh(self, ctx: RunContext) -> nn.Module:
         """Initialised by the architecture's own constructor."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(ctx.rng("repair", "initial", self.description).initial_seed())
-            return build_architecture(
-                self.description, n_classes=self._card.n_classes, channels=self._card.input.channels
-            )
+            return self._blank()
+
+    def _blank(self) -> nn.Module:
+        return build_architecture(self.description, n_classes=self._card.n_classes, channels=self._card.input.channels)
+
+    def submitted(self) -> nn.Module:
+        """With the weights of the submitted file."""
+        problems = Problems()
+        weights = read_weights(self._path, self._card.format, problems, {})
+        problems.raise_any()
+        module = self._blank()
+        module.load_state_dict(weights or {})
+        return module
 
     def write(self, module: nn.Module, path: Path) -> None:
         """As ONNX, safetensors or a state dict."""
-        if self._card.format is ModelFormat.ONNX:
+        if self._card.format is ModelFormat.ONNX or not same_build(module, self._blank()):
             export_onnx(module, self._card.input, path, n_classes=self._card.n_classes)
             return
         state = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
@@ -111,20 +137,42 @@ class GraphSource:
         self._card = card
         self._file = read_onnx(path, card.input, card.n_classes)
 
-    def fresh(self, ctx: RunContext) -> nn.Module:
-        """Interpreted, with its norms put back and every weight drawn afresh."""
+    def submitted(self) -> nn.Module:
+        """Interpreted as it is: a norm that was folded into a convolution stays there."""
         module, unsupported = interpreted(self._file)
         if module is None:
             raise UnsupportedModel(f"the submitted graph cannot be retrained: {', '.join(unsupported)}")
         settle_output(module, self._card.output)
+        return module
+
+    def fresh(self, ctx: RunContext) -> nn.Module:
+        """Interpreted, with its norms put back and every weight drawn afresh."""
+        module = self.submitted()
         unfold_norms(module)
         reinitialise(module, ctx.rng("repair", "initial", self.description))
         return module
 
     def write(self, module: nn.Module, path: Path) -> None:
         """The same graph with other numbers."""
+        if not self._same_graph(module):
+            export_onnx(module, self._card.input, path, n_classes=self._card.n_classes)
+            return
         folded = copy.deepcopy(module).cpu()
         if not isinstance(folded, GraphModule):
             raise TypeError("only an interpreted graph can be written back")
         fold_norms(folded)
         write_graph(folded, self._file.model, path)
+
+    def _same_graph(self, module: nn.Module) -> bool:
+        """Whether `module` is the submitted graph, with or without its norms put back."""
+        plain = self.submitted()
+        unfolded = copy.deepcopy(plain)
+        unfold_norms(unfolded)
+        return isinstance(module, GraphModule) and any(same_build(module, other) for other in (plain, unfolded))
+
+
+def same_build(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two networks have the same modules in the same places, and weights of the same names and shapes."""
+    kinds = [[(path, type(module)) for path, module in network.named_modules()] for network in (a, b)]
+    shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in (a, b)]
+    return kinds[0] == kinds[1] and shapes[0] == shapes[1]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.contracts.manifest import Manifest
+from auditor.contracts.repair import Reach
 from auditor.contracts.submission import TargetCard
 from auditor.data.bundles import load_bundle
 from auditor.data.image_set import ImageSet
@@ -70,13 +71,18 @@ class RepairInputs:
     prepare: Callable[[Tensor], Tensor]
 
     @property
+    def retrains(self) -> bool:
+        """Whether the defense starts from public weights, and not from the submitted ones."""
+        return self.defense.offer.reach is Reach.RETRAIN
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return (self.card.input.channels, self.card.input.height, self.card.input.width)
 
     def network(self, ctx: RunContext) -> Network:
-        """A fresh network; the same every time for one seed."""
-        module = self.source.fresh(ctx)
+        """What is trained: a fresh network, the same every time for one seed, or the submitted one as it is."""
+        module = self.source.fresh(ctx) if self.retrains else self.source.submitted()
         units = execution_units(module, self.prepare(torch.zeros(1, *self.shape)))
         path = find_head(module, units, self.card.n_classes)
         layer = module.get_submodule(path)
@@ -118,12 +124,14 @@ def read_inputs(workspace: Workspace) -> RepairInputs:
     """
     card = TargetCard.model_validate_json(workspace.input("target.json").read_text())
     manifest = Manifest.model_validate_json(workspace.input("manifest.json").read_text())
+    defense = DEFENSES.build(manifest.repair.defense, manifest.repair.params)
+    fresh = defense.offer.reach is Reach.RETRAIN
     return RepairInputs(
         workspace=workspace,
         card=card,
         manifest=manifest,
-        defense=DEFENSES.build(manifest.repair.defense, manifest.repair.params),
-        source=pick_source(workspace.input("model"), card, manifest),
+        defense=defense,
+        source=pick_source(workspace.input("model"), card, manifest, fresh=fresh),
         prepare=Preprocess(card.input),
     )
 

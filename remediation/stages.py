@@ -23,7 +23,7 @@ from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Score
 from auditor.contracts.submission import TargetCard
 from auditor.data.bundles import load_bundle
-from auditor.errors import AuditorError
+from auditor.errors import AuditorError, InvalidInput
 from auditor.evaluation.cards import accuracy_score
 from auditor.evaluation.intervals import Bootstrap
 from auditor.loading.digests import tensors_digest
@@ -39,8 +39,8 @@ from auditor.tensors import RunContext
 from remediation.boundaries import candidate_boundaries
 from remediation.compare import audited_candidate, choose, repair_report
 from remediation.defenses.base import RepairedModel
-from remediation.preparation import RepairInputs, read_inputs
-from remediation.starting import public_weights
+from remediation.preparation import Network, RepairInputs, read_inputs
+from remediation.starting import PublicWeights, public_weights
 from remediation.starting_weights import check_not_in_place, check_trained, load_public_weights, submitted_weights
 
 START, CANDIDATE, MODEL = "start.json", "candidate.json", "model"
@@ -58,9 +58,10 @@ class UnfaithfulFile(AuditorError):
 
 
 def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
-    """Find or train the public weights, check them, and propose boundaries.
+    """Find or train the starting weights, check them, and propose boundaries.
 
-    Writes `start.json` (RepairStart) and `start.safetensors` (weights of all but the head); returns RepairStart.
+    A defense that retrains starts from public weights, one that fine-tunes from the submitted ones. Writes `start.json`
+    (RepairStart) and `start.safetensors` (weights of all but the head); returns RepairStart.
 
     Raises:
         InvalidInput: no usable start; see `remediation.starting_weights`.
@@ -68,16 +69,18 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
     """
     inputs = read_inputs(workspace)
     network = inputs.network(ctx)
-    config = inputs.defense.config
-    boundaries = candidate_boundaries(
-        len(network.units), _fisher(workspace), n_wanted=config.n_boundaries, given=config.boundaries
-    )
-    weights = public_weights(inputs, network, ctx)
-    fresh = {name: value.clone() for name, value in network.module.state_dict().items()}
-    load_public_weights(network.module, weights.tensors, network.head)
+    if reason := inputs.defense.inapplicable(network.module, network.units, network.head_path):
+        raise InvalidInput(f"{inputs.defense.name} does not fit this model: {reason}")
+    boundaries = _boundaries(inputs, network, workspace)
     frozen = network.units[: max(boundaries)]
-    check_trained(network.module, fresh, frozen)
-    if not config.weights_are_public:
+    if inputs.retrains:
+        weights = public_weights(inputs, network, ctx)
+        fresh = {name: value.clone() for name, value in network.module.state_dict().items()}
+        load_public_weights(network.module, weights.tensors, network.head)
+        check_trained(network.module, fresh, frozen)
+    else:
+        weights = PublicWeights({}, "the submitted weights")
+    if not inputs.defense.config.weights_are_public:
         check_not_in_place(network.module, submitted_weights(workspace.input("model"), inputs.card), frozen)
     body = network.body()
     save_file(body, workspace.output(START_WEIGHTS))
@@ -97,6 +100,15 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
     return start.model_dump(mode="json")
 
 
+def _boundaries(inputs: RepairInputs, network: Network, workspace: Workspace) -> dict[int, str]:
+    """What is tried, and who proposed it."""
+    config, n_units = inputs.defense.config, len(network.units)
+    if config.boundaries or inputs.defense.freezes:
+        fisher = _fisher(workspace)
+        return candidate_boundaries(n_units, fisher, n_wanted=config.n_boundaries, given=config.boundaries)
+    return dict.fromkeys(inputs.defense.own_boundaries(n_units), "defense")
+
+
 def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     """Train one boundary: `unit.params["boundary"]`, and `proposed_by`. Also reads what `repair_pretrain` wrote.
 
@@ -114,11 +126,11 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     load_public_weights(network.module, load_file(workspace.input(START_WEIGHTS)), network.head)
     if tensors_digest(network.body()) != start.weights_digest:
         raise AuditorError("the starting weights are not those that were checked")
-    public = TorchTarget(copy.deepcopy(network.module), inputs.card)
+    public = TorchTarget(copy.deepcopy(network.module), inputs.card) if inputs.retrains else None
     boundary = int(str(unit.params["boundary"]))
     check_trained(network.module, fresh, network.units[:boundary])
     repaired = inputs.defense.fit(
-        network.module, network.units, boundary, inputs.data(ctx), ctx, prepare=inputs.prepare
+        network.module, network.units, network.head_path, boundary, inputs.data(ctx), ctx, prepare=inputs.prepare
     )
     path = workspace.output(MODEL)
     card, error = write_checked(repaired.module, inputs, path, public)
@@ -132,8 +144,10 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
         model_digest=digest_of_file(path),
         model_format=str(card.format),
         parity_max_abs_error=error,
-        notes=_training_notes(repaired),
+        notes=(*repaired.notes, *_training_notes(repaired, inputs)),
     )
+    if repaired.secrets:
+        save_file(repaired.secrets, workspace.output("secrets.safetensors"))
     workspace.output("target.json").write_text(card.model_dump_json())
     workspace.output(CANDIDATE).write_text(candidate.model_dump_json())
     return candidate.model_dump(mode="json")
@@ -175,14 +189,14 @@ def repair_compare(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Uni
 
 
 def write_checked(
-    module: nn.Module, inputs: RepairInputs, path: Path, public: Target
+    module: nn.Module, inputs: RepairInputs, path: Path, public: Target | None
 ) -> tuple[TargetCard, float | None]:
     """Write the network in the submitted format, read it back like a submission, and compare.
 
     Returns:
-        The new card, which says up to where the network is still the `public` one it was tuned from, and a bound on the
-        difference between the network and the file in onnxruntime (None for bare weights): network against the file as
-        interpreted, plus that against onnxruntime.
+        The new card, which says up to where the network is still the `public` one it was tuned from, if any, and a bound
+        on the difference between the network and the file in onnxruntime (None for bare weights): network against the
+        file as interpreted, plus that against onnxruntime.
 
     Raises:
         UnfaithfulFile: the file gives other outputs than the network.
@@ -193,7 +207,7 @@ def write_checked(
     target = load_target(path, card, torch.device("cpu"))
     if inputs.card.split is not None:
         card = with_split(card, split_at(target, inputs.card.split.layer))
-    card = card.model_copy(update={"public_front": shared_front(target, public)})
+    card = card.model_copy(update={"public_front": None if public is None else shared_front(target, public)})
     images = probe_images(inputs.card.input)
     module.cpu().eval()
     with torch.no_grad():
@@ -255,10 +269,10 @@ def _notes(inputs: RepairInputs) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _training_notes(repaired: RepairedModel) -> tuple[str, ...]:
+def _training_notes(repaired: RepairedModel, inputs: RepairInputs) -> tuple[str, ...]:
     notes = []
     if repaired.freeze.norm_mode is NormMode.REFERENCE and repaired.freeze.boundary:
         notes.append("Statistics of frozen norms were adapted on private data (`norm_mode: reference`).")
-    if repaired.freeze.boundary == 0:
+    if repaired.freeze.boundary == 0 and inputs.defense.freezes:
         notes.append("Nothing was frozen: this is plain fine-tuning from public weights.")
     return tuple(notes)

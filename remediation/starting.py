@@ -60,7 +60,7 @@ def public_weights(inputs: RepairInputs, network: Network, ctx: RunContext) -> P
             remedy="Name public data in the manifest (`data.public`), or pass `--weights public.safetensors`.",
         )
     batch = public.batch(inputs.shape)
-    task = public_task(batch, inputs.defense.objective, ctx.rng("repair", "public-split"))
+    task = public_task(batch, inputs.defense.config.pretrain_objective, ctx.rng("repair", "public-split"))
     flip = task.objective == "labels" and mirrors_fit(batch, ctx)
     folder, cached = ContentCache(inputs.workspace.cache).load_or_build(
         "pretrained",
@@ -95,7 +95,7 @@ def _cache_key(inputs: RepairInputs, data_digest: str, task: PublicTask, ctx: Ru
         "input": inputs.card.input.model_dump(mode="json"),
         "data": data_digest,
         "objective": task.objective,
-        "training": inputs.defense.pretraining.model_dump(mode="json"),
+        "training": inputs.defense.config.pretraining.model_dump(mode="json"),
         "seed": ctx.seed,
         "bf16": ctx.autocast_bf16,
         "device": ctx.device.type,
@@ -109,7 +109,7 @@ def _pretrain(
     head = replace_head(module, network.head_path, task.n_outputs, ctx.rng("repair", "public-head"))
     prepare = inputs.prepare
     fit_classifier(
-        module, task.train, task.validation, inputs.defense.pretraining, ctx,
+        module, task.train, task.validation, inputs.defense.config.pretraining, ctx,
         stage="repair-pretrain", prepare=prepare, flip=flip,
     )  # fmt: skip
     accuracy = top_k_accuracy(module, task.validation, ctx, prepare=prepare)

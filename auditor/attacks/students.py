@@ -10,7 +10,7 @@ from torch.nn.functional import log_softmax
 
 from auditor.targets.architectures import SmallCnn, SmallResNet
 from auditor.tensors import ImageBatch, RunContext
-from auditor.training import TrainConfig, fit_classifier, predict
+from auditor.training import Step, TrainConfig, fit_classifier, predict
 
 _BODIES: tuple[Callable[[int, int], nn.Module], ...] = (
     lambda n_classes, channels: SmallCnn(n_classes, channels, (24, 24, 48, 48, 96, 96)),
@@ -67,8 +67,8 @@ def distil(
         lr: peak step size.
     """
 
-    def loss(logits: Tensor, log_probs: Tensor) -> Tensor:
-        return -(log_probs.exp() * log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+    def loss(step: Step) -> Tensor:
+        return -(step.labels.exp() * log_softmax(step.model(step.inputs).float(), dim=1)).sum(dim=1).mean()
 
     config = TrainConfig(epochs=epochs, batch_size=batch_size, lr=lr, augment=False)
     fit_classifier(student, ImageBatch(images, teacher_log_probs), None, config, ctx, stage=stage, loss=loss)

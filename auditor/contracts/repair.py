@@ -6,8 +6,10 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from auditor.contracts.access import Access
 from auditor.contracts.base import Contract
 from auditor.contracts.manifest import RepairBudget
+from auditor.contracts.plan import AttackSpec
 from auditor.contracts.policy import Verdict
 from auditor.contracts.scores import Score
 
@@ -21,6 +23,34 @@ class NormMode(StrEnum):
     """Training mode, as the paper's code does: buffers take up private statistics."""
     RECALIBRATE_PUBLIC = "recalibrate_public"
     """Evaluation mode after one pass that re-estimates the statistics on public data."""
+
+
+class Reach(StrEnum):
+    """What applying a defense takes, least first."""
+
+    SERVING = "serving"
+    """Nothing is trained: what the model gives out is changed. Whoever has the weights is not hindered."""
+    FINE_TUNE = "fine-tune"
+    """Training goes on from the submitted weights."""
+    RETRAIN = "retrain"
+    """Training starts again from public weights."""
+
+
+class Offer(Contract):
+    """A defense of the catalog, as it can be known without running it."""
+
+    name: str
+    paper: str
+    """Authors, venue, arXiv id."""
+    reach: Reach
+    access: tuple[Access, ...]
+    """Deployments in which it can help at all; a defense of what is given out does not help where weights are."""
+    summary: str
+    """What it does, in one sentence."""
+    caveat: str
+    """What a reader of its numbers has to know."""
+    adaptive: tuple[AttackSpec, ...]
+    """Attacks that know this defense: every repair by it is audited with them too."""
 
 
 class FreezePlan(Contract):
@@ -48,7 +78,7 @@ class TrainedCandidate(Contract):
 
     freeze: FreezePlan
     proposed_by: str
-    """`fisher`, `quantile` or `user`."""
+    """`fisher`, `quantile`, `user` or `defense`."""
     best_epoch: int
     """Epoch (from 0) with the best validation accuracy; its weights were kept."""
     epochs: int
@@ -75,7 +105,7 @@ class RepairStart(Contract):
     """Architecture name, or `submitted graph`."""
     n_units: int
     boundaries: dict[int, str]
-    """Boundaries to try, ascending, and who proposed each: `fisher`, `quantile` or `user`."""
+    """Boundaries to try, ascending, and who proposed each: `fisher`, `quantile`, `user` or `defense`."""
     accuracy_before: Score
     """Held-out accuracy of the submitted model."""
     notes: tuple[str, ...] = ()
@@ -86,7 +116,7 @@ class RepairCandidate(Contract):
 
     freeze: FreezePlan
     proposed_by: str
-    """`fisher`, `quantile` or `user`."""
+    """`fisher`, `quantile`, `user` or `defense`."""
     best_epoch: int
     validation_accuracy: Score
     heldout_accuracy: Score

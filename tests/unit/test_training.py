@@ -11,7 +11,7 @@ from auditor.targets.architectures import build_architecture
 from auditor.tensors import ImageBatch, RunContext
 from auditor.testing.builders import toy_images
 from auditor.testing.toy import toy_templates
-from auditor.training import TrainConfig, augment_images, fit_classifier, predict, top_k_accuracy
+from auditor.training import Step, TrainConfig, augment_images, fit_classifier, predict, top_k_accuracy
 
 TEMPLATES = toy_templates(4, (1, 8, 8))
 TRAIN, VALIDATION = toy_images(TEMPLATES, 16, seed=0), toy_images(TEMPLATES, 6, seed=1)
@@ -108,12 +108,14 @@ def test_degradation_is_applied_to_training_batches_alone():
 def test_own_loss_and_preparation():
     calls = []
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        calls.append(len(labels))
-        return nn.functional.cross_entropy(logits, labels)
+    def loss(step: Step) -> torch.Tensor:
+        calls.append((step.epoch, step.n_epochs, len(step.labels)))
+        assert torch.equal(step.inputs, step.images * 2 - 1)
+        return nn.functional.cross_entropy(step.model(step.inputs), step.labels)
 
     fitted(RunContext(), loss=loss, prepare=lambda images: images * 2 - 1)
-    assert sum(calls) == 3 * len(TRAIN)
+    assert sum(n for _, _, n in calls) == 3 * len(TRAIN)
+    assert sorted({(epoch, of) for epoch, of, _ in calls}) == [(0, 3), (1, 3), (2, 3)]
 
 
 def test_progress_and_cancelling():

@@ -2,15 +2,17 @@ import numpy as np
 import pytest
 import torch
 
+from auditor.attacks.catalog import ATTACKS
 from auditor.data.image_set import ImageSet
 from auditor.errors import InvalidInput, UnknownName
 from auditor.fisher.units import execution_units
 from auditor.targets.architectures import build_architecture
 from auditor.tensors import ImageBatch, RunContext
 from auditor.training import TrainHistory
-from remediation.defenses.base import Defense, DefenseConfig, DivergedTraining, RepairData
+from remediation.defenses.base import Defense, DefenseConfig, DivergedTraining, RepairData, Tuned
 from remediation.defenses.catalog import DEFENSES
 from remediation.freezing import FrozenStateMoved
+from remediation.offers import OFFERS
 from remediation.preparation import validation_split
 
 
@@ -33,7 +35,9 @@ def repair_data():
 def run(defense, boundary=2, ctx=None):
     module = network()
     units = execution_units(module, torch.zeros(1, 1, 16, 16))
-    return defense.fit(module, units, boundary, repair_data(), ctx or RunContext(), prepare=lambda images: images)
+    return defense.fit(
+        module, units, "head", boundary, repair_data(), ctx or RunContext(), prepare=lambda images: images
+    )
 
 
 def tl_dmi(**params):
@@ -71,14 +75,11 @@ class Careless(Defense[DefenseConfig]):
 
     name = "careless"
     paper = "own"
-    objective = "auto"
-    norm_mode = "frozen"
-    pretraining = None
 
-    def tune(self, module, plan, data, ctx, *, prepare):
-        module.train()
-        module(data.fit.images)
-        return TrainHistory()
+    def tune(self, job):
+        job.module.train()
+        job.module(job.data.fit.images)
+        return Tuned(job.module, TrainHistory())
 
 
 def test_a_defense_that_lets_frozen_statistics_move_is_caught():
@@ -95,6 +96,16 @@ def test_the_catalog_names_what_is_wrong():
     assert row["name"] == "tl-dmi"
     assert "2405.05588" in row["paper"]
     assert {"norm_mode", "boundaries", "pretrain_objective"} <= set(row["parameters"])
+
+
+def test_every_defense_is_offered_and_every_offer_is_a_defense():
+    assert tuple(DEFENSES.names) == tuple(OFFERS)
+    for defense in DEFENSES:
+        offer = OFFERS[defense.name]
+        assert defense.paper == offer.paper
+        assert {attack.name for attack in offer.adaptive} <= set(ATTACKS.names)
+        for attack in offer.adaptive:
+            ATTACKS.configure(attack.name, attack.params)
 
 
 def images(labels):

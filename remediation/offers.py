@@ -1,0 +1,58 @@
+"""What every defense is, what it takes and which attacks know it: the catalog's facts, without its code.
+
+A command line that only advises, and a worker's own process that only plans, read these and never load torch.
+`remediation.defenses.catalog` holds a class for every name here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from auditor.contracts.access import Access
+from auditor.contracts.plan import AttackSpec
+from auditor.contracts.repair import Offer, Reach
+from auditor.errors import UnknownName
+
+ANY = (Access.WHITE_BOX, Access.SCORE, Access.LABEL)
+
+
+def _ppa(label: str, **params: Any) -> AttackSpec:
+    return AttackSpec(name="ppa", label=label, params=params)
+
+
+SMOOTHED = _ppa("adaptive-averaged", averaged=6)
+"""Gradients averaged over transformations: what wins back most of what freezing and smoothing defenses take away."""
+CAPPED = _ppa("adaptive-confidence", confidence=[0.5, 0.7, 0.88, 0.95, 1.0], candidates=5)
+"""Towards several confidences, where the highest one is capped or a trap."""
+SCRUBBED = _ppa("adaptive-scrub", averaged=4, scrub=1.0)
+"""Through blurred pictures, which carry no faint trigger."""
+ERASED = _ppa("adaptive-erased", averaged=4, erase=0.4)
+"""Through half-hidden pictures, as the model was trained on them."""
+NOISY = _ppa("adaptive-noise", averaged=4, noise=0.05)
+"""In expectation over noise."""
+BY_LABEL = AttackSpec(name="brep-mi", label="adaptive-label", params={"iterations": 100, "patience": 20})
+"""From labels alone, which no change of the scores hides."""
+
+_OFFERS = (
+    Offer(
+        name="tl-dmi",
+        paper="Ho, Hao, Chandrasegaran, Nguyen and Cheung, CVPR 2024, arXiv 2405.05588",
+        reach=Reach.RETRAIN,
+        access=ANY,
+        summary="Early layers trained on public data and frozen, the rest fine-tuned on the private data.",
+        caveat="Averaged gradients win back much of its effect; with few private images the tuned layers alone leak.",
+        adaptive=(SMOOTHED, _ppa("adaptive-front", averaged=3, front_weight=0.1)),
+    ),
+)
+OFFERS: Mapping[str, Offer] = MappingProxyType({offer.name: offer for offer in _OFFERS})
+"""By name, in the order in which advice lists them."""
+
+
+def offer_of(name: str) -> Offer:
+    """The defense called `name`; an unknown name lists the known ones."""
+    try:
+        return OFFERS[name]
+    except KeyError:
+        raise UnknownName(f"unknown defense '{name}'. Known: {', '.join(OFFERS)}.") from None
