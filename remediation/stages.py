@@ -194,7 +194,7 @@ def write_checked(
     """Write the network in the submitted format, read it back like a submission, and compare.
 
     Returns:
-        The new card, which says up to where the network is still the `public` one it was tuned from, if any, and a bound
+        The new card, which says up to where the network is still the `public` one it came from, if any, and a bound
         on the difference between the network and the file in onnxruntime (None for bare weights): network against the
         file as interpreted, plus that against onnxruntime.
 
