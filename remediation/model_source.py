@@ -137,7 +137,7 @@ class GraphSource:
         self._card = card
         self._file = read_onnx(path, card.input, card.n_classes)
 
-    def submitted(self) -> nn.Module:
+    def submitted(self) -> GraphModule:
         """Interpreted as it is: a norm that was folded into a convolution stays there."""
         module, unsupported = interpreted(self._file)
         if module is None:
@@ -145,7 +145,7 @@ class GraphSource:
         settle_output(module, self._card.output)
         return module
 
-    def fresh(self, ctx: RunContext) -> nn.Module:
+    def fresh(self, ctx: RunContext) -> GraphModule:
         """Interpreted, with its norms put back and every weight drawn afresh."""
         module = self.submitted()
         unfold_norms(module)

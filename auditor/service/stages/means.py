@@ -138,7 +138,8 @@ def projections(workspace: Workspace, prior: Prior, heldout: ImageSet, target: T
 
     parts = {"prior": prior.digest, "data": heldout.digest, **surroundings(target, ctx)}
     folder, _ = ContentCache(workspace.cache).load_or_build("projection", parts, build)
-    return load_file(folder / "latents.safetensors")["latents"]
+    latents: Tensor = load_file(folder / "latents.safetensors")["latents"]
+    return latents
 
 
 def readiness(spec: AttackSpec, priors: Mapping[str, ReadyPrior], target: Target) -> AttackReadiness:
