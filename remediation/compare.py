@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from auditor.contracts.base import digest_of
 from auditor.contracts.manifest import RepairBudget
-from auditor.contracts.repair import RepairCandidate, RepairReport, RepairStart, TrainedCandidate
+from auditor.contracts.repair import PairedDifference, RepairCandidate, RepairReport, RepairStart, TrainedCandidate
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured, NotMeasured, Score
 from auditor.errors import InvalidInput
 from auditor.evaluation.paired import compare_reports
+from remediation.offers import offer_of
 
 _RANKED_BY = ("lift", "both_agree", "evaluator_top1")
 """What a candidate is judged by: the first of these that every candidate has for every attack."""
+Differences = tuple[PairedDifference, ...]
 _TIE = 0.05
 """Upper bounds this near to each other are equal: intervals are several times wider."""
 
@@ -22,10 +24,11 @@ def require_same_plan(before: AuditReport, after: AuditReport) -> None:
     """Refuse two reports that cannot be compared.
 
     Raises:
-        InvalidInput: another plan or seed, other data, evaluator, judge or priors; all differences listed.
+        InvalidInput: another plan or seed, other data, evaluator, judge or priors; all differences listed. The audit
+            after may have attacks beside those before.
     """
     pairs = {
-        "the plan": (before.provenance.plan_digest, after.provenance.plan_digest),
+        "the plan": (_shared_plan(before, before), _shared_plan(after, before)),
         "the seed": (before.provenance.seed, after.provenance.seed),
         "the data": (before.provenance.data_digest, after.provenance.data_digest),
         "the evaluator": (_digest(before.evaluator), _digest(after.evaluator)),
@@ -38,6 +41,13 @@ def require_same_plan(before: AuditReport, after: AuditReport) -> None:
             f"the audits before and after the repair cannot be compared: {', '.join(different)} differ",
             remedy="Audit both models with one plan, one seed and the same data.",
         )
+
+
+def _shared_plan(report: AuditReport, before: AuditReport) -> dict[str, object]:
+    """The report's plan without its name, and with the attacks alone that the plan before has."""
+    keys = {attack.key for attack in before.plan.attacks}
+    plan = report.plan.model_dump(mode="json", exclude={"name", "left_out"})
+    return plan | {"attacks": [a.model_dump(mode="json") for a in report.plan.attacks if a.key in keys]}
 
 
 def _digest(card: object) -> str | None:
@@ -140,6 +150,11 @@ def repair_report(
     if after is not None:
         require_same_plan(before, after)
     kept = trained.get(chosen) if chosen is not None and after is not None else None
+    static: Differences = ()
+    adaptive: Differences = ()
+    if chosen is not None and kept is not None:
+        static, adaptive = quick_differences(start.defense, before_quick, quick_reports[chosen])
+        notes += hiding(static, adaptive)
     failed = sorted(set(trained) - set(quick_reports))
     if failed:
         notes += (f"The quick audit of boundary {', '.join(map(str, failed))} failed: not a candidate.",)
@@ -166,6 +181,7 @@ def repair_report(
         chosen=chosen if kept else None,
         quick_lift_before={o.key: o.score("lift") for o in before_quick.attacks if not o.is_control},
         differences=compare_reports(before, after) if after else (),
+        adaptive_differences=adaptive,
         verdict_before=before.verdict.verdict,
         verdict_after=after.verdict.verdict if after else None,
         model_digest=kept.model_digest if kept else None,
@@ -173,6 +189,30 @@ def repair_report(
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,
         notes=(*start.notes, *notes, *(kept.notes if kept else ())),
     )
+
+
+def quick_differences(defense: str, before: AuditReport, after: AuditReport) -> tuple[Differences, Differences]:
+    """What the candidate changed under attacks that know nothing of the defense, and under those that know it."""
+    known = {attack.key for attack in offer_of(defense).adaptive}
+    rows = [row for row in compare_reports(before, after) if not row.attack.startswith("control/")]
+    return tuple(r for r in rows if r.attack not in known), tuple(r for r in rows if r.attack in known)
+
+
+def hiding(static: Differences, adaptive: Differences) -> tuple[str, ...]:
+    """A remark where static attacks find provably less and one that knows the defense does not: nothing was removed."""
+    blind, knowing = ([row for row in rows if row.metric == "lift"] for rows in (static, adaptive))
+    seeing = [row for row in knowing if isinstance(row.difference, Measured) and not _proven(row)]
+    if not blind or not seeing or not all(map(_proven, blind)):
+        return ()
+    names = ", ".join(row.attack for row in seeing)
+    return (
+        f"Attacks that do not know the defense find less, but {names}, which knows it, is not proved to: the defense "
+        "hides what the model knows more than it removes it.",
+    )
+
+
+def _proven(row: PairedDifference) -> bool:
+    return isinstance(row.difference, Measured) and row.difference.low > 0
 
 
 def _unknown(metric: str) -> NotMeasured:

@@ -8,15 +8,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from auditor.contracts.base import as_written, canonical_json
+from auditor.contracts.base import Contract, as_written, canonical_json
 from auditor.contracts.jobs import JobKind, RepairJob
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.problems import problems_in
 from auditor.contracts.report import AuditReport
 from auditor.errors import InvalidInput
-from auditor.service.candidates import quick_version
+from auditor.service.candidates import quick_version, with_adaptive
 from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore, Transactions
+from remediation.offers import offer_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class RepairRequest:
         reference: id of an audit's report or job.
         weights: safetensors trained on public data only; None: pre-train on the public data.
         max_accuracy_loss: overrides the manifest's budget, in accuracy points 0..1.
+        defense: overrides the manifest's; its parameters there are then set aside.
         params: overrides of the defense's parameters.
         fresh: run again even if the same repair is stored.
     """
@@ -34,6 +36,7 @@ class RepairRequest:
     reference: str
     weights: Path | None = None
     max_accuracy_loss: float | None = None
+    defense: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
 
@@ -78,25 +81,31 @@ class Repairs:
             raise InvalidInput(problems, remedy="Submit the model again with the data named in the manifest.")
         report = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
         manifest = submission.manifest.model_copy(update={"repair": _budget(submission.manifest.repair, request)})
-        quick = quick_version(report.plan)
+        known = offer_of(manifest.repair.defense).adaptive
+        full, quick = with_adaptive(report.plan, known), with_adaptive(quick_version(report.plan), known)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
         if request.weights is not None:
             data["weights.safetensors"] = self._store.put_file(request.weights)
         payload = RepairJob(
             name=submission.name,
-            plan=report.plan,
+            plan=full,
             quick_plan=quick,
-            quick_plan_digest=self._store.put_bytes(canonical_json(quick).encode()),
-            inputs=submission.inputs | {"manifest.json": self._store.put_bytes(canonical_json(manifest).encode())},
+            quick_plan_digest=self._put(quick),
+            inputs=submission.inputs | {"manifest.json": self._put(manifest), "plan.json": self._put(full)},
             data=data,
         )
         return self._jobs.start(
             JobKind.REPAIR, payload.model_dump(mode="json"), submission, new_submission=False, fresh=request.fresh
         )
 
+    def _put(self, contract: Contract) -> str:
+        return self._store.put_bytes(canonical_json(contract).encode())
+
 
 def _budget(budget: RepairBudget, request: RepairRequest) -> RepairBudget:
     changes: dict[str, Any] = budget.model_dump(mode="json")
+    if request.defense not in (None, budget.defense):
+        changes |= {"defense": request.defense, "params": {}}
     changes["params"] = changes["params"] | request.params
     if request.max_accuracy_loss is not None:
         changes["max_accuracy_loss"] = request.max_accuracy_loss

@@ -188,9 +188,9 @@ class RepairJob(Contract):
 
     name: str
     plan: AuditPlan
-    """Of the audit before; the chosen candidate is audited with it again."""
+    """That of the audit before, and the attacks that know the defense; the chosen candidate is audited with it."""
     quick_plan: AuditPlan
-    """Every candidate, and the submission itself, are audited with this one."""
+    """Every candidate, and the submission itself, are audited with this one, which has those attacks too."""
     quick_plan_digest: str
     """Artifact of the quick plan's JSON."""
     inputs: dict[str, str]

@@ -160,6 +160,9 @@ class RepairReport(Contract):
     quick_lift_before: dict[str, Score] = Field(default_factory=dict)
     """Lift of the submitted model by attack key under the quick plan: what the candidates are compared with."""
     differences: tuple[PairedDifference, ...]
+    """Attacks of the audit before, under the full plan."""
+    adaptive_differences: tuple[PairedDifference, ...] = ()
+    """Attacks that know the defense, under the quick plan: the submission against the chosen candidate."""
     verdict_before: Verdict
     verdict_after: Verdict | None
     model_digest: str | None

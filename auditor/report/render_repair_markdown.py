@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from auditor.contracts.policy import Verdict
-from auditor.contracts.repair import RepairReport
+from auditor.contracts.repair import PairedDifference, RepairReport
 from auditor.report.markdown import bullets, folded, plain, table
 from auditor.report.repair_view import attack_keys, frozen_proof, repair_headline, repair_meaning
 from auditor.report.wording import PASS_CAVEAT, VERDICT_SIGN, score_text
@@ -20,13 +22,10 @@ def render_repair_markdown(report: RepairReport) -> str:
         f"Accuracy {score_text(report.accuracy_before)} before, {score_text(report.accuracy_after)} after.",
         "",
     ]
+    if report.adaptive_differences:
+        lines += ["### What it changed for attackers who know it", "", *_differences(report.adaptive_differences), ""]
     if report.differences:
-        rows = [
-            (item.attack, item.metric, score_text(item.before), score_text(item.after), score_text(item.difference))
-            for item in report.differences
-        ]
-        head = ("Attack", "Metric", "Before", "After", "Before minus after")
-        lines += ["### What it changed", "", *table(head, rows, numeric_from=2), ""]
+        lines += ["### What it changed for the attacks before", "", *_differences(report.differences), ""]
     lines += ["### Boundaries tried", "", *_candidates(report), ""]
     identifiers = [
         ("Repair", report.id),
@@ -38,6 +37,14 @@ def render_repair_markdown(report: RepairReport) -> str:
     lines += folded("Provenance", table(("What", "Id"), identifiers, numeric_from=2))
     lines += ["", *bullets(report.notes)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _differences(items: Sequence[PairedDifference]) -> list[str]:
+    rows = [
+        (item.attack, item.metric, score_text(item.before), score_text(item.after), score_text(item.difference))
+        for item in items
+    ]
+    return table(("Attack", "Metric", "Before", "After", "Before minus after"), rows, numeric_from=2)
 
 
 def _candidates(report: RepairReport) -> list[str]:

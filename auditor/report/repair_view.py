@@ -28,6 +28,8 @@ def repair_meaning(report: RepairReport) -> str:
         loss = report.budget.max_accuracy_loss
         return f"No boundary stayed within the accuracy budget (at most {100 * loss:g} points): nothing was repaired."
     done = f"Freezing the first {chosen.freeze.boundary} of {chosen.freeze.n_units} units"
+    if not chosen.freeze.boundary:
+        done = f"Training with {report.defense}"
     effect = lift_difference(report)
     if effect is None or not isinstance(effect.difference, Measured):
         told = f"{done} has an effect on the lift that could not be measured."
@@ -44,8 +46,8 @@ def repair_meaning(report: RepairReport) -> str:
 
 
 def lift_difference(report: RepairReport) -> PairedDifference | None:
-    """The smallest proven gain in lift: a repair is worth what its worst attack says."""
-    found = [item for item in report.differences if item.metric == "lift"]
+    """The smallest proven gain in lift: a repair is worth what its worst attack says, also one that knows it."""
+    found = [item for item in (*report.adaptive_differences, *report.differences) if item.metric == "lift"]
     return min(
         found, key=lambda item: item.difference.low if isinstance(item.difference, Measured) else -1e9, default=None
     )

@@ -1,19 +1,30 @@
-"""The plan that a repair audits its candidates with; it knows no catalog, so a worker's own process can load it."""
+"""The plans that a repair audits with; this knows no catalog, so a worker's own process can load it."""
 
 from __future__ import annotations
 
-from auditor.contracts.plan import AuditPlan, PriorSpec
+from auditor.contracts.plan import AttackSpec, AuditPlan, PriorSpec
 
 PPA = "ppa"
 QUICK_SAMPLES = 3
 
 
+def with_adaptive(plan: AuditPlan, known: tuple[AttackSpec, ...]) -> AuditPlan:
+    """The plan with the attacks that know a defense, where it does not have them; a cut model's plan as it is.
+
+    Attacks draw from their own keys, so those of the plan end where they ended without the others.
+    """
+    have = {attack.key for attack in plan.attacks}
+    new = tuple(attack for attack in known if attack.key not in have)
+    if not new or plan.split is not None:
+        return plan
+    return plan.model_copy(update={"name": f"{plan.name}+adaptive", "attacks": plan.attacks + new})
+
+
 def quick_version(plan: AuditPlan) -> AuditPlan:
     """The cheaper plan that a repair audits every candidate with: same classes, seed, evaluator, judge and prior.
 
-    Only the plan's PPA attacks on its first prior are kept (plain and with averaged gradients: static attacks alone
-    overstate what freezing does), with fewer samples per class and without layer scores. A plan without PPA keeps its
-    first attack.
+    Only the plan's PPA attacks on its first prior are kept (plain and with averaged gradients), with fewer samples per
+    class and without layer scores. A plan without PPA keeps its first attack.
     """
     first = plan.priors[0] if plan.priors else PriorSpec(name="")
     kept = tuple(a for a in plan.attacks if a.name == PPA and a.prior in (None, first.name)) or plan.attacks[:1]

@@ -7,11 +7,13 @@ from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import FreezePlan, NormMode, RepairReport, RepairStart, TrainedCandidate
 from auditor.contracts.scores import NotMeasured
 from auditor.errors import InvalidInput
+from auditor.service.candidates import with_adaptive
 from auditor.service.workspace import Workspace
 from auditor.tensors import RunContext
 from auditor.testing.evidence import measured, sample_outcome
 from auditor.testing.reports import sample_report
 from remediation.compare import audited_candidate, choose, repair_report, require_same_plan, within_budget
+from remediation.offers import OFFERS
 from remediation.stages import repair_choose, repair_compare
 
 BUDGET = RepairBudget(max_accuracy_loss=0.03)
@@ -104,7 +106,10 @@ def test_controls_are_no_attacks():
 def test_audits_under_different_plans_are_refused():
     before = sample_report()
     require_same_plan(before, sample_report(Verdict.PASS))
-    for field, wanted in (("plan_digest", "plan"), ("data_digest", "data"), ("seed", "seed")):
+    more_samples = before.plan.model_copy(update={"samples_per_class": 9})
+    with pytest.raises(InvalidInput, match="the plan"):
+        require_same_plan(before, before.model_copy(update={"plan": more_samples}))
+    for field, wanted in (("data_digest", "data"), ("seed", "seed")):
         value = 7 if field == "seed" else "other"
         other = before.model_copy(update={"provenance": before.provenance.model_copy(update={field: value})})
         with pytest.raises(InvalidInput, match=wanted):
@@ -112,6 +117,38 @@ def test_audits_under_different_plans_are_refused():
     judged = before.model_copy(update={"judge": before.judge.model_copy(update={"digest": "other"})})
     with pytest.raises(InvalidInput, match="judge"):
         require_same_plan(before, judged)
+
+
+def test_the_audit_after_may_have_further_attacks_but_must_have_those_before():
+    before = sample_report()
+    more = with_adaptive(before.plan, OFFERS["tl-dmi"].adaptive)
+    require_same_plan(before, before.model_copy(update={"plan": more}))
+    with pytest.raises(InvalidInput, match="the plan"):
+        require_same_plan(before.model_copy(update={"plan": more}), before)
+
+
+def knowing(static, adaptive):
+    """A quick report with one attack that knows nothing of the defense and one that does, by their lifts."""
+    key = OFFERS["tl-dmi"].adaptive[0].key
+    return sample_report(attacks=(sample_outcome("ppa", lift=static), sample_outcome(key, lift=adaptive)))
+
+
+def lifts(low):
+    return (low + 0.1, low, low + 0.2)
+
+
+@pytest.mark.parametrize(
+    ("static", "adaptive", "hides"), [(0.1, 0.6, True), (0.1, 0.1, False), (0.6, 0.6, False), (0.6, 0.1, False)]
+)
+def test_a_defense_that_only_hides_says_so(static, adaptive, hides):
+    """Both attacks had a lift of at least 0.6 before: a fall under the blind one alone removed nothing."""
+    before, after = knowing(lifts(0.6), lifts(0.6)), knowing(lifts(static), lifts(adaptive))
+    found = repair_report(
+        start(), {4: trained(4)}, {4: after}, before=sample_report(), before_quick=before, after=sample_report(),
+        budget=BUDGET,
+    )  # fmt: skip
+    assert {row.attack for row in found.adaptive_differences} == {OFFERS["tl-dmi"].adaptive[0].key}
+    assert any("hides" in note for note in found.notes) == hides
 
 
 def report_of(after, **changes):
