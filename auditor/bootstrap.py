@@ -44,6 +44,7 @@ HANDLERS = {
     "finish": "auditor.service.stages.finish:run",
     "repair-pretrain": "remediation.stages:repair_pretrain",
     "repair-train": "remediation.stages:repair_train",
+    "repair-halve": "remediation.stages:repair_halve",
     "repair-choose": "remediation.stages:repair_choose",
     "repair-compare": "remediation.stages:repair_compare",
 }

@@ -12,6 +12,8 @@ from auditor.contracts.fisher import FisherReport
 from auditor.errors import InvalidInput
 from auditor.fisher.contrast import depth_quantiles
 
+MAX_SWEPT = 12
+"""Boundaries of a sweep at most, the Fisher scores' beside them."""
 _QUANTILES = (0.3, 0.7, 0.5, 0.85, 0.15)
 """In order of preference."""
 
@@ -47,6 +49,15 @@ def candidate_boundaries(
         if len(found) >= n_wanted:
             break
         found.setdefault(k, "quantile")
+    return dict(sorted(found.items()))
+
+
+def sweep_boundaries(n_units: int, fisher: FisherReport | None) -> dict[int, str]:
+    """Every boundary from 0 on, at most `MAX_SWEPT` spread over the depth, and the Fisher scores' among them."""
+    step = max(1.0, (n_units - 1) / (MAX_SWEPT - 1))
+    found = dict.fromkeys({round(step * i) for i in range(MAX_SWEPT) if round(step * i) <= n_units - 1}, "sweep")
+    if fisher is not None and fisher.boundary is not None:
+        found[_mapped(fisher.boundary, len(fisher.units), n_units)] = "fisher"
     return dict(sorted(found.items()))
 
 

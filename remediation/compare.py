@@ -105,6 +105,29 @@ def choose(candidates: Sequence[RepairCandidate]) -> tuple[int | None, tuple[str
     return None, ("No candidate within the budget could be judged under every attack, so none was chosen.",)
 
 
+def better_half(trials: Sequence[RepairCandidate], *, always: Sequence[int] = ()) -> tuple[int, ...]:
+    """Boundaries of a sweep that deserve the whole training, ascending: half of them, three at least.
+
+    Those on the Pareto front of accuracy against the upper bound of the worst lift come first, then the front of the
+    rest, and so on; within a front, those that leak least. After a part of the training the accuracy says who is ahead,
+    not who ends within the budget. What could not be judged comes last.
+    """
+    waiting = {c.freeze.boundary: (_value(c.heldout_accuracy), _worst(c.lift)) for c in trials}
+    order: list[int] = []
+    while waiting:
+        known = {k: (accuracy, lift) for k, (accuracy, lift) in waiting.items() if lift is not None}
+        front = [k for k in known if not any(_dominates(other, known[k]) for other in known.values())] or list(waiting)
+        order += sorted(front, key=lambda k: (known[k][1] if k in known else 0.0, k))
+        waiting = {k: row for k, row in waiting.items() if k not in front}
+    n_kept = max(3, -(-len(order) // 2))
+    return tuple(sorted({*order[:n_kept], *(k for k in always if k in order)}))
+
+
+def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    """Whether (accuracy, lift) `a` is at least as good as `b` in both, and better in one."""
+    return a[0] >= b[0] and a[1] <= b[1] and a != b
+
+
 def _worst(scores: Mapping[str, Score]) -> float | None:
     """Largest upper bound over the attacks; None when one of them, or all, were not measured."""
     highs = [score.high if isinstance(score, Measured) else None for score in scores.values()]
@@ -126,6 +149,7 @@ def repair_report(
     before_quick: AuditReport,
     after: AuditReport | None,
     budget: RepairBudget,
+    trials: tuple[RepairCandidate, ...] = (),
 ) -> RepairReport:
     """Assemble the comparison.
 
@@ -137,6 +161,7 @@ def repair_report(
         before_quick: the submission under the quick plan.
         after: the chosen candidate under the full plan; None when none was chosen or its audit failed.
         budget: what the repair may cost.
+        trials: boundaries of a sweep after a part of the training.
 
     Raises:
         InvalidInput: audits that cannot be compared.
@@ -178,6 +203,7 @@ def repair_report(
         accuracy_after=kept.heldout_accuracy if kept else _unknown("heldout_accuracy"),
         pretraining=start.pretraining,
         candidates=candidates,
+        trials=trials,
         chosen=chosen if kept else None,
         quick_lift_before={o.key: o.score("lift") for o in before_quick.attacks if not o.is_control},
         differences=compare_reports(before, after) if after else (),

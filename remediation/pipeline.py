@@ -1,18 +1,27 @@
-"""The order of a repair: public weights, then every boundary trained and audited quickly, then the best one in full.
+"""The order of a repair: starting weights, then every boundary trained and audited quickly, then the best one in full.
 
 The submission itself is audited with the quick plan too (`before/`), so that candidates (`k2/`, `k4/`, ...) are
 compared with it on equal terms; the chosen one is audited with the full plan (`after/`). A candidate whose training or
 audit fails is left out, and the comparison says so.
+
+A sweep tries every boundary with a part of the training first (`trial0/`, `trial1/`, ...) and gives the better half all
+of it: successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943) of two rounds.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import JsonValue, TypeAdapter
 
 from auditor.contracts.jobs import AuditJob, RepairJob, UnitResult, UnitSpec
 from auditor.contracts.repair import RepairStart
 from auditor.service.pipeline import FINISH, Done, Failures, Pipeline, audit_units, is_tolerated
 
-PRETRAIN, CHOOSE, COMPARE = "pretrain", "choose", "compare"
+PRETRAIN, HALVE, CHOOSE, COMPARE = "pretrain", "halve", "choose", "compare"
+TRIAL = "trial"
 BEFORE, AFTER = "before/", "after/"
+_BOUNDARIES = TypeAdapter(tuple[int, ...])
 _REPAIR_INPUTS = ("model", "target.json", "manifest.json", "plan.json", "public.npz")
 
 
@@ -25,13 +34,31 @@ def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec
     start = RepairStart.model_validate(done[PRETRAIN].value)
     quick = job.inputs | {"plan.json": job.quick_plan_digest}
     units += audit_units(AuditJob(name=job.name, plan=job.quick_plan, inputs=quick), done, failed, prefix=BEFORE)
-    for k, proposer in start.boundaries.items():
-        units += _candidate(job, k, proposer, own | done[PRETRAIN].outputs, quick, done, failed)
+    inputs = own | done[PRETRAIN].outputs
+    boundaries = dict(start.boundaries)
+    trials: dict[str, str] = {}
+    if start.trials:
+        for k in boundaries:
+            units += _candidate(job, f"{TRIAL}{k}", {"boundary": k, "trial": True}, inputs, quick, done, failed)
+        if not all(unit.key in done or unit.key in failed for unit in units):
+            return tuple(units)
+        trials = _quick_results(TRIAL, boundaries, done)
+        tried = _trained(TRIAL, boundaries, done)
+        units.append(UnitSpec(kind="repair-halve", key=HALVE, params={"boundaries": tried}, inputs=inputs | trials))
+        if HALVE not in done:
+            return tuple(units)
+        kept = _BOUNDARIES.validate_python(done[HALVE].value["kept"])
+        boundaries = {k: proposer for k, proposer in boundaries.items() if k in kept}
+    for k, proposer in boundaries.items():
+        units += _candidate(job, f"k{k}", {"boundary": k, "proposed_by": proposer}, inputs, quick, done, failed)
     if not all(unit.key in done or unit.key in failed for unit in units):
         return tuple(units)
-    audited = _audited(start, done)
-    inputs = own | done[PRETRAIN].outputs | _quick_results(audited, done)
-    units.append(UnitSpec(kind="repair-choose", key=CHOOSE, params={"boundaries": list(audited)}, inputs=inputs))
+    params: dict[str, JsonValue] = {
+        "boundaries": _trained("k", boundaries, done),
+        "trials": _trained(TRIAL, start.boundaries, done),
+    }
+    inputs = inputs | trials | _quick_results("k", boundaries, done)
+    units.append(UnitSpec(kind="repair-choose", key=CHOOSE, params=params, inputs=inputs))
     if CHOOSE not in done:
         return tuple(units)
     chosen = done[CHOOSE].value.get("chosen")
@@ -43,19 +70,25 @@ def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec
         units += full
         if not all(unit.key in done or unit.key in failed for unit in full):
             return tuple(units)
-    units.append(_compare_unit(list(audited), inputs, done))
+    units.append(_compare_unit(params, inputs, done))
     return tuple(units)
 
 
 def _candidate(
-    job: RepairJob, k: int, proposer: str, inputs: dict[str, str], quick: dict[str, str], done: Done, failed: Failures
+    job: RepairJob,
+    name: str,
+    params: dict[str, JsonValue],
+    inputs: dict[str, str],
+    quick: dict[str, str],
+    done: Done,
+    failed: Failures,
 ) -> list[UnitSpec]:
-    """Train boundary k, then audit what came out with the quick plan."""
-    key = f"k{k}/train"
-    units = [UnitSpec(kind="repair-train", key=key, params={"boundary": k, "proposed_by": proposer}, inputs=inputs)]
+    """Train one boundary, then audit what came out with the quick plan."""
+    key = f"{name}/train"
+    units = [UnitSpec(kind="repair-train", key=key, params=params, inputs=inputs)]
     if key in done:
         audit = AuditJob(name=job.name, plan=job.quick_plan, inputs=quick | _model(done[key]))
-        units += audit_units(audit, done, failed, prefix=f"k{k}/")
+        units += audit_units(audit, done, failed, prefix=f"{name}/")
     return units
 
 
@@ -63,32 +96,33 @@ def _model(trained: UnitResult) -> dict[str, str]:
     return {name: trained.outputs[name] for name in ("model", "target.json")}
 
 
-def _audited(start: RepairStart, done: Done) -> tuple[int, ...]:
+def _trained(prefix: str, boundaries: Iterable[int], done: Done) -> list[JsonValue]:
     """Boundaries that were trained; those whose audit failed have no report among the results."""
-    return tuple(k for k in start.boundaries if f"k{k}/train" in done)
+    return [k for k in boundaries if f"{prefix}{k}/train" in done]
 
 
-def _quick_results(boundaries: tuple[int, ...], done: Done) -> dict[str, str]:
+def _quick_results(prefix: str, boundaries: Iterable[int], done: Done) -> dict[str, str]:
     files = {}
     for k in boundaries:
-        files[f"k{k}.candidate.json"] = done[f"k{k}/train"].outputs["candidate.json"]
-        finished = done.get(f"k{k}/{FINISH}")
+        trained, finished = done.get(f"{prefix}{k}/train"), done.get(f"{prefix}{k}/{FINISH}")
+        if trained is not None:
+            files[f"{prefix}{k}.candidate.json"] = trained.outputs["candidate.json"]
         if finished is not None:
-            files[f"k{k}.report.json"] = finished.outputs["report.json"]
+            files[f"{prefix}{k}.report.json"] = finished.outputs["report.json"]
     return files
 
 
-def _compare_unit(boundaries: list[int], inputs: dict[str, str], done: Done) -> UnitSpec:
+def _compare_unit(params: dict[str, JsonValue], inputs: dict[str, str], done: Done) -> UnitSpec:
     files = inputs | {"quick.json": done[BEFORE + FINISH].outputs["report.json"]}
     after = done.get(AFTER + FINISH)
     if after is not None:
         files["after.json"] = after.outputs["report.json"]
-    return UnitSpec(kind="repair-compare", key=COMPARE, params={"boundaries": boundaries}, inputs=files)
+    return UnitSpec(kind="repair-compare", key=COMPARE, params=params, inputs=files)
 
 
 def tolerates(key: str) -> bool:
     """A candidate may fail, and the full audit after it; the comparison then says so. The rest fails the repair."""
-    return key.startswith(("k", AFTER)) or is_tolerated(key, prefix=BEFORE)
+    return key.startswith(("k", TRIAL, AFTER)) or is_tolerated(key, prefix=BEFORE)
 
 
 REPAIR = Pipeline(

@@ -29,6 +29,7 @@ class RepairRequest:
         weights: safetensors trained on public data only; None: pre-train on the public data.
         max_accuracy_loss: overrides the manifest's budget, in accuracy points 0..1.
         defense: overrides the manifest's; its parameters there are then set aside.
+        search: overrides the manifest's: `fisher`, `sweep` or `fixed:K`.
         params: overrides of the defense's parameters.
         fresh: run again even if the same repair is stored.
     """
@@ -37,6 +38,7 @@ class RepairRequest:
     weights: Path | None = None
     max_accuracy_loss: float | None = None
     defense: str | None = None
+    search: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
 
@@ -107,6 +109,8 @@ def _budget(budget: RepairBudget, request: RepairRequest) -> RepairBudget:
     if request.defense not in (None, budget.defense):
         changes |= {"defense": request.defense, "params": {}}
     changes["params"] = changes["params"] | request.params
+    if request.search is not None:
+        changes["search"] = request.search
     if request.max_accuracy_loss is not None:
         changes["max_accuracy_loss"] = request.max_accuracy_loss
     try:

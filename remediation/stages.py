@@ -11,6 +11,7 @@ import copy
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -18,7 +19,7 @@ from auditor.contracts.base import digest_of_file
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import Manifest, RepairBudget
-from auditor.contracts.repair import NormMode, RepairStart, TrainedCandidate
+from auditor.contracts.repair import NormMode, RepairCandidate, RepairStart, TrainedCandidate
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Score
 from auditor.contracts.submission import TargetCard
@@ -36,15 +37,18 @@ from auditor.targets.base import Target
 from auditor.targets.split import split_at, with_split
 from auditor.targets.torch_target import TorchTarget
 from auditor.tensors import RunContext
-from remediation.boundaries import candidate_boundaries
-from remediation.compare import audited_candidate, choose, repair_report
+from remediation.boundaries import candidate_boundaries, sweep_boundaries
+from remediation.compare import audited_candidate, better_half, choose, repair_report
 from remediation.defenses.base import RepairedModel
+from remediation.pipeline import TRIAL
 from remediation.preparation import Network, RepairInputs, read_inputs
 from remediation.starting import PublicWeights, public_weights
 from remediation.starting_weights import check_not_in_place, check_trained, load_public_weights, submitted_weights
 
 START, CANDIDATE, MODEL = "start.json", "candidate.json", "model"
 START_WEIGHTS = "start.safetensors"
+TRIAL_FRAC = 0.25
+"""Share of the training that every boundary of a sweep gets."""
 _AGREEMENT = 1e-3
 """Largest difference of log-probabilities between the trained network and the written file, relative to their size."""
 _SMALL_SET, _SMALL_CLASS = 1000, 10
@@ -71,7 +75,7 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
     network = inputs.network(ctx)
     if reason := inputs.defense.inapplicable(network.module, network.units, network.head_path):
         raise InvalidInput(f"{inputs.defense.name} does not fit this model: {reason}")
-    boundaries = _boundaries(inputs, network, workspace)
+    boundaries, trials = _boundaries(inputs, network, workspace)
     frozen = network.units[: max(boundaries)]
     if inputs.retrains:
         weights = public_weights(inputs, network, ctx)
@@ -93,6 +97,7 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
         network=inputs.source.description,
         n_units=len(network.units),
         boundaries=boundaries,
+        trials=trials,
         accuracy_before=_accuracy(target, inputs, ctx),
         notes=(*weights.notes, *_notes(inputs)),
     )
@@ -100,13 +105,17 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
     return start.model_dump(mode="json")
 
 
-def _boundaries(inputs: RepairInputs, network: Network, workspace: Workspace) -> dict[int, str]:
-    """What is tried, and who proposed it."""
-    config, n_units = inputs.defense.config, len(network.units)
-    if config.boundaries or inputs.defense.freezes:
-        fisher = _fisher(workspace)
-        return candidate_boundaries(n_units, fisher, n_wanted=config.n_boundaries, given=config.boundaries)
-    return dict.fromkeys(inputs.defense.own_boundaries(n_units), "defense")
+def _boundaries(inputs: RepairInputs, network: Network, workspace: Workspace) -> tuple[dict[int, str], bool]:
+    """What is tried and who proposed it, and whether with a part of the training first."""
+    config, n_units, search = inputs.defense.config, len(network.units), inputs.manifest.repair.search
+    fisher = _fisher(workspace)
+    given = config.boundaries or ((int(search.partition(":")[2]),) if search.startswith("fixed:") else ())
+    if search == "sweep" and not given:
+        swept = sweep_boundaries(n_units, fisher)
+        return swept, len(swept) > config.n_boundaries
+    if given or inputs.defense.freezes:
+        return candidate_boundaries(n_units, fisher, n_wanted=config.n_boundaries, given=given), False
+    return dict.fromkeys(inputs.defense.own_boundaries(n_units), "defense"), False
 
 
 def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
@@ -129,7 +138,8 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     public = TorchTarget(copy.deepcopy(network.module), inputs.card) if inputs.retrains else None
     boundary = int(str(unit.params["boundary"]))
     check_trained(network.module, fresh, network.units[:boundary])
-    repaired = inputs.defense.fit(
+    defense = inputs.defense.shortened(TRIAL_FRAC) if unit.params.get("trial") else inputs.defense
+    repaired = defense.fit(
         network.module, network.units, network.head_path, boundary, inputs.data(ctx), ctx, prepare=inputs.prepare
     )
     path = workspace.output(MODEL)
@@ -153,23 +163,31 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     return candidate.model_dump(mode="json")
 
 
+def repair_halve(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """Which boundaries of a sweep get the whole training: reads `start.json` and the results of the trials.
+
+    `unit.params["boundaries"]` lists the K that were tried (`trial{K}.candidate.json`, `trial{K}.report.json`). Returns
+    `kept`.
+    """
+    start = RepairStart.model_validate_json(workspace.input(START).read_text())
+    trials = _audited(TRIAL, unit.params["boundaries"], workspace, start)
+    return {"kept": list(better_half(trials, always=[k for k, who in start.boundaries.items() if who == "fisher"]))}
+
+
 def repair_choose(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     """Pick the boundary for the full audit: reads `start.json`, and `k{K}.candidate.json` and `k{K}.report.json`.
 
     `unit.params["boundaries"]` lists the K whose quick audit succeeded. Returns `chosen` (or None) and `notes`.
     """
-    budget = read_budget(workspace)
     start = RepairStart.model_validate_json(workspace.input(START).read_text())
-    trained, reports = _tried(unit, workspace)
-    candidates = [audited_candidate(trained[k], reports[k], start.accuracy_before, budget) for k in reports]
-    chosen, notes = choose(candidates)
+    chosen, notes = choose(_audited("k", unit.params["boundaries"], workspace, start))
     return {"chosen": chosen, "notes": list(notes)}
 
 
 def repair_compare(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     """Write `repair.json`; reads what `repair_choose` does, `report.json`, `quick.json` and, if any, `after.json`."""
     start = RepairStart.model_validate_json(workspace.input(START).read_text())
-    trained, reports = _tried(unit, workspace)
+    trained, reports = _tried("k", unit.params["boundaries"], workspace)
     report = repair_report(
         start,
         trained,
@@ -178,6 +196,7 @@ def repair_compare(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Uni
         before_quick=_report(workspace, "quick.json"),
         after=_report(workspace, "after.json") if workspace.has("after.json") else None,
         budget=read_budget(workspace),
+        trials=_audited(TRIAL, unit.params.get("trials"), workspace, start),
     )
     workspace.output("repair.json").write_text(report.model_dump_json())
     return {
@@ -240,14 +259,25 @@ def _report(workspace: Workspace, name: str) -> AuditReport:
     return AuditReport.model_validate_json(workspace.input(name).read_text())
 
 
-def _tried(unit: UnitSpec, workspace: Workspace) -> tuple[dict[int, TrainedCandidate], dict[int, AuditReport]]:
+def _tried(
+    prefix: str, boundaries: JsonValue, workspace: Workspace
+) -> tuple[dict[int, TrainedCandidate], dict[int, AuditReport]]:
     """Candidates that were trained, and the quick reports of those that could be audited."""
-    boundaries = [int(str(k)) for k in unit.params["boundaries"] or []]  # type: ignore[union-attr]
+    given = [int(str(k)) for k in boundaries or []]  # type: ignore[union-attr]
     trained = {
-        k: TrainedCandidate.model_validate_json(workspace.input(f"k{k}.{CANDIDATE}").read_text()) for k in boundaries
+        k: TrainedCandidate.model_validate_json(workspace.input(f"{prefix}{k}.{CANDIDATE}").read_text()) for k in given
     }
-    reports = {k: _report(workspace, f"k{k}.report.json") for k in boundaries if workspace.has(f"k{k}.report.json")}
+    reports = {k: _report(workspace, name) for k in given if workspace.has(name := f"{prefix}{k}.report.json")}
     return trained, reports
+
+
+def _audited(
+    prefix: str, boundaries: JsonValue, workspace: Workspace, start: RepairStart
+) -> tuple[RepairCandidate, ...]:
+    """Candidates with their quick audits."""
+    trained, reports = _tried(prefix, boundaries, workspace)
+    budget = read_budget(workspace)
+    return tuple(audited_candidate(trained[k], reports[k], start.accuracy_before, budget) for k in sorted(reports))
 
 
 def _notes(inputs: RepairInputs) -> tuple[str, ...]:

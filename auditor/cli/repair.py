@@ -17,6 +17,7 @@ from auditor.errors import ExitCode, InvalidInput
 if TYPE_CHECKING:
     from auditor.bootstrap import Services
     from auditor.contracts.repair import RepairReport
+    from auditor.contracts.report import AuditReport
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +33,16 @@ def remediate(
     max_accuracy_loss: Annotated[
         float | None, typer.Option(help="Held-out accuracy points (0..1) the repair may cost; wins over the manifest.")
     ] = None,
+    defense: Annotated[
+        str | None, typer.Option(help="Defense of the catalog; wins over the manifest. See --advise.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Boundaries to try: fisher, sweep or fixed:K; wins over the manifest.")
+    ] = None,
+    advice: Annotated[
+        bool,
+        typer.Option("--advise", help="Only list the defenses that fit this audit, and why others do not."),
+    ] = False,
     boundary: Annotated[list[int] | None, typer.Option(help="Frozen units to try; may be repeated.")] = None,
     params: Annotated[str | None, typer.Option(help="Defense parameters as JSON (see `auditor catalog`).")] = None,
     model_out: Annotated[Path | None, typer.Option(help="Write the repaired model here.")] = None,
@@ -40,7 +51,7 @@ def remediate(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if the same repair is stored.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Retrain with TL-DMI at several boundaries, audit each, and prove the best; exit code = the verdict after it."""
+    """Repair the model with a defense, audit what came out, and prove it; exit code = the verdict after it."""
     from auditor.cli.progress import JobProgress
     from auditor.contracts.jobs import JobState
     from remediation.service import RepairRequest
@@ -50,10 +61,15 @@ def remediate(
     if model_out is not None and not model_out.absolute().parent.is_dir():
         raise InvalidInput(f"--model-out: no folder {model_out.absolute().parent}")
     house = services()
+    if advice:
+        print_advice(house.audits.get_report(audit))
+        return
     request = RepairRequest(
         reference=audit,
         weights=weights,
         max_accuracy_loss=max_accuracy_loss,
+        defense=defense,
+        search=search,
         params=_params(params) | ({"boundaries": boundary} if boundary else {}),
         fresh=fresh,
     )
@@ -67,6 +83,20 @@ def remediate(
     if model_out is not None and view.state is JobState.DONE:
         _write_model(house, view.id, model_out)
     raise typer.Exit(code)
+
+
+def print_advice(report: AuditReport) -> None:
+    """What can be tried, least effort first, and what cannot, with the reason."""
+    from remediation.advice import advise
+
+    takes = {"serving": "no training", "fine-tune": "fine-tuning", "retrain": "retraining from public weights"}
+    for row in advise(report):
+        offer = row.offer
+        typer.echo(f"{'  ' if row.against else '* '}{offer.name}: {takes[offer.reach]}. {offer.summary}")
+        typer.echo(f"    {offer.caveat}")
+        for reason in row.against:
+            typer.echo(f"    not here: it {reason}")
+    typer.echo("* can be tried: auditor remediate ID --defense NAME")
 
 
 def _params(text: str | None) -> dict[str, Any]:

@@ -185,6 +185,9 @@ class RepairBudget(Contract):
     max_accuracy_loss: float = Field(default=0.03, ge=0, le=1)
     """Held-out accuracy points (0..1) the repaired model may lose against the submitted one."""
     defense: str = "tl-dmi"
+    search: str = Field(default="fisher", pattern=r"^(fisher|sweep|fixed:[0-9]{1,4})$")
+    """Which boundaries are tried: those that the Fisher scores and the depth propose, every one (poor ones with little
+    training), or the one named."""
     params: dict[str, JsonValue] = Field(default_factory=dict)
 
 

@@ -78,7 +78,7 @@ class TrainedCandidate(Contract):
 
     freeze: FreezePlan
     proposed_by: str
-    """`fisher`, `quantile`, `user` or `defense`."""
+    """`fisher`, `quantile`, `sweep`, `user` or `defense`."""
     best_epoch: int
     """Epoch (from 0) with the best validation accuracy; its weights were kept."""
     epochs: int
@@ -105,7 +105,9 @@ class RepairStart(Contract):
     """Architecture name, or `submitted graph`."""
     n_units: int
     boundaries: dict[int, str]
-    """Boundaries to try, ascending, and who proposed each: `fisher`, `quantile`, `user` or `defense`."""
+    """Boundaries to try, ascending, and who proposed each: `fisher`, `quantile`, `sweep`, `user` or `defense`."""
+    trials: bool = False
+    """Whether each is tried with a part of the training first, and only the better half gets all of it."""
     accuracy_before: Score
     """Held-out accuracy of the submitted model."""
     notes: tuple[str, ...] = ()
@@ -116,7 +118,7 @@ class RepairCandidate(Contract):
 
     freeze: FreezePlan
     proposed_by: str
-    """`fisher`, `quantile`, `user` or `defense`."""
+    """`fisher`, `quantile`, `sweep`, `user` or `defense`."""
     best_epoch: int
     validation_accuracy: Score
     heldout_accuracy: Score
@@ -155,6 +157,8 @@ class RepairReport(Contract):
     pretraining: str
     """Where the frozen weights came from."""
     candidates: tuple[RepairCandidate, ...]
+    trials: tuple[RepairCandidate, ...] = ()
+    """Every boundary of a sweep, after a part of the training."""
     chosen: int | None
     """Boundary of the chosen candidate."""
     quick_lift_before: dict[str, Score] = Field(default_factory=dict)

@@ -238,6 +238,11 @@ class Defense(ABC, Generic[C]):
         """What is known of it without running it."""
         return offer_of(self.name)
 
+    def shortened(self, frac: float) -> Defense[C]:
+        """The same with a share of the private stage's epochs."""
+        epochs = max(1, round(self.config.epochs * frac))
+        return type(self)(self.config.model_copy(update={"epochs": epochs}))
+
     def inapplicable(self, module: nn.Module, units: Sequence[Unit], head: str) -> str:
         """Why this network cannot be defended so, and what to do instead; empty: it can.
 

@@ -2,7 +2,7 @@ import pytest
 
 from auditor.contracts.fisher import FisherReport
 from auditor.errors import InvalidInput
-from remediation.boundaries import candidate_boundaries
+from remediation.boundaries import MAX_SWEPT, candidate_boundaries, sweep_boundaries
 
 
 def fisher(n_units, boundary, candidates=()):
@@ -52,3 +52,11 @@ def test_named_boundaries_are_taken_and_checked():
         candidate_boundaries(10, None, given=(10,))
     with pytest.raises(InvalidInput, match="single unit"):
         candidate_boundaries(1, None)
+
+
+def test_a_sweep_tries_every_boundary_and_spreads_over_deep_networks():
+    assert sweep_boundaries(5, None) == dict.fromkeys(range(5), "sweep")
+    assert sweep_boundaries(5, fisher(5, 2))[2] == "fisher"
+    deep = sweep_boundaries(100, fisher(100, 37))
+    assert (min(deep), max(deep), deep[37]) == (0, 99, "fisher")
+    assert len(deep) == MAX_SWEPT + 1

@@ -12,7 +12,7 @@ from auditor.service.workspace import Workspace
 from auditor.tensors import RunContext
 from auditor.testing.evidence import measured, sample_outcome
 from auditor.testing.reports import sample_report
-from remediation.compare import audited_candidate, choose, repair_report, require_same_plan, within_budget
+from remediation.compare import audited_candidate, better_half, choose, repair_report, require_same_plan, within_budget
 from remediation.offers import OFFERS
 from remediation.stages import repair_choose, repair_compare
 
@@ -149,6 +149,16 @@ def test_a_defense_that_only_hides_says_so(static, adaptive, hides):
     )  # fmt: skip
     assert {row.attack for row in found.adaptive_differences} == {OFFERS["tl-dmi"].adaptive[0].key}
     assert any("hides" in note for note in found.notes) == hides
+
+
+def test_the_better_half_of_a_sweep_is_on_the_front_of_accuracy_and_leak():
+    """Boundary 1 leaks more than 0 and is less accurate; 3 is the least accurate and leaks least."""
+    rows = {0: (0.6, 0.8), 1: (0.7, 0.7), 2: (0.5, 0.7), 3: (0.1, 0.4), 4: (0.65, 0.6), 5: (0.9, 0.3)}
+    trials = [candidate(k, quick(lift), accuracy) for k, (lift, accuracy) in rows.items()]
+    assert better_half(trials) == (0, 2, 3)
+    assert better_half(trials, always=[5]) == (0, 2, 3, 5)
+    unjudged = [candidate(6, unmeasured(quick(0.2), {"lift"}), 0.9)]
+    assert 6 not in better_half(trials + unjudged + [candidate(7, quick(0.4), 0.65)])
 
 
 def report_of(after, **changes):

@@ -1,0 +1,83 @@
+"""The order of a repair, followed from its first unit to its last with results made up for every one."""
+
+from auditor.contracts.base import digest_of
+from auditor.contracts.jobs import Failed, RepairJob, UnitResult
+from auditor.contracts.plan import AttackSpec, AuditPlan, FisherSpec, PriorSpec
+from auditor.contracts.repair import RepairStart
+from auditor.testing.evidence import measured
+from remediation.pipeline import COMPARE, repair_units, tolerates
+
+PLAN = AuditPlan(
+    name="t", attacks=(AttackSpec(name="ppa"),), priors=(PriorSpec(name="vae"),), fisher=FisherSpec(enabled=False)
+)
+JOB = RepairJob(
+    name="m",
+    plan=PLAN,
+    quick_plan=PLAN,
+    quick_plan_digest=digest_of("quick"),
+    inputs={name: digest_of(name) for name in ("model", "target.json", "manifest.json", "plan.json", "policy.json")},
+    data={name: digest_of(name) for name in ("fit.npz", "heldout.npz", "report.json")},
+)
+READY = {"classes": [0, 1], "attacks": [{"key": "ppa", "runnable": True, "prior": "vae", "access": "white-box"}]}
+OUTPUTS = ("model", "target.json", "candidate.json", "report.json", "recon.npz", "outcome.json", "prepared.json")
+
+
+def start(trials):
+    return RepairStart(
+        defense="tl-dmi", paper="p", pretraining="public", weights_digest="w", network="small-cnn", n_units=5,
+        boundaries={0: "sweep", 1: "sweep", 2: "fisher", 3: "sweep"}, accuracy_before=measured("a", 0.7), trials=trials,
+    )  # fmt: skip
+
+
+def follow(*, trials, kept=(), failing=()):
+    """Every unit of the repair in the order in which it could run, and what each was given."""
+    values = {
+        "repair-pretrain": start(trials).model_dump(mode="json"),
+        "prepare": READY,
+        "repair-halve": {"kept": list(kept)},
+        "repair-choose": {"chosen": kept[0] if kept else 2},
+    }
+    done, failed, seen = {}, {}, {}
+    while COMPARE not in done:
+        waiting = [u for u in repair_units(JOB, done, failed) if u.key not in done and u.key not in failed]
+        assert waiting, "the repair stands still"
+        for unit in waiting:
+            seen[unit.key] = unit
+            if unit.key in failing:
+                failed[unit.key] = Failed(code="boom", problems=("it broke",))
+            else:
+                outputs = {name: digest_of(f"{unit.key} {name}") for name in OUTPUTS}
+                done[unit.key] = UnitResult(value=values.get(unit.kind, {}), outputs=outputs)
+    return seen
+
+
+def trained(units, prefix):
+    return [key for key, unit in units.items() if unit.kind == "repair-train" and key.startswith(prefix)]
+
+
+def test_a_sweep_gives_all_of_the_training_to_the_kept_boundaries_alone():
+    units = follow(trials=True, kept=(1, 2))
+    assert trained(units, "trial") == [f"trial{k}/train" for k in range(4)]
+    assert trained(units, "k") == ["k1/train", "k2/train"]
+    assert all(units[key].params["trial"] for key in trained(units, "trial"))
+    assert "trial" not in units["k1/train"].params
+    assert units["k2/train"].params["proposed_by"] == "fisher"
+    assert units["compare"].params == {"boundaries": [1, 2], "trials": [0, 1, 2, 3]}
+    assert {f"trial{k}.report.json" for k in range(4)} | {"k1.report.json", "quick.json"} <= set(
+        units["compare"].inputs
+    )
+
+
+def test_without_a_sweep_every_boundary_is_trained_to_the_end():
+    units = follow(trials=False)
+    assert "halve" not in units
+    assert trained(units, "k") == [f"k{k}/train" for k in range(4)]
+    assert units["after/prepare"].inputs["model"] == digest_of("k2/train model")
+
+
+def test_a_trial_that_fails_is_left_out_and_does_not_end_the_sweep():
+    assert tolerates("trial3/train")
+    assert tolerates("trial1/finish")
+    units = follow(trials=True, kept=(1,), failing=("trial3/train", "trial0/finish"))
+    assert units["halve"].params == {"boundaries": [0, 1, 2]}
+    assert "trial0.report.json" not in units["halve"].inputs
