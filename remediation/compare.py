@@ -186,7 +186,7 @@ def repair_report(
     if chosen is not None and after is None:
         notes += ("The full audit of the chosen candidate failed: the repair is not proved.",)
     content = {
-        "start": start.model_dump(mode="json"),
+        "start": start.model_dump(mode="json", exclude={"utility_before"}),  # a latency is never the same twice
         "candidates": [candidate.model_dump(mode="json") for candidate in candidates],
         "reports": [before.id, before_quick.id, after.id if after else None],
         "budget": budget.model_dump(mode="json"),
@@ -201,6 +201,8 @@ def repair_report(
         budget=budget,
         accuracy_before=start.accuracy_before,
         accuracy_after=kept.heldout_accuracy if kept else _unknown("heldout_accuracy"),
+        utility_before=start.utility_before,
+        utility_after=kept.utility if kept else None,
         pretraining=start.pretraining,
         candidates=candidates,
         trials=trials,

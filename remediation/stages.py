@@ -36,7 +36,7 @@ from auditor.service.workspace import UnitValue, Workspace
 from auditor.targets.base import Target
 from auditor.targets.split import split_at, with_split
 from auditor.targets.torch_target import TorchTarget
-from auditor.tensors import RunContext
+from auditor.tensors import ImageBatch, RunContext
 from remediation.boundaries import candidate_boundaries, sweep_boundaries
 from remediation.compare import audited_candidate, better_half, choose, repair_report
 from remediation.defenses.base import RepairedModel
@@ -44,6 +44,7 @@ from remediation.pipeline import TRIAL
 from remediation.preparation import Network, RepairInputs, read_inputs
 from remediation.starting import PublicWeights, public_weights
 from remediation.starting_weights import check_not_in_place, check_trained, load_public_weights, submitted_weights
+from remediation.utility import measure_utility
 
 START, CANDIDATE, MODEL = "start.json", "candidate.json", "model"
 START_WEIGHTS = "start.safetensors"
@@ -99,6 +100,7 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
         boundaries=boundaries,
         trials=trials,
         accuracy_before=_accuracy(target, inputs, ctx),
+        utility_before=measure_utility(target, workspace.input("model"), _heldout(inputs), ctx),
         notes=(*weights.notes, *_notes(inputs)),
     )
     workspace.output(START).write_text(start.model_dump_json())
@@ -151,6 +153,7 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
         epochs=len(repaired.history.loss),
         validation_accuracy=repaired.validation_accuracy,
         heldout_accuracy=repaired.heldout_accuracy,
+        utility=measure_utility(load_target(path, card, ctx.device), path, _heldout(inputs), ctx),
         model_digest=digest_of_file(path),
         model_format=str(card.format),
         parity_max_abs_error=error,
@@ -244,8 +247,11 @@ def read_budget(workspace: Workspace) -> RepairBudget:
 
 
 def _accuracy(target: Target, inputs: RepairInputs, ctx: RunContext) -> Score:
-    heldout = load_bundle(inputs.workspace.input("heldout.npz")).batch(inputs.shape)
-    return accuracy_score("heldout_accuracy", target.logits, heldout, ctx, Bootstrap(seed=ctx.seed))
+    return accuracy_score("heldout_accuracy", target.logits, _heldout(inputs), ctx, Bootstrap(seed=ctx.seed))
+
+
+def _heldout(inputs: RepairInputs) -> ImageBatch:
+    return load_bundle(inputs.workspace.input("heldout.npz")).batch(inputs.shape)
 
 
 def _fisher(workspace: Workspace) -> FisherReport | None:

@@ -73,6 +73,20 @@ class FreezePlan(Contract):
     digest_after: str = ""
 
 
+class Utility(Contract):
+    """What a model is worth to its users, beside its accuracy; on held-out images never used for a choice."""
+
+    calibration_error: float
+    """Expected calibration error, 15 bins of equal width, in [0, 1]."""
+    robust_accuracy: dict[str, Score] = Field(default_factory=dict)
+    """Top-1 accuracy under small changes of the image, by their largest size in units of the pixel range [0, 1]: where
+    a defense buys privacy with robustness (Anti-Adversarial Training, ICLR 2026), it falls."""
+    latency_ms: float
+    """Of one image alone, the fastest of several runs on the machine of the repair."""
+    size_bytes: int
+    """Of the file."""
+
+
 class TrainedCandidate(Contract):
     """One boundary, trained and written; not yet audited."""
 
@@ -84,6 +98,7 @@ class TrainedCandidate(Contract):
     epochs: int
     validation_accuracy: Score
     heldout_accuracy: Score
+    utility: Utility | None = None
     model_digest: str
     """sha256 of the written file."""
     model_format: str
@@ -110,6 +125,7 @@ class RepairStart(Contract):
     """Whether each is tried with a part of the training first, and only the better half gets all of it."""
     accuracy_before: Score
     """Held-out accuracy of the submitted model."""
+    utility_before: Utility | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -154,6 +170,8 @@ class RepairReport(Contract):
     budget: RepairBudget
     accuracy_before: Score
     accuracy_after: Score
+    utility_before: Utility | None = None
+    utility_after: Utility | None = None
     pretraining: str
     """Where the frozen weights came from."""
     candidates: tuple[RepairCandidate, ...]

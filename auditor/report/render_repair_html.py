@@ -15,6 +15,7 @@ from auditor.report.repair_view import (
     repair_headline,
     repair_meaning,
     trade_chart,
+    utility_rows,
 )
 from auditor.report.wording import VERDICT_SIGN
 
@@ -33,6 +34,7 @@ def render_repair_html(report: RepairReport) -> str:
         meaning=repair_meaning(report),
         passed=report.verdict_after is Verdict.PASS,
         chosen=chosen_candidate(report),
+        costs=utility_rows(report),
         keys=keys,
         trades=[(key, drawn(trade_chart(report, key))) for key in keys],
         difference_chart=drawn(difference_chart(report)) if report.differences else "",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import PairedDifference, RepairReport
 from auditor.report.markdown import bullets, folded, plain, table
-from auditor.report.repair_view import attack_keys, frozen_proof, repair_headline, repair_meaning
+from auditor.report.repair_view import attack_keys, frozen_proof, repair_headline, repair_meaning, utility_rows
 from auditor.report.wording import PASS_CAVEAT, VERDICT_SIGN, score_text
 
 
@@ -26,6 +26,8 @@ def render_repair_markdown(report: RepairReport) -> str:
         lines += ["### What it changed for attackers who know it", "", *_differences(report.adaptive_differences), ""]
     if report.differences:
         lines += ["### What it changed for the attacks before", "", *_differences(report.differences), ""]
+    if costs := utility_rows(report):
+        lines += ["### What it cost", "", *table(("", "Before", "After"), costs, numeric_from=1), ""]
     lines += ["### Boundaries tried", "", *_candidates(report), ""]
     identifiers = [
         ("Repair", report.id),

@@ -53,6 +53,25 @@ def lift_difference(report: RepairReport) -> PairedDifference | None:
     )
 
 
+def utility_rows(report: RepairReport) -> list[tuple[str, str, str]]:
+    """What the repair cost its users: figure, before, after; empty where nothing was kept."""
+    before, after = report.utility_before, report.utility_after
+    if before is None or after is None:
+        return []
+    rows = [("Accuracy", score_text(report.accuracy_before), score_text(report.accuracy_after))]
+    rows += [
+        (f"Accuracy under changes of {size} per pixel", score_text(score), score_text(after.robust_accuracy[size]))
+        for size, score in before.robust_accuracy.items()
+        if size in after.robust_accuracy
+    ]
+    return [
+        *rows,
+        ("Calibration error", f"{before.calibration_error:.3f}", f"{after.calibration_error:.3f}"),
+        ("Latency of one image", f"{before.latency_ms:.2f} ms", f"{after.latency_ms:.2f} ms"),
+        ("File", f"{before.size_bytes / 2**20:.2f} MiB", f"{after.size_bytes / 2**20:.2f} MiB"),
+    ]
+
+
 def frozen_proof(candidate: RepairCandidate) -> str:
     """Whether the frozen parameters and buffers are bit-identical before and after."""
     freeze = candidate.freeze

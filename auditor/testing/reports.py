@@ -11,7 +11,7 @@ from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy, Verdict
-from auditor.contracts.repair import FreezePlan, NormMode, PairedDifference, RepairCandidate, RepairReport
+from auditor.contracts.repair import FreezePlan, NormMode, PairedDifference, RepairCandidate, RepairReport, Utility
 from auditor.contracts.report import AuditReport, Gallery, GalleryRow
 from auditor.contracts.scores import NotMeasured
 from auditor.contracts.submission import TargetCard
@@ -143,6 +143,8 @@ def sample_repair_report(
         accuracy_after=kept.heldout_accuracy
         if kept
         else NotMeasured(metric="heldout_accuracy", reason="no candidate stayed within the budget"),
+        utility_before=_utility(0.74, 0.031),
+        utility_after=_utility(0.71, 0.052) if kept else None,
         pretraining="trained on the public data, 40 epochs",
         candidates=candidates,
         chosen=chosen,
@@ -154,6 +156,14 @@ def sample_repair_report(
         model_format="onnx",
         parity_max_abs_error=3e-6 if kept else None,
     )
+
+
+def _utility(accuracy: float, calibration_error: float) -> Utility:
+    """Figures that go with an accuracy."""
+    robust = {
+        size: measured(f"robust_accuracy_{size}", accuracy - loss) for size, loss in (("0.0005", 0.01), ("0.001", 0.03))
+    }
+    return Utility(calibration_error=calibration_error, robust_accuracy=robust, latency_ms=1.4, size_bytes=1_200_000)
 
 
 def _candidate(boundary: int, accuracy: float, lift: float, *, within: bool) -> RepairCandidate:

@@ -270,6 +270,16 @@ class TestRepairPage:
         worse = render_repair_html(sample_repair_report(gain=(-0.1, -0.2, -0.02)))
         assert "the repair made it worse" in worse
 
+    def test_what_a_repair_cost_and_what_it_changed_for_who_knows_it(self):
+        report = sample_repair_report()
+        text = Page(render_repair_html(report)).text
+        assert "Calibration error" in text
+        assert "attackers who know it" not in text
+        knowing = report.differences[0].model_copy(update={"attack": "adaptive-averaged"})
+        led = Page(render_repair_html(report.model_copy(update={"adaptive_differences": (knowing,)}))).text
+        assert led.index("attackers who know it") < led.index("What it cost")
+        assert "adaptive-averaged" in led
+
     def test_nothing_repaired_is_said(self):
         text = Page(render_repair_html(sample_repair_report(chosen=None))).text
         assert "nothing was repaired" in text
