@@ -29,6 +29,10 @@ class OverlapCheck(Contract):
     exact_duplicates: int = 0
     near_duplicates: int = 0
     """Pairs closer than the perceptual-hash limit that are not byte-identical."""
+    planted: int = 0
+    """Copies of private images, mirrored, dimmed and blurred, that were looked for among the public ones as a test."""
+    planted_found: int = 0
+    """Of them, those that the search found."""
     note: str = ""
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from auditor.contracts.cards import OverlapCheck
 from auditor.data.image_set import ImageSet
@@ -31,6 +32,7 @@ MIN_CORRELATION = 0.98
 """Of 16 x 16 grey thumbnails."""
 _MIN_CONTRAST = 0.5 / 255
 """Standard deviation under which a thumbnail is flat: it correlates with nothing."""
+_N_PLANTED = 64
 _CHUNK = 2048
 _MAX_LISTED = 10
 
@@ -56,9 +58,32 @@ def check_overlap(private: ImageSet, public: ImageSet) -> OverlapCheck:
     if len(near):
         examples = ", ".join(f"{a}/{b}" for a, b in pairs.near[:_MAX_LISTED])
         note = f"Near duplicates (private row/public row): {examples}"
+    planted, planted_found = _control(private)
     return OverlapCheck(
-        checked=True, exact_duplicates=len(exact), near_duplicates=len(np.setdiff1d(near, exact)), note=note
+        checked=True,
+        exact_duplicates=len(exact),
+        near_duplicates=len(np.setdiff1d(near, exact)),
+        planted=planted,
+        planted_found=planted_found,
+        note=note,
     )
+
+
+def _control(private: ImageSet) -> tuple[int, int]:
+    """How many altered copies of private images were made, and how many the search finds: its positive control.
+
+    Spread over the set; each is mirrored, dimmed to four fifths and blurred by way of two thirds of its size. Images
+    that are flat to begin with cannot be told from each other, and a set of them shows here.
+    """
+    rows = np.unique(np.linspace(0, len(private) - 1, min(_N_PLANTED, len(private))).round().astype(np.int64))
+    chosen = private.select(rows)
+    height, width, channels = chosen.images.shape[1:]
+    copies = 0.8 * chosen.batch((channels, height, width)).images.flip(3)
+    small = interpolate(copies, scale_factor=2 / 3, mode="bilinear", antialias=True, align_corners=False)
+    copies = interpolate(small, (height, width), mode="bilinear", align_corners=False)
+    altered = ImageSet("planted", (copies * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    pairs = find_overlap(chosen, altered)
+    return len(rows), sum(1 for a, b in {(int(a), int(b)) for a, b in (*pairs.exact, *pairs.near)} if a == b)
 
 
 def require_disjoint(private: ImageSet, public: ImageSet) -> None:

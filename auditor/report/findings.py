@@ -80,7 +80,7 @@ def _about_data(overlap: OverlapCheck) -> Iterator[Finding]:
         yield _finding("overlap-exact", "problem", text)
     if overlap.near_duplicates:
         text = f"Private and public images that look almost the same: {overlap.near_duplicates}; a person should look."
-        yield _finding("overlap-near", "warning", text)
+        yield _finding("overlap-near", "problem", text)
 
 
 def _about_prior(card: PriorCard, policy: Policy) -> Iterator[Finding]:

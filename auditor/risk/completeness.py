@@ -25,6 +25,10 @@ SUSPICION = 0.01
 """Probability under which a single class's successes are not put down to chance."""
 
 
+LEAST_FOUND = 0.8
+"""Share of altered copies that the search for private images among the public ones has to find."""
+
+
 def judging_shortfalls(
     evaluator: ClassifierCard | NotMeasured, judge: JudgeCard | NotMeasured, target: TargetCard, t: Thresholds
 ) -> tuple[Shortfall, ...]:
@@ -100,6 +104,15 @@ def data_shortfalls(
     elif overlap.exact_duplicates:
         reason = f"private images found in the public data: {overlap.exact_duplicates}"
         found.append(Shortfall(reason, "public data without private images"))
+    elif overlap.near_duplicates:
+        reason = f"public images that look almost the same as private ones: {overlap.near_duplicates}"
+        found.append(Shortfall(reason, "public data without copies of private images (the pairs are listed)"))
+    elif overlap.planted and overlap.planted_found < LEAST_FOUND * overlap.planted:
+        reason = (
+            f"the search for private images in the public data finds only {overlap.planted_found} of {overlap.planted} "
+            "altered copies, so that it finds none says little"
+        )
+        found.append(Shortfall(reason, "a look at both sets by a person: these images are too alike for a search"))
     if isinstance(evaluator, ClassifierCard):
         found += _prior_contamination(evaluator, priors)
         found += _accuracy_shortfall(

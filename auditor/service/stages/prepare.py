@@ -114,6 +114,8 @@ def read_sets(workspace: Workspace, plan: AuditPlan) -> Sets:
             checked=True,
             exact_duplicates=sum(check.exact_duplicates for check in found),
             near_duplicates=sum(check.near_duplicates for check in found),
+            planted=sum(check.planted for check in found),
+            planted_found=sum(check.planted_found for check in found),
             note=" ".join(check.note for check in found if check.note),
         )
     return sets

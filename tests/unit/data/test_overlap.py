@@ -95,6 +95,16 @@ def test_low_contrast_images_do_not_all_collide():
     assert check_overlap(flat[0], flat[0]).exact_duplicates == 9
 
 
+def test_the_search_is_tested_on_copies_planted_among_the_public_images():
+    check = check_overlap(PRIVATE, PUBLIC)
+    assert (check.planted, check.planted_found) == (40, 40)
+    flat = ImageSet(
+        "flat", np.full((30, 16, 16, 1), 90, np.uint8) + np.arange(30)[:, None, None, None].astype(np.uint8)
+    )
+    assert check_overlap(flat, PUBLIC).planted_found == 0
+    assert check_overlap(pictures(200, 5), PUBLIC).planted == 64
+
+
 def test_many_images_are_compared_in_chunks(monkeypatch):
     monkeypatch.setattr("auditor.data.overlap._CHUNK", 7)
     public = with_rows(PUBLIC, np.stack([jpeg(image) for image in PRIVATE.images]))

@@ -228,6 +228,10 @@ WRONG_PASSES = {
     },
     "overlap not checked": {"overlap": OverlapCheck(checked=False)},
     "private images among the public ones": {"overlap": OverlapCheck(checked=True, exact_duplicates=1)},
+    "images almost like private ones among the public ones": {"overlap": OverlapCheck(checked=True, near_duplicates=1)},
+    "a search for private images that finds no copy": {
+        "overlap": OverlapCheck(checked=True, planted=64, planted_found=50)
+    },
     "prior that cannot draw the classes": {"priors": (sample_prior(0.31),)},
     "prior of unknown ceiling": {"priors": (sample_prior().model_copy(update={"ceiling_both": ABSENT}),)},
     "card of another prior": {"priors": (sample_prior(name="dcgan"),)},
