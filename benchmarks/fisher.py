@@ -21,6 +21,7 @@ from auditor.fisher.diagonal import exact_cotangents
 from auditor.fisher.per_sample import Cotangents, Engine, SquaredGradients
 from auditor.fisher.units import Unit, execution_units
 from auditor.targets.architectures import build_architecture
+from auditor.tensors import RunContext
 
 N_CLASSES = 20
 CASES = (
@@ -59,7 +60,7 @@ def scores(
 ) -> Callable[[], object]:
     """The same passes, squared per sample and summed per unit."""
     gradients = SquaredGradients(module, units, rows=rows, engine=engine)
-    return lambda: gradients(inputs, labels(n_passes), on_rows=lambda _done: None)
+    return lambda: gradients(inputs, labels(n_passes), RunContext(), stage="fisher")
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:

@@ -20,6 +20,8 @@ UNINFORMATIVE_GAP = 0.05
 """Lower bound of the gap at or under which the profile recommends nothing."""
 MIN_CLASSIFICATION_LEFT = 0.5
 """tau: share of the classification mass that the constrained boundary leaves tunable."""
+CLASSIFICATION_WEIGHTS = (0.5, 1.0, 2.0)
+"""lambda: how much a frozen share of the classification mass counts against one of the inversion mass."""
 _INFORMATIVE_QUANTILES = (0.3, 0.7)
 _DEFAULT_QUANTILES = (0.3, 0.5, 0.7, 0.85)
 
@@ -73,6 +75,17 @@ def profile(steps: Sequence[Matrix], counts: Matrix) -> Profile:
     return Profile(shares, np.mean([normalise(counts @ step) for step in steps], axis=0))
 
 
+def average(profiles: Sequence[Profile]) -> Profile:
+    """Mean of profiles that were resampled together (the same `counts`), such as those of several attacks."""
+    return Profile(np.mean([p.shares for p in profiles], axis=0), np.mean([p.resampled for p in profiles], axis=0))
+
+
+def share_bounds(found: Profile) -> tuple[Matrix, Matrix]:
+    """(U,) 95 % bounds of the shares."""
+    low, high = np.percentile(found.resampled, [2.5, 97.5], axis=0)
+    return np.minimum(low, found.shares), np.maximum(high, found.shares)
+
+
 def contrast(inversion: Profile, classification: Profile) -> tuple[Matrix, Matrix, Matrix]:
     """(U,) log(inversion share / classification share) with its 95 % bounds; positive matters more to inversion."""
     low, high = np.percentile(np.log(inversion.resampled / classification.resampled), [2.5, 97.5], axis=0)
@@ -90,6 +103,14 @@ def depth_gap(inversion: Profile, classification: Profile) -> Gap | None:
     low, high = np.percentile(drawn, [2.5, 97.5])
     value = float(difference[boundary - 1])
     return Gap(value, min(float(low), value), max(float(high), value), boundary)
+
+
+def weighted_boundaries(inversion: Matrix, classification: Matrix) -> dict[str, int]:
+    """K in 1..U-1 at the maximum of inversion mass minus lambda times classification mass, by lambda; {}: one unit."""
+    if len(inversion) < 2:
+        return {}
+    gained, lost = np.cumsum(inversion)[:-1], np.cumsum(classification)[:-1]
+    return {f"{weight:g}": int(np.argmax(gained - weight * lost)) + 1 for weight in CLASSIFICATION_WEIGHTS}
 
 
 def depth_quantiles(n_units: int, quantiles: Sequence[float]) -> tuple[int, ...]:

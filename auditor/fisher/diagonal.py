@@ -2,10 +2,11 @@
 
 With p = softmax of the outputs and g_y(x) the gradient of -log p_y(x):
 
-- classification: F_true(x) = sum_y p_y(x) g_y(x)^2, exactly over the classes or with labels drawn from p. Not the
-  "empirical Fisher" of the observed labels, which vanishes on data the model has learned by heart (Kunstner, Balles and
-  Hennig, NeurIPS 2019, arXiv 1905.12558).
-- inversion: F_tgt(x) = g_y*(x)^2 with y* the class an attacker aims at, at points along the inversion.
+- true: F_true(x) = sum_y p_y(x) g_y(x)^2, exactly over the classes or with labels drawn from p;
+- with given labels: g_y(x)^2. With the observed labels of private images it is the "empirical Fisher", which vanishes
+  on data the model has learned by heart (Kunstner, Balles and Hennig, NeurIPS 2019, arXiv 1905.12558), so it stands
+  beside the true one and not in its place; with the class an attacker aims at, at points along the inversion, it is
+  the inversion's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _SMALL_IMAGE = 64 * 64
 
 
 class FisherScorer:
-    """Scores image batches against one network.
+    """Scores image batches, in [0, 1] or 8-bit, against one network; a stage's name is its checkpoint's.
 
     Args:
         module: raw model input to (B, K) logits or log-probabilities; left as it was.
@@ -48,28 +49,34 @@ class FisherScorer:
     ) -> None:
         self._prepare, self._ctx = prepare, ctx
         self._module = module
-        self.gradients = SquaredGradients(module, units, rows=min(_ROWS, ctx.batch_size), engine=engine)
+        rows = min(_ROWS, ctx.batch_size)
+        self.gradients = SquaredGradients(module, units, rows=rows, engine=engine, prepare=self._inputs)
 
-    def classification(self, images: Tensor, spec: FisherSpec, *, stage: str = "fisher") -> tuple[UnitSquares, str]:
-        """F_true of (N, C, H, W) images in [0, 1], and how it was computed: `exact` or `sampled:S`."""
+    def true(self, images: Tensor, spec: FisherSpec, *, stage: str = "fisher") -> tuple[UnitSquares, str]:
+        """F_true of (N, C, H, W) images, and how it was computed: `exact` or `sampled:S`."""
         if count_outputs(self._module, self._inputs(images[:1])) <= spec.exact_up_to:
             return self._score(images, exact_cotangents, stage), "exact"
-        draws = torch.rand(len(images), spec.label_samples, generator=self._ctx.rng("fisher", "labels"))
+        return self.sampled(images, spec, stage=stage)
+
+    def sampled(self, images: Tensor, spec: FisherSpec, *, stage: str = "fisher") -> tuple[UnitSquares, str]:
+        """F_true of (N, C, H, W) images from labels drawn from the model, however few classes there are."""
+        draws = torch.rand(len(images), spec.label_samples, generator=self._ctx.rng("fisher", "labels", stage))
         return self._score(images, sampled_cotangents(draws), stage), f"sampled:{spec.label_samples}"
 
-    def target(self, images: Tensor, labels: Tensor, *, stage: str = "fisher") -> UnitSquares:
-        """F_tgt of (N, C, H, W) images in [0, 1] for the (N,) classes an attacker aimed at."""
+    def labelled(self, images: Tensor, labels: Tensor, *, stage: str = "fisher") -> UnitSquares:
+        """Squared gradients of (N, C, H, W) images for (N,) given classes: observed, or aimed at by an attacker."""
         count_outputs(self._module, self._inputs(images[:1]))
         return self._score(images, target_cotangents(labels), stage)
 
     def _inputs(self, images: Tensor) -> Tensor:
-        return self._prepare(images.to(self._ctx.device)).detach()
+        """Raw model input of images in [0, 1], or of 8-bit ones."""
+        images = images.to(self._ctx.device)
+        return self._prepare(images if images.is_floating_point() else images.float() / 255).detach()
 
     def _score(self, images: Tensor, cotangents: Cotangents, stage: str) -> UnitSquares:
-        inputs = torch.cat([self._inputs(chunk) for chunk in images.split(self._ctx.batch_size)])
         fitting = _ROWS * _SMALL_IMAGE // max(1, images.shape[2] * images.shape[3])
         self.gradients.rows = min(_ROWS, self._ctx.batch_size, max(_FEWEST_ROWS, fitting))
-        return self.gradients(inputs, cotangents, on_rows=lambda done: self._ctx.tick(stage, done, len(inputs)))
+        return self.gradients(images, cotangents, self._ctx, stage=stage)
 
 
 def exact_cotangents(outputs: Tensor, _rows: Tensor) -> Iterator[Tensor]:

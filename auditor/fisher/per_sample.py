@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from auditor.data.checkpoint import resumable
 from auditor.errors import AuditorError
 from auditor.fisher.layer_rules import CaptureGradients, NotCovered
 from auditor.fisher.units import Unit, evaluation_mode
+from auditor.tensors import RunContext
 
 Engine = Literal["layerwise", "functional", "loop"]
 Cotangents = Callable[[Tensor, Tensor], Iterable[Tensor]]
@@ -63,37 +65,50 @@ class SquaredGradients:
         units: from `execution_units`.
         rows: samples per batch; the last batch is padded, so every batch has this size and results do not depend on it.
         engine: None picks `layerwise`, checks it against the oracle on two samples, and falls back.
+        prepare: one batch of images to raw model input; default: they are.
     """
 
-    def __init__(self, module: nn.Module, units: Sequence[Unit], *, rows: int, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        units: Sequence[Unit],
+        *,
+        rows: int,
+        engine: Engine | None = None,
+        prepare: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> None:
         self.module = module
         self.rows = rows
         self.engine: Engine | None = engine
+        self.n_units = len(units)
+        self._prepare = prepare
         self._unit_of = {name: index for index, unit in enumerate(units) for name in unit.parameters}
-        self._n_units = len(units)
         self._parameters = {name: value.detach() for name, value in module.named_parameters()}
         self._buffers = dict(module.named_buffers())
         n_bytes = sum(value.numel() * value.element_size() for value in self._parameters.values())
         self._functional_rows = max(1, _FUNCTIONAL_BYTES // max(1, n_bytes))
 
-    def __call__(self, inputs: Tensor, cotangents: Cotangents, *, on_rows: Callable[[int], None]) -> UnitSquares:
-        """Score (N, C, H, W) raw model inputs; `on_rows` hears how many are done after each batch."""
-        parts = []
+    def __call__(self, images: Tensor, cotangents: Cotangents, ctx: RunContext, *, stage: str) -> UnitSquares:
+        """Score (N, C, H, W) images batch by batch.
+
+        A call that was stopped goes on behind the last batch it wrote to `ctx.unfinished`, under the name `stage`.
+        """
+        scored = _Scored(self, len(images))
+        steps = -(-len(images) // self.rows)
         with evaluation_mode(self.module):
-            for start in range(0, len(inputs), self.rows):
-                index = torch.arange(start, start + self.rows).clamp(max=len(inputs) - 1)
-                squares = self._batch(inputs[index], index, cotangents)
-                parts.append(squares[:, : len(inputs) - start].cpu())
-                on_rows(min(start + self.rows, len(inputs)))
-        squared, relative = torch.cat(parts, dim=1) if parts else torch.zeros(2, 0, self._n_units)
-        return UnitSquares(squared.double(), relative.double())
+            for step in resumable(ctx, stage, steps, {"scored": scored}, torch.Generator()):
+                start = step * self.rows
+                index = torch.arange(start, start + self.rows).clamp(max=len(images) - 1)
+                squares = self._batch(self._prepare(images[index]), index, cotangents)
+                scored.squares[:, start : start + self.rows] = squares[:, : len(images) - start].cpu()
+        return UnitSquares(scored.squares[0], scored.squares[1])
 
     def _batch(self, x: Tensor, index: Tensor, cotangents: Cotangents) -> Tensor:
         if self.engine is None:
             with torch.no_grad():
                 usable = torch.isfinite(self.module(x)).all(dim=1).nonzero().flatten()
             if not len(usable):
-                return x.new_full((2, len(x), self._n_units), torch.nan, dtype=torch.float64)
+                return x.new_full((2, len(x), self.n_units), torch.nan, dtype=torch.float64)
             self.engine = self._choose(x, index, cotangents, usable[[0, -1]].cpu())
         return getattr(self, f"_{self.engine}")(x, index, cotangents)  # type: ignore[no-any-return]
 
@@ -113,7 +128,7 @@ class SquaredGradients:
 
     def _layerwise(self, x: Tensor, index: Tensor, cotangents: Cotangents) -> Tensor:
         """(2, B, U): squared and relative."""
-        total = x.new_zeros(2, len(x), self._n_units, dtype=torch.float64)
+        total = x.new_zeros(2, len(x), self.n_units, dtype=torch.float64)
         with CaptureGradients({id(value): name for name, value in self.module.named_parameters()}) as capture:
             outputs = self.module(x.detach().requires_grad_())
         wanted = [cotangent.to(outputs.dtype) for cotangent in cotangents(outputs.detach().float(), index)]
@@ -127,7 +142,7 @@ class SquaredGradients:
             return (outputs[0] * cotangent).sum()  # type: ignore[no-any-return]
 
         per_sample = vmap(grad(weighted_output), in_dims=(None, 0, 0))
-        total = x.new_zeros(2, len(x), self._n_units, dtype=torch.float64)
+        total = x.new_zeros(2, len(x), self.n_units, dtype=torch.float64)
         with torch.no_grad():
             outputs = self.module(x)
         for cotangent in cotangents(outputs.float(), index):
@@ -140,7 +155,7 @@ class SquaredGradients:
         return total
 
     def _loop(self, x: Tensor, index: Tensor, cotangents: Cotangents) -> Tensor:
-        total = x.new_zeros(2, len(x), self._n_units, dtype=torch.float64)
+        total = x.new_zeros(2, len(x), self.n_units, dtype=torch.float64)
         leaves = {name: value.clone().requires_grad_() for name, value in self._parameters.items()}
         for row in range(len(x)):
             outputs = functional_call(self.module, (leaves, self._buffers), (x[row : row + 1],))
@@ -159,6 +174,23 @@ class SquaredGradients:
             weight = self._parameters[name].flatten().double().square()
             total[0, :, self._unit_of[name]] += square.sum(dim=1)
             total[1, :, self._unit_of[name]] += square @ weight
+
+
+class _Scored:
+    """What is scored so far, and by which engine, for `resumable`."""
+
+    def __init__(self, gradients: SquaredGradients, n_images: int) -> None:
+        self.squares = torch.zeros(2, n_images, gradients.n_units, dtype=torch.float64)
+        self._gradients = gradients
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums of all samples, 0 where there are none yet."""
+        return {"squares": self.squares, "engine": self._gradients.engine}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.squares.copy_(state_dict["squares"])
+        self._gradients.engine = state_dict["engine"]
 
 
 class UnscorableNetwork(AuditorError):

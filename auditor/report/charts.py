@@ -33,6 +33,8 @@ class Row:
     text: str
     marks: tuple[Mark, ...] = ()
     bars: tuple[float, ...] = ()
+    whiskers: tuple[tuple[float, float] | None, ...] = ()
+    """Interval of each bar."""
     muted: bool = False
 
 
@@ -98,6 +100,9 @@ def bar_chart(rows: Sequence[Row], axis: Axis, *, title: str, description: str) 
             width = axis.length(axis.low, value)
             place = f'x="{axis.at(axis.low)}" y="{top + 21 + 11 * series}" width="{width}" height="9"'
             parts.append(f'<rect class="bar series-{series}" {place} rx="1"/>')
+        for series, bounds in enumerate(row.whiskers):
+            if bounds is not None:
+                parts.append(_line(axis, *bounds, top + 25.5 + 11 * series, "whisker"))
         for mark in row.marks:
             at = axis.at(mark.value)
             parts.append(f'<line class="tick" x1="{at}" x2="{at}" y1="{top + 19}" y2="{top + pitch - 4}"/>')

@@ -85,14 +85,18 @@ def _marks(*values: tuple[MarkKind, Score]) -> tuple[Mark, ...]:
 
 
 def fisher_chart(fisher: FisherReport) -> str:
-    """Shares of Fisher information by unit: classification, inversion, and the placebo as a tick."""
+    """Shares of Fisher information by unit: classification, inversion with intervals, and the placebo as a tick."""
     name = fisher.aggregator
     rows = []
     for unit in fisher.units:
         bars = (unit.classification_share.get(name, 0.0), unit.inversion_share.get(name, 0.0))
         marks = (Mark("tick", unit.placebo_share[name]),) if name in unit.placebo_share else ()
-        rows.append(Row(unit.name, f"{bars[0]:.1%} / {bars[1]:.1%}", marks, bars))
-    largest = max((value for row in rows for value in (*row.bars, *(m.value for m in row.marks))), default=1.0)
+        whiskers = (unit.classification_interval, unit.inversion_interval)
+        rows.append(Row(unit.name, f"{bars[0]:.1%} / {bars[1]:.1%}", marks, bars, whiskers))
+    ends = (value for row in rows for bounds in row.whiskers if bounds is not None for value in bounds)
+    largest = max(
+        (*ends, *(value for row in rows for value in (*row.bars, *(m.value for m in row.marks)))), default=1.0
+    )
     step = next(step for step in (0.02, 0.05, 0.1, 0.2, 1.0) if largest <= 6 * step or step == 1.0)
     top = max(math.ceil(largest / step - 1e-9) * step, step)
     ticks = tuple(round(step * k, 2) for k in range(round(top / step) + 1))

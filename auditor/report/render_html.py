@@ -8,6 +8,7 @@ from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.policy import Thresholds
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.scores import NotMeasured, Score
+from auditor.report.fisher_view import definitions_text, fisher_tables, followed_text, gap_text
 from auditor.report.page import drawn, picture_source, render_page
 from auditor.report.pictures import contrast_chart, fisher_chart, lift_chart, rate_chart
 from auditor.report.view import (
@@ -59,6 +60,10 @@ def render_html(report: AuditReport, gallery: Gallery | None = None) -> str:
         class_rows=worst_first(leading.per_class) if leading else [],
         fisher_chart=drawn(fisher_chart(fisher)) if fisher else "",
         contrast_chart=drawn(contrast_chart(fisher)) if fisher else "",
+        fisher_followed=followed_text(fisher) if fisher else "",
+        fisher_gap=gap_text(fisher.gap, fisher.gap_low, fisher.gap_high) if fisher else "",
+        fisher_tables=fisher_tables(fisher) if fisher else (),
+        fisher_definitions=definitions_text(fisher) if fisher else "",
         gallery=_gallery(gallery),
         gallery_absent=_why_no_pictures(report),
         thresholds=[(name, getattr(report.policy.thresholds, name)) for name in Thresholds.model_fields],

@@ -6,6 +6,7 @@ from auditor.contracts.cards import ClassifierCard, JudgeCard
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
+from auditor.report.fisher_view import definitions_text, fisher_tables, followed_text, gap_text
 from auditor.report.markdown import bullets, folded, plain, table
 from auditor.report.view import (
     FIDELITY_COLUMNS,
@@ -110,19 +111,13 @@ def _layers(report: AuditReport) -> list[str]:
     fisher = report.fisher
     if not isinstance(fisher, FisherReport):
         return ["### Layers", "", plain(f"No Fisher layer scores: {fisher.reason}")]
-    name = fisher.aggregator
-    rows = [
-        (
-            unit.name,
-            percent(unit.classification_share.get(name, 0.0)),
-            percent(unit.inversion_share.get(name, 0.0)),
-            f"{unit.contrast:+.2f} [{unit.contrast_low:.2f}, {unit.contrast_high:.2f}]",
-        )
-        for unit in fisher.units
-    ]
     found = f"freeze the first {fisher.boundary} units" if fisher.boundary is not None else "no boundary stands out"
-    head = ("Unit", "Classification", "Inversion", "Contrast")
-    return folded(f"Fisher layer scores ({fisher.verdict}: {found})", table(head, rows))
+    gap = gap_text(fisher.gap, fisher.gap_low, fisher.gap_high)
+    lines = [f"Followed: {plain(followed_text(fisher))}. Gap {gap}. {plain(definitions_text(fisher))}", ""]
+    for item in fisher_tables(fisher):
+        lines += [f"**{plain(item.title)}**", "", *table(item.head, item.rows, numeric_from=item.numeric_from), ""]
+    lines += bullets(fisher.notes)
+    return folded(f"Fisher layer scores ({fisher.verdict}: {found})", lines)
 
 
 def _end(report: AuditReport) -> list[str]:

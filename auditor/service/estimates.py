@@ -19,7 +19,7 @@ from auditor.risk.at_work import searching
 from auditor.risk.evidence import effective_access
 from auditor.service.budget import obstacles
 from auditor.service.matching import choose_prior, planned_traits
-from auditor.service.pipeline import CONTROL_ATTACK
+from auditor.service.pipeline import CONTROL_ATTACK, followed
 from auditor.service.plans import FISHER
 
 HELDOUT_FRAC = 0.2
@@ -197,20 +197,21 @@ def _steps(
         measure += prior.decode.seconds(plan.n_control_samples, batch)
         measure += 2 * rates.forward.seconds(plan.n_control_samples + 2 * heldout, batch)
         steps.append(StepEstimate(name=f"control and ceiling of {name}", seconds=measure, prior=name))
-    inverted = any(row.runnable and row.access is Access.WHITE_BOX for row in rows)
-    if plan.fisher.enabled and rates.gradient is not None and private and inverted:
-        passes = _LAYER_PASS * fisher_passes(plan, attacked, n_classes)
+    inverted = [row for row in rows if row.runnable and row.access is Access.WHITE_BOX]
+    n_followed = len(followed([(row.attack, row.prior or "") for row in inverted]))
+    if plan.fisher.enabled and rates.gradient is not None and private and n_followed:
+        passes = _LAYER_PASS * fisher_passes(plan, attacked, n_classes, n_followed=n_followed)
         steps.append(StepEstimate(name=FISHER, seconds=rates.unit_s + rates.gradient.seconds(round(passes), 32)))
     pictures = sum(row.runnable for row in rows) * attacked * plan.samples_per_class
     steps.append(StepEstimate(name="judging", seconds=2 * rates.forward.seconds(pictures, batch)))
     return tuple(steps)
 
 
-def fisher_passes(plan: AuditPlan, attacked: int, n_classes: int) -> int:
-    """Backward passes per sample that the layer scores take."""
+def fisher_passes(plan: AuditPlan, attacked: int, n_classes: int, *, n_followed: int) -> int:
+    """Backward passes per sample that the layer scores take, with `n_followed` attacks followed."""
     spec = plan.fisher
     labels = n_classes if n_classes <= spec.exact_up_to else spec.label_samples
     images = spec.n_classes * spec.images_per_class
-    kept = min(spec.n_classes, plan.classes_per_unit) * min(spec.images_per_class, plan.samples_per_class)
-    units = math.ceil(attacked / plan.classes_per_unit)
-    return images * (labels + 1) + len(spec.trajectory) * min(kept * units, attacked * plan.samples_per_class)
+    kept = min(spec.n_classes, attacked) * min(spec.images_per_class, plan.samples_per_class)
+    points = n_followed * len(spec.trajectory) * kept
+    return images * (labels + 2) + points * (1 + spec.label_samples)

@@ -7,7 +7,7 @@ never touches a store, so calling it again with the same facts gives the same un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ RECON, OUTCOME = "recon.npz", "outcome.json"
 """What an attack unit leaves: its images, and what it cost."""
 ACTIVATIONS, NO_PRIOR = "activations.npz", "none"
 """What `prepare` leaves for attacks on a cut model, and the prior of those, which use none."""
+
+PRIOR_FREE = frozenset({"pixel", "pixels", "dip"})
+"""Priors that no image was learned from: an attack on one of them draws on no public knowledge."""
 
 _PREPARE_INPUTS = (
     "model", "manifest.json", "plan.json", "policy.json", "target.json",
@@ -166,22 +169,47 @@ def _attack_units(job: AuditJob, attack: AttackPlan, prepared: UnitResult, prefi
 
 
 def _fisher_unit(job: AuditJob, attacks: tuple[AttackPlan, ...], done: Done, prefix: str) -> UnitSpec:
-    """Fisher scores read the fitted private images and the trajectory of the first white-box attack that ran."""
+    """Fisher scores read the fitted private images and the trajectories of the white-box attacks that are followed.
+
+    `trajectories` lists, per attack, its `attack` (key), `prior`, `prior_free` and `files` (names of input files).
+    """
     inputs = _pick(job.inputs, _FISHER_INPUTS)
     inputs |= _pick(done[prefix + PREPARE].outputs, ("prepared.json", "fit.npz", "placebo.npz"))
-    trajectory: list[JsonValue] = []
-    source: str | None = None
+    made: list[tuple[AttackPlan, dict[str, str]]] = []
     for attack in attacks:
-        if attack.readiness.access is not Access.WHITE_BOX or trajectory:
-            continue
-        for number in range(len(attack.chunks)):
-            result = done.get(attack.key(number, prefix))
-            if result is not None and RECON in result.outputs:
-                inputs[attack.file(number, RECON)] = result.outputs[RECON]
-                trajectory.append(attack.file(number, RECON))
-                source = attack.spec.key
-    params: dict[str, JsonValue] = {"trajectory": trajectory, "trajectory_attack": source}
-    return UnitSpec(kind=FISHER, key=prefix + FISHER, params=params, inputs=inputs)
+        results = {number: done.get(attack.key(number, prefix)) for number in range(len(attack.chunks))}
+        files = {
+            attack.file(number, RECON): result.outputs[RECON]
+            for number, result in results.items()
+            if result is not None and RECON in result.outputs
+        }
+        if files and attack.readiness.access is Access.WHITE_BOX:
+            made.append((attack, files))
+    trajectories: list[JsonValue] = []
+    for index in followed([(attack.spec.name, attack.prior) for attack, _ in made]):
+        attack, files = made[index]
+        inputs |= files
+        row: dict[str, JsonValue] = {"attack": attack.spec.key, "prior": attack.prior}
+        trajectories.append(row | {"prior_free": attack.prior in PRIOR_FREE, "files": list(files)})
+    return UnitSpec(kind=FISHER, key=prefix + FISHER, params={"trajectories": trajectories}, inputs=inputs)
+
+
+def followed(methods: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+    """Which white-box attacks the layer scores follow: two, so that a profile is not one attack's own (card B.3).
+
+    The first, and beside it the first whose prior is of the other kind (one knows public images, one does not), or
+    else the first of another method.
+
+    Args:
+        methods: name and prior of each attack, in the plan's order.
+    """
+    if not methods:
+        return ()
+    name, prior = methods[0]
+    others = range(1, len(methods))
+    other_kind = [index for index in others if (methods[index][1] in PRIOR_FREE) != (prior in PRIOR_FREE)]
+    other_method = [index for index in others if methods[index][0] != name]
+    return (0, *(other_kind or other_method)[:1])
 
 
 def _finish_unit(job: AuditJob, attacks: tuple[AttackPlan, ...], done: Done, failed: Failures, prefix: str) -> UnitSpec:

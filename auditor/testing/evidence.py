@@ -7,7 +7,7 @@ from typing import Any, Literal
 from auditor.contracts.access import Access
 from auditor.contracts.base import digest_of
 from auditor.contracts.cards import ClassifierCard, DataCard, JudgeCard, PriorCard
-from auditor.contracts.fisher import FisherReport, UnitScore
+from auditor.contracts.fisher import FisherReport, GapReading, Trajectory, UnitScore
 from auditor.contracts.manifest import InputSpec
 from auditor.contracts.outcome import AttackOutcome, ClassRow, Coverage, OutcomeStatus
 from auditor.contracts.plan import AttackSpec, AuditPlan, PriorSpec
@@ -237,6 +237,13 @@ def sample_fisher(verdict: Literal["informative", "uninformative"] = "informativ
             classification_share={"relative": cls[index], "sum": cls[index], "density": cls[index]},
             inversion_share={"relative": inv[index], "sum": inv[index], "density": inv[index]},
             placebo_share={"relative": 1 / 6, "sum": 1 / 6, "density": 1 / 6},
+            empirical_share={"relative": cls[index], "sum": cls[index], "density": cls[index]},
+            inversion_true_share={"relative": inv[index], "sum": inv[index], "density": inv[index]},
+            classification_interval=(cls[index] - 0.02, cls[index] + 0.03),
+            inversion_interval=(inv[index] - 0.03, inv[index] + 0.02),
+            placebo_interval=(0.15, 0.19),
+            classification_trimmed=cls[index],
+            inversion_trimmed=inv[index],
             contrast=(2.5 - index) * 0.6,
             contrast_low=(2.5 - index) * 0.6 - 0.35,
             contrast_high=(2.5 - index) * 0.6 + 0.35,
@@ -244,14 +251,50 @@ def sample_fisher(verdict: Literal["informative", "uninformative"] = "informativ
         for index, name in enumerate(names)
     )
     informative = verdict == "informative"
+    fracs = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)
+    trajectories = tuple(
+        Trajectory(
+            attack=attack,
+            prior=prior,
+            prior_free=prior == "pixels",
+            fracs=fracs,
+            weights=(1 / 6,) * 6,
+            per_step_share=(inv,) * 6,
+            n_classes=20,
+            n_images=60,
+        )
+        for attack, prior in (("ppa", "vae"), ("pixel-tv", "pixels"))
+    )
+    low, high = 0.28 if informative else -0.1, 0.47
+    asked = (("target-label", "true", ""), ("true", "true", ""), ("target-label", "empirical", ""))
+    asked += (("target-label", "true", "pixel-tv"), ("target-label", "placebo", ""))
+    readings = tuple(
+        GapReading(
+            inversion=inversion,
+            against=against,
+            aggregator="relative",
+            attack=attack,
+            gap=0.39,
+            gap_low=low,
+            gap_high=high,
+            boundary=3,
+            informative=informative,
+        )
+        for inversion, against, attack in asked
+    )
     return FisherReport(
         units=units,
         classification_definition="sampled:2",
-        trajectory=(0.0, 0.05, 0.1, 0.25, 0.5, 1.0),
-        trajectory_attack="ppa",
+        inversion_true_definition="sampled:2",
+        trajectories=trajectories,
+        trajectory=fracs,
+        trajectory_attack="ppa, pixel-tv",
         gap=0.39,
-        gap_low=0.28 if informative else -0.1,
-        gap_high=0.47,
+        gap_low=low,
+        gap_high=high,
+        gap_boundary=3,
+        weighted_boundaries={"0.5": 4, "1": 3, "2": 2},
+        readings=readings,
         boundary=3 if informative else None,
         candidates=(2, 3, 4),
         verdict=verdict,

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from auditor.contracts.plan import FisherSpec
-from auditor.errors import AuditorError
+from auditor.errors import AuditorError, Cancelled
 from auditor.fisher.diagonal import FisherScorer, exact_cotangents, sampled_cotangents, target_cotangents
 from auditor.fisher.per_sample import SquaredGradients
 from auditor.fisher.units import execution_units
@@ -53,7 +53,7 @@ def images(n, seed=0):
 def score(module, x, *, batch_size=4, engine=None, seed=0, spec=None):
     units = execution_units(module, x[:1])
     scorer = FisherScorer(module, lambda t: t, units, RunContext(batch_size=batch_size, seed=seed), engine=engine)
-    return scorer.classification(x, spec or FisherSpec())[0], scorer.gradients.engine
+    return scorer.true(x, spec or FisherSpec())[0], scorer.gradients.engine
 
 
 def slow_fisher(module, x):
@@ -157,12 +157,40 @@ class BatchSquared(SquaredGradients):
     def _batch(self, x, index, cotangents):
         leaves = list(self.module.parameters())
         outputs = self.module(x)
-        total = x.new_zeros(2, len(x), self._n_units, dtype=torch.float64)
+        total = x.new_zeros(2, len(x), self.n_units, dtype=torch.float64)
         for cotangent in cotangents(outputs.detach(), index):
             gradients = torch.autograd.grad(outputs, leaves, cotangent / len(x), retain_graph=True)
             for (name, _), g in zip(self.module.named_parameters(), gradients, strict=True):
                 total[:, :, self._unit_of[name]] += g.double().square().sum()
         return total
+
+
+class Counted(SquaredGradients):
+    """Says which samples are really scored."""
+
+    def _batch(self, x, index, cotangents):
+        self.scored = [*getattr(self, "scored", []), *index.tolist()]
+        return super()._batch(x, index, cotangents)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_stopped_scoring_goes_on_behind_its_last_batch(network, tmp_path, stop_after):
+    """Without the checkpoint a killed unit would begin again; with a wrong one it would end with other numbers."""
+    x, units = images(6), execution_units(network, images(1))
+    wanted = target_cotangents(torch.arange(6) % 4)
+    whole = SquaredGradients(network, units, rows=2)(x, wanted, RunContext(), stage="fisher")
+    ticks = []
+    ctx = RunContext(
+        unfinished=tmp_path, on_tick=lambda *tick: ticks.append(tick), is_cancelled=lambda: len(ticks) == stop_after
+    )
+    first = Counted(network, units, rows=2)
+    with pytest.raises(Cancelled):
+        first(x, wanted, ctx, stage="fisher")
+    again = Counted(network, units, rows=2)
+    found = again(x, wanted, ctx, stage="fisher")
+    assert first.scored + getattr(again, "scored", []) == [0, 1, 2, 3, 4, 5]
+    torch.testing.assert_close(found.squared, whole.squared, rtol=0, atol=0)
+    torch.testing.assert_close(found.relative, whole.relative, rtol=0, atol=0)
 
 
 def test_squaring_batch_gradients_would_be_caught(network):
@@ -172,7 +200,7 @@ def test_squaring_batch_gradients_would_be_caught(network):
 
     def mean(kind, rows):
         gradients = kind(network, units, rows=rows)
-        return gradients(x, target_cotangents(labels), on_rows=lambda _done: None).squared.mean(0)
+        return gradients(x, target_cotangents(labels), RunContext(), stage="fisher").squared.mean(0)
 
     reference = mean(SquaredGradients, 8)
     torch.testing.assert_close(mean(SquaredGradients, 3), reference, rtol=1e-4, atol=1e-10)
@@ -225,7 +253,7 @@ def test_sampled_labels_do_not_depend_on_the_batch(network):
     other, _ = score(network, x, spec=spec, seed=1)
     assert not torch.allclose(other.squared, reference.squared)
     scorer = FisherScorer(network, lambda t: t, units, RunContext())
-    assert scorer.classification(x, spec)[1] == "sampled:3"
+    assert scorer.true(x, spec)[1] == "sampled:3"
 
 
 def test_sampling_follows_the_probabilities_even_where_they_round_to_one():
@@ -238,13 +266,31 @@ def test_sampling_follows_the_probabilities_even_where_they_round_to_one():
 def test_target_fisher_is_the_squared_gradient_of_the_wanted_class(network):
     x, labels = images(3), torch.tensor([2, 0, 3])
     units = execution_units(network, x[:1])
-    found = FisherScorer(network, lambda t: t, units, RunContext(batch_size=2)).target(x, labels)
+    found = FisherScorer(network, lambda t: t, units, RunContext(batch_size=2)).labelled(x, labels)
     for row in range(3):
         network.zero_grad()
         cross_entropy(network(x[row : row + 1]), labels[row : row + 1]).backward()
         parameters = dict(network.named_parameters())
         expected = [sum(float(parameters[n].grad.double().square().sum()) for n in unit.parameters) for unit in units]
         assert found.squared[row].tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_sampled_fisher_averages_to_the_exact_one(network):
+    """2000 draws of labels that are all likely: within 6 % of the sum over all classes in every unit."""
+    network.head.weight.data.mul_(0.1)
+    x, units = images(2), execution_units(network, images(1))
+    scorer = FisherScorer(network, lambda t: t, units, RunContext())
+    exact, _ = scorer.true(x, FisherSpec())
+    sampled, definition = scorer.sampled(x, FisherSpec(label_samples=2000))
+    assert definition == "sampled:2000"
+    torch.testing.assert_close(sampled.squared, exact.squared, rtol=0.06, atol=0)
+
+
+def test_eight_bit_images_are_read_as_shares_of_white(network):
+    x, units = (images(3) * 255).round().to(torch.uint8), execution_units(network, images(1))
+    scorer = FisherScorer(network, lambda t: t * 2 - 1, units, RunContext())
+    labels = torch.tensor([2, 0, 3])
+    torch.testing.assert_close(scorer.labelled(x, labels).squared, scorer.labelled(x / 255, labels).squared)
 
 
 def test_outputs_that_cannot_be_differentiated_are_refused():
@@ -259,4 +305,4 @@ def test_outputs_that_cannot_be_differentiated_are_refused():
     module = Labels()
     units = execution_units(module, images(1))
     with pytest.raises(AuditorError, match="differentiable"):
-        FisherScorer(module, lambda t: t, units, RunContext()).classification(images(2), FisherSpec())
+        FisherScorer(module, lambda t: t, units, RunContext()).true(images(2), FisherSpec())

@@ -32,7 +32,7 @@ def test_units_and_scores(name, shape, n_units, first, last):
     assert sorted(p for unit in units for p in unit.parameters) == sorted(n for n, _ in module.named_parameters())
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     scorer = FisherScorer(module, lambda images: images, units, RunContext())
-    squares, definition = scorer.classification(x, FisherSpec())
+    squares, definition = scorer.true(x, FisherSpec())
     assert definition == "exact"
     assert scorer.gradients.engine == "layerwise"
     assert bool((squares.squared > 0).all())

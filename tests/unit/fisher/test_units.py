@@ -52,6 +52,40 @@ def test_transformer_halves_are_units_and_the_position_embedding_goes_with_the_s
     assert set(units[0].parameters) == {"conv_proj.weight", "conv_proj.bias", "class_token", "encoder.pos_embedding"}
 
 
+def on_paper(name, **options):
+    """Units of a torchvision network without any memory for its weights."""
+    with torch.device("meta"):
+        module = getattr(torchvision.models, name)(num_classes=5, **options)
+        return module, execution_units(module, torch.rand(1, 3, 32, 32))
+
+
+def test_vit_b_16_is_cut_between_its_attention_and_mlp_blocks_only():
+    module, units = on_paper("vit_b_16", image_size=32)
+    blocks = [f"encoder.layers.encoder_layer_{i}" for i in range(12)]
+    halves = [f"{block}.{half}" for block in blocks for half in ("self_attention", "mlp")]
+    assert [unit.name for unit in units] == ["conv_proj", *halves, "heads.head"]
+    norm_of = (("self_attention", "ln_1"), ("mlp", "ln_2"))
+    norms = {f"{block}.{half}": f"{block}.{norm}." for block in blocks for half, norm in norm_of}
+    for unit in units[1:-1]:
+        outside = [p for p in unit.parameters if not p.startswith((f"{unit.name}.", norms[unit.name], "encoder.ln."))]
+        assert not outside
+        inside = [n for n, _ in module.named_parameters() if n.startswith((f"{unit.name}.", norms[unit.name]))]
+        assert set(inside) <= set(unit.parameters)
+    assert sum(unit.n_parameters for unit in units) == sum(p.numel() for p in module.parameters())
+
+
+def test_swin_t_keeps_attention_with_its_position_bias_and_norm_whole():
+    module, units = on_paper("swin_t")
+    owner = {parameter: unit.name for unit in units for parameter in unit.parameters}
+    assert set(owner) == {name for name, _ in module.named_parameters()}
+    for path, submodule in module.named_modules():
+        if path.endswith((".attn", ".mlp")):
+            norm = path.removesuffix("attn") + "norm1" if path.endswith("attn") else path.removesuffix("mlp") + "norm2"
+            mine = [*(f"{path}.{n}" for n, _ in submodule.named_parameters()), f"{norm}.weight", f"{norm}.bias"]
+            assert {owner[name] for name in mine} == {path}
+    assert units[-1].name == "head"
+
+
 class HeadFirst(nn.Module):
     """Registers its layers in the wrong order, reuses one, and never calls another."""
 

@@ -15,6 +15,7 @@ from auditor.contracts.policy import Policy, RiskLevel, Thresholds, Verdict
 from auditor.contracts.report import Gallery
 from auditor.contracts.scores import NotMeasured
 from auditor.report.render_html import render_html
+from auditor.report.render_markdown import render_markdown
 from auditor.report.render_repair_html import render_repair_html
 from auditor.testing.reports import (
     sample_attacks,
@@ -193,6 +194,41 @@ class TestAuditPage:
             assert row.digest in text
         for name, value in report.policy.thresholds.model_dump().items():
             assert f"{name} {value}" in text
+
+    def test_the_layers_show_intervals_every_point_and_other_readings(self):
+        """Everything the contract holds is on the page and in the Markdown: who reads one must not know less."""
+        fisher = sample_fisher()
+        page = render_html(sample_report(fisher=fisher))
+        text = Page(page).text
+        markdown = render_markdown(sample_report(fisher=fisher))
+        for words in (
+            "ppa (prior vae) and pixel-tv (no public knowledge)",
+            "5.0% [3.0, 8.0]",
+            "Inversion shares along the way of pixel-tv",
+            "The same question asked otherwise",
+            "0.39 [0.28, 0.47]",
+            "0.5: 4, 1: 3, 2: 2",
+            "60 reconstructions of pixel-tv",
+        ):
+            assert words in text, words
+            assert words in markdown.replace("\\[", "["), words
+        chart = page[page.index("Fisher shares by unit") :]
+        assert chart[: chart.index("</svg>")].count('class="whisker"') == 2 * len(fisher.units)
+
+    def test_layers_of_an_older_report_are_shown_as_far_as_they_go(self):
+        fisher = sample_fisher()
+        unit = {"empirical_share": {}, "inversion_true_share": {}, "classification_interval": None,
+                "inversion_interval": None, "placebo_interval": None, "inversion_trimmed": None}  # fmt: skip
+        old = fisher.model_copy(
+            update={
+                "units": tuple(item.model_copy(update=unit) for item in fisher.units),
+                "trajectories": (), "readings": (), "trajectory_attack": "ppa", "weighted_boundaries": {},
+                "per_step_share": fisher.trajectories[0].per_step_share,
+            }
+        )  # fmt: skip
+        text = Page(render_html(sample_report(fisher=old))).text
+        assert "along the way of ppa" in text
+        assert "asked otherwise" not in text
 
     def test_names_from_outside_stay_text(self):
         report = sample_report(target=sample_target(name="x", architecture=HOSTILE, warnings=(HOSTILE,)))

@@ -157,11 +157,12 @@ def test_a_plan_whose_searches_are_all_too_short_cannot_pass():
 
 
 def test_layer_scores_by_hand():
-    """4 private images with 2 sampled labels and one prior picture each; 3 points of 2 x 2 rows."""
+    """4 private images with 2 sampled labels and the observed one, a prior picture each; 3 points of 2 x 2 rows with
+    the label aimed at and 2 sampled ones, for each attack that is followed."""
     spec = FisherSpec(n_classes=2, images_per_class=2, label_samples=2, exact_up_to=5, trajectory=(0.0, 0.5, 1.0))
     plan = PLAN.model_copy(update={"fisher": spec, "classes_per_unit": 9})
-    assert fisher_passes(plan, attacked=5, n_classes=10) == 4 * 2 + 4 + 3 * 4
-    assert fisher_passes(plan, attacked=5, n_classes=5) == 4 * 5 + 4 + 3 * 4
+    assert fisher_passes(plan, attacked=5, n_classes=10, n_followed=1) == 4 * 2 + 4 + 4 + 3 * 4 * 3
+    assert fisher_passes(plan, attacked=5, n_classes=5, n_followed=2) == 4 * 5 + 4 + 4 + 2 * 3 * 4 * 3
 
 
 @pytest.mark.parametrize("preset", PRESETS)

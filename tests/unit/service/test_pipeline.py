@@ -6,7 +6,9 @@ from auditor.contracts.base import digest_of
 from auditor.contracts.jobs import AuditJob, Failed, UnitResult
 from auditor.contracts.plan import AttackSpec, AuditPlan, FisherSpec, PriorSpec
 from auditor.errors import RunnerFailure
-from auditor.service.pipeline import AUDIT, audit_units, is_tolerated
+from auditor.priors.catalog import PRIORS as PRIOR_CATALOG
+from auditor.service.matching import can_be_made
+from auditor.service.pipeline import AUDIT, PRIOR_FREE, audit_units, followed, is_tolerated
 
 NAMES = (
     "model", "manifest.json", "plan.json", "policy.json", "target.json",
@@ -110,7 +112,7 @@ def test_whatever_prepare_leaves_only_prior_weights_reach_an_attack(extra):
             assert not {"private.npz", "heldout.npz", "public.npz", "fit.npz", "policy.json"} & set(unit.inputs)
 
 
-def test_fisher_waits_for_every_attack_and_gets_the_first_white_box_trajectory():
+def test_fisher_waits_for_every_attack_and_follows_two_white_box_methods():
     done = prepared()
     units = audit_units(job(), done, {})
     almost, _ = settle(units[:-1], done)
@@ -118,14 +120,17 @@ def test_fisher_waits_for_every_attack_and_gets_the_first_white_box_trajectory()
     done, _ = settle(units, done)
     fisher = audit_units(job(), done, {})[-1]
     assert fisher.key == "fisher"
+    files = [[f"attack-{index}-{chunk}.recon.npz" for chunk in (0, 1)] for index in (0, 1)]
     assert fisher.params == {
-        "trajectory": ["attack-0-0.recon.npz", "attack-0-1.recon.npz"],
-        "trajectory_attack": "ppa",
+        "trajectories": [
+            {"attack": "ppa", "prior": "vae", "prior_free": False, "files": files[0]},
+            {"attack": "gmi", "prior": "dcgan", "prior_free": False, "files": files[1]},
+        ]
     }
     assert fisher.inputs["attack-0-1.recon.npz"] == digest_of(b"attack/ppa/1 recon.npz")
     assert set(fisher.inputs) == {
         "model", "manifest.json", "plan.json", "target.json", "prepared.json", "fit.npz", "placebo.npz",
-        "attack-0-0.recon.npz", "attack-0-1.recon.npz",
+        *files[0], *files[1],
     }  # fmt: skip
 
 
@@ -134,13 +139,35 @@ def test_when_the_first_white_box_attack_failed_the_next_one_gives_the_trajector
     units = audit_units(job(), done, {})
     done, failed = settle(units, done, failing=("attack/ppa/0", "attack/ppa/1"))
     fisher = audit_units(job(), done, failed)[-1]
-    assert fisher.params["trajectory"] == ["attack-1-0.recon.npz", "attack-1-1.recon.npz"]
+    (only,) = fisher.params["trajectories"]
+    assert (only["attack"], only["files"]) == ("gmi", ["attack-1-0.recon.npz", "attack-1-1.recon.npz"])
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        ([], ()),
+        ([("ppa", "vae")], (0,)),
+        ([("ppa", "vae"), ("ppa", "vae")], (0,)),  # the averaged PPA is no second method
+        ([("ppa", "vae"), ("ppa", "vae"), ("gmi", "dcgan")], (0, 2)),
+        ([("ppa", "vae"), ("gmi", "dcgan"), ("pixel-tv", "pixels")], (0, 2)),
+        ([("pixel-tv", "pixels"), ("dip", "dip"), ("ppa", "onnx")], (0, 2)),
+        ([("pixel-tv", "pixels"), ("dip", "dip")], (0, 1)),
+    ],
+)
+def test_the_second_attack_is_of_the_other_kind_where_there_is_one(methods, expected):
+    assert followed(methods) == expected
+
+
+def test_prior_free_are_the_priors_that_need_no_public_image_and_no_target():
+    needless = {name for name in PRIOR_CATALOG.names if can_be_made(name, (), has_public=False)}
+    assert needless == PRIOR_FREE
 
 
 def test_without_a_white_box_attack_fisher_runs_without_a_trajectory():
     done = prepared(ppa="no gradients", gmi="no gradients")
     done, _ = settle(audit_units(job(), done, {}), done)
-    assert audit_units(job(), done, {})[-1].params["trajectory"] == []
+    assert audit_units(job(), done, {})[-1].params["trajectories"] == []
 
 
 def test_finish_is_told_what_failed_and_what_could_not_run():
