@@ -42,8 +42,8 @@ def candidate_boundaries(
         return dict.fromkeys(sorted(set(given)), "user")
     found: dict[int, str] = {}
     if fisher is not None and fisher.boundary is not None:
-        found[_mapped(fisher.boundary, len(fisher.units), n_units)] = "fisher"
-    spare = [_mapped(k, len(fisher.units), n_units) for k in fisher.candidates] if found and fisher else []
+        found[mapped_boundary(fisher.boundary, len(fisher.units), n_units)] = "fisher"
+    spare = [mapped_boundary(k, len(fisher.units), n_units) for k in fisher.candidates] if found and fisher else []
     others = [*depth_quantiles(n_units, _QUANTILES), *spare, *range(1, n_units)]
     for k in others:
         if len(found) >= n_wanted:
@@ -52,6 +52,7 @@ def candidate_boundaries(
     return dict(sorted(found.items()))
 
 
+<<<<<<< HEAD
 def sweep_boundaries(n_units: int, fisher: FisherReport | None) -> dict[int, str]:
     """Every boundary from 0 on, at most `MAX_SWEPT` spread over the depth, and the Fisher scores' among them."""
     step = max(1.0, (n_units - 1) / (MAX_SWEPT - 1))
@@ -62,5 +63,8 @@ def sweep_boundaries(n_units: int, fisher: FisherReport | None) -> dict[int, str
 
 
 def _mapped(boundary: int, of: int, n_units: int) -> int:
+=======
+def mapped_boundary(boundary: int, of: int, n_units: int) -> int:
+>>>>>>> 8a1d003 (A repair report says how well the Fisher scores chose: regret and rank correlation, with intervals over classes)
     """The boundary at the same share of the depth."""
     return min(n_units - 1, max(1, boundary if of == n_units else round(boundary / of * n_units)))

@@ -156,6 +156,33 @@ class PairedDifference(Contract):
     difference: Score
 
 
+class HeuristicRow(Contract):
+    """A boundary that was tried, against the Fisher scores of the submission."""
+
+    boundary: int
+    inversion_mass: float
+    """Share of the inversion's Fisher information in the frozen units, in [0, 1]."""
+    classification_mass: float
+    lift: Score
+    """Under the worst attack of the quick plan."""
+    within_budget: bool
+
+
+class HeuristicCheck(Contract):
+    """How well the Fisher scores of the submission proposed, judged by the boundaries that were tried."""
+
+    proposed: int | None
+    """Boundary that they propose; None: uninformative."""
+    best: int | None
+    """Boundary with the lowest lift within the accuracy budget."""
+    regret: Score
+    """Lift at the proposed boundary minus lift at the best; `n` counts boundaries."""
+    correlation: Score
+    """Spearman's, over boundaries, of the frozen inversion mass and the reduction of lift; `n` counts boundaries."""
+    rows: tuple[HeuristicRow, ...]
+    notes: tuple[str, ...] = ()
+
+
 class RepairReport(Contract):
     """What the repair did, and whether it can be believed."""
 
@@ -181,6 +208,8 @@ class RepairReport(Contract):
     """Boundary of the chosen candidate."""
     quick_lift_before: dict[str, Score] = Field(default_factory=dict)
     """Lift of the submitted model by attack key under the quick plan: what the candidates are compared with."""
+    heuristic: HeuristicCheck | None = None
+    """None: the submission has no Fisher scores, or one boundary alone was tried."""
     differences: tuple[PairedDifference, ...]
     """Attacks of the audit before, under the full plan."""
     adaptive_differences: tuple[PairedDifference, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from auditor.fisher.contrast import Profile, average, depth_gap, resamples
 from auditor.fisher.evidence import Evidence, Task
 from auditor.fisher.shares import AGGREGATORS, RECOMMENDED, Aggregator
 from auditor.tensors import RunContext
+
+Upper = Literal["target-label", "true", "placebo"]
+Lower = Literal["true", "empirical", "placebo"]
 
 FEW_CLASSES = 20
 """Classes under which an interval over classes is too narrow."""
@@ -76,7 +80,7 @@ def all_profiles(
 def gap_readings(profiles: dict[Aggregator, Profiles], evidence: Evidence) -> tuple[GapReading, ...]:
     """The recommended reading first; each of the others changes one thing. None for a network of one unit."""
     own = profiles[RECOMMENDED]
-    asked: list[tuple[str, str, Aggregator, str, Profile, Profile]] = [
+    asked: list[tuple[Upper, Lower, Aggregator, str, Profile, Profile]] = [
         ("target-label", "true", name, "", profiles[name].inversion, profiles[name].classification)
         for name in AGGREGATORS
     ]
@@ -86,8 +90,8 @@ def gap_readings(profiles: dict[Aggregator, Profiles], evidence: Evidence) -> tu
     ]
     if len(own.by_attack) > 1:
         asked += [
-            ("target-label", "true", RECOMMENDED, inversion.course.attack, found, own.classification)
-            for inversion, found in zip(evidence.inversions, own.by_attack, strict=True)
+            ("target-label", "true", RECOMMENDED, followed.course.attack, found, own.classification)
+            for followed, found in zip(evidence.inversions, own.by_attack, strict=True)
         ]
     asked += [
         ("target-label", "placebo", RECOMMENDED, "", own.inversion, own.placebo),
@@ -96,10 +100,21 @@ def gap_readings(profiles: dict[Aggregator, Profiles], evidence: Evidence) -> tu
     readings = []
     for inversion, against, aggregator, attack, upper, lower in asked:
         gap = depth_gap(upper, lower)
-        if gap is not None:
-            found = {"inversion": inversion, "against": against, "aggregator": aggregator, "attack": attack}
-            found |= {"boundary": gap.boundary, "informative": gap.informative}
-            readings.append(GapReading(**found, gap=gap.value, gap_low=gap.low, gap_high=gap.high))
+        if gap is None:
+            return ()
+        readings.append(
+            GapReading(
+                inversion=inversion,
+                against=against,
+                aggregator=aggregator,
+                attack=attack,
+                gap=gap.value,
+                gap_low=gap.low,
+                gap_high=gap.high,
+                boundary=gap.boundary,
+                informative=gap.informative,
+            )
+        )
     return tuple(readings)
 
 

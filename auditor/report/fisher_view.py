@@ -53,8 +53,8 @@ def unit_table(fisher: FisherReport) -> Table:
         )
         for unit in fisher.units
     )
-    head = ("Unit", "Parameters", "Classification", "Inversion", "Placebo")
-    head += ("Classification, empirical", "Inversion, true", "Trimmed, cls. / inv.", "Contrast")
+    shares = ("Classification", "Inversion", "Placebo", "Classification, empirical", "Inversion, true")
+    head = ("Unit", "Parameters", *shares, "Trimmed, cls. / inv.", "Contrast")
     return Table(f"Share of each unit, aggregator {name}", head, rows)
 
 

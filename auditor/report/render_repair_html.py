@@ -7,10 +7,13 @@ from auditor.contracts.repair import RepairReport
 from auditor.contracts.scores import NotMeasured
 from auditor.report.page import drawn, render_page
 from auditor.report.repair_view import (
+    HEURISTIC_COLUMNS,
     attack_keys,
     chosen_candidate,
     difference_chart,
     frozen_proof,
+    heuristic_rows,
+    heuristic_text,
     lift_difference,
     repair_headline,
     repair_meaning,
@@ -39,5 +42,8 @@ def render_repair_html(report: RepairReport) -> str:
         trades=[(key, drawn(trade_chart(report, key))) for key in keys],
         difference_chart=drawn(difference_chart(report)) if report.differences else "",
         effect=effect.difference if effect else NotMeasured(metric="lift", reason="nothing to compare"),
+        heuristic_text=heuristic_text(report.heuristic) if report.heuristic else "",
+        heuristic_columns=HEURISTIC_COLUMNS,
+        heuristic_rows=heuristic_rows(report.heuristic) if report.heuristic else (),
         frozen=[frozen_proof(candidate) for candidate in report.candidates],
     )

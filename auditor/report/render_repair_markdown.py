@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import PairedDifference, RepairReport
 from auditor.report.markdown import bullets, folded, plain, table
-from auditor.report.repair_view import attack_keys, frozen_proof, repair_headline, repair_meaning, utility_rows
+from auditor.report.repair_view import (
+    HEURISTIC_COLUMNS,
+    attack_keys,
+    frozen_proof,
+    heuristic_rows,
+    heuristic_text,
+    repair_headline,
+    repair_meaning,
+    utility_rows,
+)
 from auditor.report.wording import PASS_CAVEAT, VERDICT_SIGN, score_text
 
 
@@ -29,6 +38,9 @@ def render_repair_markdown(report: RepairReport) -> str:
     if costs := utility_rows(report):
         lines += ["### What it cost", "", *table(("", "Before", "After"), costs, numeric_from=1), ""]
     lines += ["### Boundaries tried", "", *_candidates(report), ""]
+    if report.heuristic is not None:
+        lines += ["### Did the Fisher scores choose well", "", plain(heuristic_text(report.heuristic)), ""]
+        lines += [*table(HEURISTIC_COLUMNS, heuristic_rows(report.heuristic)), "", *bullets(report.heuristic.notes), ""]
     identifiers = [
         ("Repair", report.id),
         ("Audit before", report.before_report_id),

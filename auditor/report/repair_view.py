@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from auditor.contracts.policy import Verdict
-from auditor.contracts.repair import PairedDifference, RepairCandidate, RepairReport
+from auditor.contracts.repair import HeuristicCheck, PairedDifference, RepairCandidate, RepairReport
 from auditor.contracts.scores import Measured, Score
 from auditor.report.charts import Axis, Mark, Point, Row, Zone, mark_chart, scatter_chart
-from auditor.report.wording import VERDICT_WORD, quantity, score_text
+from auditor.report.wording import VERDICT_WORD, percent, quantity, score_text
+
+HEURISTIC_COLUMNS = ("Boundary", "Inversion mass frozen", "Classification mass frozen", "Lift, worst attack", "Budget")
 
 
 def chosen_candidate(report: RepairReport) -> RepairCandidate | None:
@@ -70,6 +72,38 @@ def utility_rows(report: RepairReport) -> list[tuple[str, str, str]]:
         ("Latency of one image", f"{before.latency_ms:.2f} ms", f"{after.latency_ms:.2f} ms"),
         ("File", f"{before.size_bytes / 2**20:.2f} MiB", f"{after.size_bytes / 2**20:.2f} MiB"),
     ]
+
+
+def heuristic_text(check: HeuristicCheck) -> str:
+    """What the boundaries tried say about the Fisher scores, in sentences."""
+    if isinstance(check.regret, Measured):
+        best = "which is the best" if check.proposed == check.best else f"the best is {check.best}"
+        told = (
+            f"The Fisher scores propose boundary {check.proposed}; of {check.regret.n} boundaries within the budget "
+            f"{best}. Regret: {score_text(check.regret)} of lift."
+        )
+    else:
+        told = f"Regret of the Fisher proposal: not measured ({check.regret.reason})."
+    if isinstance(check.correlation, Measured):
+        return (
+            f"{told} Rank correlation of frozen inversion mass and reduction of lift: {score_text(check.correlation)} "
+            f"over {check.correlation.n} boundaries."
+        )
+    return f"{told} Rank correlation of frozen inversion mass: not measured ({check.correlation.reason})."
+
+
+def heuristic_rows(check: HeuristicCheck) -> tuple[tuple[str, ...], ...]:
+    """Texts of `HEURISTIC_COLUMNS` for every boundary tried."""
+    return tuple(
+        (
+            str(row.boundary) + (" (proposed)" if row.boundary == check.proposed else ""),
+            percent(row.inversion_mass),
+            percent(row.classification_mass),
+            score_text(row.lift),
+            "within" if row.within_budget else "over",
+        )
+        for row in check.rows
+    )
 
 
 def frozen_proof(candidate: RepairCandidate) -> str:

@@ -266,8 +266,13 @@ def sample_fisher(verdict: Literal["informative", "uninformative"] = "informativ
         for attack, prior in (("ppa", "vae"), ("pixel-tv", "pixels"))
     )
     low, high = 0.28 if informative else -0.1, 0.47
-    asked = (("target-label", "true", ""), ("true", "true", ""), ("target-label", "empirical", ""))
-    asked += (("target-label", "true", "pixel-tv"), ("target-label", "placebo", ""))
+    asked: tuple[tuple[Literal["target-label", "true"], Literal["true", "empirical", "placebo"], str], ...] = (
+        ("target-label", "true", ""),
+        ("true", "true", ""),
+        ("target-label", "empirical", ""),
+        ("target-label", "true", "pixel-tv"),
+        ("target-label", "placebo", ""),
+    )
     readings = tuple(
         GapReading(
             inversion=inversion,

@@ -11,7 +11,16 @@ from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy, Verdict
-from auditor.contracts.repair import FreezePlan, NormMode, PairedDifference, RepairCandidate, RepairReport, Utility
+from auditor.contracts.repair import (
+    FreezePlan,
+    HeuristicCheck,
+    HeuristicRow,
+    NormMode,
+    PairedDifference,
+    RepairCandidate,
+    RepairReport,
+    Utility,
+)
 from auditor.contracts.report import AuditReport, Gallery, GalleryRow
 from auditor.contracts.scores import NotMeasured
 from auditor.contracts.submission import TargetCard
@@ -149,6 +158,7 @@ def sample_repair_report(
         candidates=candidates,
         chosen=chosen,
         quick_lift_before={"ppa": measured("lift", *before)},
+        heuristic=_heuristic(candidates),
         differences=differences if kept else (),
         verdict_before=Verdict.FAIL,
         verdict_after=Verdict.INCONCLUSIVE if kept else None,
@@ -164,6 +174,27 @@ def _utility(accuracy: float, calibration_error: float) -> Utility:
         size: measured(f"robust_accuracy_{size}", accuracy - loss) for size, loss in (("0.0005", 0.01), ("0.001", 0.03))
     }
     return Utility(calibration_error=calibration_error, robust_accuracy=robust, latency_ms=1.4, size_bytes=1_200_000)
+
+
+def _heuristic(candidates: tuple[RepairCandidate, ...]) -> HeuristicCheck:
+    rows = tuple(
+        HeuristicRow(
+            boundary=item.freeze.boundary,
+            inversion_mass=0.2 * item.freeze.boundary,
+            classification_mass=0.1 * item.freeze.boundary,
+            lift=item.lift["ppa"],
+            within_budget=item.within_budget,
+        )
+        for item in candidates
+    )
+    return HeuristicCheck(
+        proposed=2,
+        best=4,
+        regret=measured("lift", 0.06, 0.0, 0.15, n=2),
+        correlation=measured("lift", 1.0, 0.5, 1.0, n=3),
+        rows=rows,
+        notes=("The frozen inversion mass grows with the boundary.",),
+    )
 
 
 def _candidate(boundary: int, accuracy: float, lift: float, *, within: bool) -> RepairCandidate:

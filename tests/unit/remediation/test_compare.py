@@ -179,8 +179,15 @@ def test_a_repair_report_pairs_before_and_after_by_class():
     lift = next(row for row in found.differences if row.metric == "lift")
     assert lift.difference.low > 0
     assert found.quick_lift_before["a0"].high == 0.7
+    assert (found.heuristic.proposed, found.heuristic.best) == (4, 4)
+    assert found.heuristic.regret.value == 0
     assert any("boundary 5 failed" in note for note in found.notes)
     assert found.model_dump_json() == report_of(sample_report(Verdict.PASS)).model_dump_json()
+
+
+def test_without_fisher_scores_there_is_nothing_to_check():
+    bare = sample_report(Verdict.FAIL, fisher=NotMeasured(metric="fisher", reason="no gradients"))
+    assert report_of(None, before=bare).heuristic is None
 
 
 def test_a_failed_audit_after_the_repair_leaves_nothing_proved():
