@@ -52,19 +52,15 @@ def candidate_boundaries(
     return dict(sorted(found.items()))
 
 
-<<<<<<< HEAD
 def sweep_boundaries(n_units: int, fisher: FisherReport | None) -> dict[int, str]:
     """Every boundary from 0 on, at most `MAX_SWEPT` spread over the depth, and the Fisher scores' among them."""
     step = max(1.0, (n_units - 1) / (MAX_SWEPT - 1))
     found = dict.fromkeys({round(step * i) for i in range(MAX_SWEPT) if round(step * i) <= n_units - 1}, "sweep")
     if fisher is not None and fisher.boundary is not None:
-        found[_mapped(fisher.boundary, len(fisher.units), n_units)] = "fisher"
+        found[mapped_boundary(fisher.boundary, len(fisher.units), n_units)] = "fisher"
     return dict(sorted(found.items()))
 
 
-def _mapped(boundary: int, of: int, n_units: int) -> int:
-=======
 def mapped_boundary(boundary: int, of: int, n_units: int) -> int:
->>>>>>> 8a1d003 (A repair report says how well the Fisher scores chose: regret and rank correlation, with intervals over classes)
     """The boundary at the same share of the depth."""
     return min(n_units - 1, max(1, boundary if of == n_units else round(boundary / of * n_units)))

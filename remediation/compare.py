@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from auditor.contracts.base import digest_of
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.manifest import RepairBudget
-<<<<<<< HEAD
-from auditor.contracts.repair import PairedDifference, RepairCandidate, RepairReport, RepairStart, TrainedCandidate
-=======
-from auditor.contracts.repair import HeuristicCheck, RepairCandidate, RepairReport, RepairStart, TrainedCandidate
->>>>>>> 8a1d003 (A repair report says how well the Fisher scores chose: regret and rank correlation, with intervals over classes)
+from auditor.contracts.repair import (
+    HeuristicCheck,
+    PairedDifference,
+    RepairCandidate,
+    RepairReport,
+    RepairStart,
+    TrainedCandidate,
+)
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured, NotMeasured, Score
 from auditor.errors import InvalidInput
 from auditor.evaluation.intervals import Bootstrap
 from auditor.evaluation.paired import compare_reports
-<<<<<<< HEAD
-from remediation.offers import offer_of
-=======
 from remediation.heuristic import check_heuristic
->>>>>>> 8a1d003 (A repair report says how well the Fisher scores chose: regret and rank correlation, with intervals over classes)
+from remediation.offers import offer_of
 
 _RANKED_BY = ("lift", "both_agree", "evaluator_top1")
 """What a candidate is judged by: the first of these that every candidate has for every attack."""
@@ -230,7 +230,6 @@ def repair_report(
     )
 
 
-<<<<<<< HEAD
 def quick_differences(defense: str, before: AuditReport, after: AuditReport) -> tuple[Differences, Differences]:
     """What the candidate changed under attacks that know nothing of the defense, and under those that know it."""
     known = {attack.key for attack in offer_of(defense).adaptive}
@@ -253,14 +252,14 @@ def hiding(static: Differences, adaptive: Differences) -> tuple[str, ...]:
 
 def _proven(row: PairedDifference) -> bool:
     return isinstance(row.difference, Measured) and row.difference.low > 0
-=======
+
+
 def _heuristic(
     before: AuditReport, quick: AuditReport, candidates: Sequence[RepairCandidate], reports: Mapping[int, AuditReport]
 ) -> HeuristicCheck | None:
     if not isinstance(before.fisher, FisherReport):
         return None
     return check_heuristic(before.fisher, candidates, reports, Bootstrap(quick.plan.n_bootstrap, quick.plan.seed))
->>>>>>> 8a1d003 (A repair report says how well the Fisher scores chose: regret and rank correlation, with intervals over classes)
 
 
 def _unknown(metric: str) -> NotMeasured:

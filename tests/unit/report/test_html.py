@@ -307,7 +307,6 @@ class TestRepairPage:
         worse = render_repair_html(sample_repair_report(gain=(-0.1, -0.2, -0.02)))
         assert "the repair made it worse" in worse
 
-<<<<<<< HEAD
     def test_what_a_repair_cost_and_what_it_changed_for_who_knows_it(self):
         report = sample_repair_report()
         text = Page(render_repair_html(report)).text
@@ -317,7 +316,7 @@ class TestRepairPage:
         led = Page(render_repair_html(report.model_copy(update={"adaptive_differences": (knowing,)}))).text
         assert led.index("attackers who know it") < led.index("What it cost")
         assert "adaptive-averaged" in led
-=======
+
     def test_whether_the_fisher_scores_chose_well_is_said_in_both_formats(self):
         report = sample_repair_report()
         text, markdown = Page(render_repair_html(report)).text, render_repair_markdown(report).replace("\\[", "[")
@@ -331,7 +330,6 @@ class TestRepairPage:
             assert words in markdown, words
         old = report.model_copy(update={"heuristic": None})
         assert "choose well" not in render_repair_html(old) + render_repair_markdown(old)
->>>>>>> 8a1d003 (A repair report says how well the Fisher scores chose: regret and rank correlation, with intervals over classes)
 
     def test_nothing_repaired_is_said(self):
         text = Page(render_repair_html(sample_repair_report(chosen=None))).text
