@@ -1,9 +1,9 @@
 """Per-sample gradients of single layers from their input and their output gradient.
 
 `CaptureGradients` watches a forward pass at the level of torch functions. Each call that reads a parameter must have a
-rule here (convolution, linear, batch/layer/group norm, PReLU, and arithmetic with a broadcast parameter); anything else
-raises `NotCovered` and the caller takes another engine. Rules require that dimension 0 of input and output
-counts the samples.
+rule here (convolution, linear, self-attention, batch/layer/group norm, PReLU, and arithmetic with, or expansion of, a
+broadcast parameter); anything else raises `NotCovered` and the caller takes another engine. Rules require that
+dimension 0 of input and output counts the samples.
 """
 
 from __future__ import annotations
@@ -282,7 +282,44 @@ def _arithmetic(capture: CaptureGradients, func: Any, args: tuple[Any, ...], kwa
     return z, [_Use(str(name), get_gradient_edge(own), VectorSquares(parameter, lambda gradient: gradient))]
 
 
+def _expand(capture: CaptureGradients, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A parameter repeated for every sample (a class token): every sample gets its own copy."""
+    parameter = args[0]
+    z = func(parameter.detach(), *args[1:], **kwargs).contiguous().requires_grad_()
+    if parameter.ndim != z.ndim or parameter.shape[0] != 1 or parameter.shape[1:] != z.shape[1:]:
+        raise NotCovered("a parameter expanded over more than the samples")
+    name = capture.name_of(parameter)
+    return z, [_Use(str(name), get_gradient_edge(z), VectorSquares(parameter, lambda gradient: gradient))]
+
+
+_ATTENTION = (
+    "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn dropout_p "
+    "out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask use_separate_proj_weight "
+    "q_proj_weight k_proj_weight v_proj_weight static_k static_v average_attn_weights is_causal"
+)
+
+
+def _self_attention(capture: CaptureGradients, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`F.multi_head_attention_forward` of one (L, B, E) sequence with itself, as its two linear layers."""
+    call = _bind(_ATTENTION, args, kwargs, training=True, need_weights=True)
+    absent = ("bias_k", "bias_v", "key_padding_mask", "attn_mask", "static_k", "static_v")
+    x = call["query"]
+    if x is not call["key"] or x is not call["value"] or x.ndim != 3 or capture.name_of(x) is not None:
+        raise NotCovered("attention between two sequences, or without a batch")
+    if any(call.get(name) is not None for name in absent) or call["add_zero_attn"] or call["need_weights"]:
+        raise NotCovered("attention with masks, extra keys or returned weights")
+    if (call["training"] and call["dropout_p"]) or call.get("use_separate_proj_weight") or call.get("is_causal"):
+        raise NotCovered("attention with dropout, separate projections or a causal mask")
+    packed, uses = _linear(capture, F.linear, (x.transpose(0, 1), call["in_proj_weight"], call["in_proj_bias"]), {})
+    q, k, v = packed.unflatten(2, (3, call["num_heads"], -1)).permute(2, 0, 3, 1, 4)  # (B, heads, L, E / heads) each
+    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, L, E)
+    z, more = _linear(capture, F.linear, (mixed, call["out_proj_weight"], call["out_proj_bias"]), {})
+    return (z.transpose(0, 1), None), [*uses, *more]
+
+
 _RULES: dict[str, Rule] = {
+    "multi_head_attention_forward": _self_attention,
+    "expand": _expand,
     "conv2d": _conv2d,
     "linear": _linear,
     "matmul": _matmul,

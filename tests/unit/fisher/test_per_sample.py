@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -122,6 +123,41 @@ def test_networks_that_the_layer_rules_would_get_wrong_take_another_engine(modul
     found, used = score(module, x, batch_size=4)
     assert used == "functional"
     torch.testing.assert_close(found.squared, expected[0], rtol=1e-4, atol=1e-10)
+
+
+def test_a_vision_transformer_is_scored_layer_by_layer():
+    """Attention, its norms, the class token and the positions; the slower engines take several times as long."""
+    torch.manual_seed(0)
+    module = torchvision.models.VisionTransformer(12, 4, 2, 2, 8, 16, num_classes=3).eval()
+    torch.nn.init.normal_(module.heads.head.weight)  # torchvision starts the head at zero, which hides what is before
+    torch.nn.init.normal_(module.class_token)
+    x = images(5)
+    expected = slow_fisher(module, x)
+    found, used = score(module, x)
+    assert used == "layerwise"
+    assert bool((expected > 0).all())
+    torch.testing.assert_close(found.squared, expected[0], rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(found.relative, expected[1], rtol=1e-4, atol=1e-12)
+
+
+class Crossed(nn.Module):
+    """Attention between two sequences has no layer rule."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 2, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        y = x.flatten(2)
+        return self.head(self.attention(y, y * 2, y, need_weights=False)[0].mean(1))
+
+
+def test_attention_without_a_rule_takes_another_engine():
+    module, x = Crossed(), images(3)[..., :4, :3]
+    found, used = score(module, x)
+    assert used != "layerwise"
+    torch.testing.assert_close(found.squared, slow_fisher(module, x)[0], rtol=1e-4, atol=1e-10)
 
 
 def test_last_linear_layer_has_its_closed_form(network):
