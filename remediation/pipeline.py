@@ -32,54 +32,49 @@ def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec
     if PRETRAIN not in done:
         return tuple(units)
     start = RepairStart.model_validate(done[PRETRAIN].value)
-    quick = job.inputs | {"plan.json": job.quick_plan_digest}
-    units += audit_units(AuditJob(name=job.name, plan=job.quick_plan, inputs=quick), done, failed, prefix=BEFORE)
     inputs = own | done[PRETRAIN].outputs
-    boundaries = dict(start.boundaries)
-    trials: dict[str, str] = {}
+    quick = AuditJob(name=job.name, plan=job.quick_plan, inputs=job.inputs | {"plan.json": job.quick_plan_digest})
+    units += audit_units(quick, done, failed, prefix=BEFORE)
+    boundaries, trials = dict(start.boundaries), dict[str, str]()
     if start.trials:
         for k in boundaries:
-            units += _candidate(job, f"{TRIAL}{k}", {"boundary": k, "trial": True}, inputs, quick, done, failed)
-        if not all(unit.key in done or unit.key in failed for unit in units):
+            units += _candidate(quick, f"{TRIAL}{k}", {"boundary": k, "trial": True}, inputs, done, failed)
+        if not _ended(units, done, failed):
             return tuple(units)
         trials = _quick_results(TRIAL, boundaries, done)
-        tried = _trained(TRIAL, boundaries, done)
-        units.append(UnitSpec(kind="repair-halve", key=HALVE, params={"boundaries": tried}, inputs=inputs | trials))
+        params: dict[str, JsonValue] = {"boundaries": _trained(TRIAL, boundaries, done)}
+        units.append(UnitSpec(kind="repair-halve", key=HALVE, params=params, inputs=inputs | trials))
         if HALVE not in done:
             return tuple(units)
         kept = _BOUNDARIES.validate_python(done[HALVE].value["kept"])
         boundaries = {k: proposer for k, proposer in boundaries.items() if k in kept}
     for k, proposer in boundaries.items():
-        units += _candidate(job, f"k{k}", {"boundary": k, "proposed_by": proposer}, inputs, quick, done, failed)
-    if not all(unit.key in done or unit.key in failed for unit in units):
+        units += _candidate(quick, f"k{k}", {"boundary": k, "proposed_by": proposer}, inputs, done, failed)
+    if not _ended(units, done, failed):
         return tuple(units)
-    params: dict[str, JsonValue] = {
-        "boundaries": _trained("k", boundaries, done),
-        "trials": _trained(TRIAL, start.boundaries, done),
-    }
+    params = {"boundaries": _trained("k", boundaries, done), "trials": _trained(TRIAL, start.boundaries, done)}
     inputs = inputs | trials | _quick_results("k", boundaries, done)
     units.append(UnitSpec(kind="repair-choose", key=CHOOSE, params=params, inputs=inputs))
     if CHOOSE not in done:
         return tuple(units)
     chosen = done[CHOOSE].value.get("chosen")
     if isinstance(chosen, int):
-        model = _model(done[f"k{chosen}/train"])
-        full = audit_units(
-            AuditJob(name=job.name, plan=job.plan, inputs=job.inputs | model), done, failed, prefix=AFTER
-        )
-        units += full
-        if not all(unit.key in done or unit.key in failed for unit in full):
-            return tuple(units)
-    units.append(_compare_unit(params, inputs, done))
+        full = AuditJob(name=job.name, plan=job.plan, inputs=job.inputs | _model(done[f"k{chosen}/train"]))
+        units += audit_units(full, done, failed, prefix=AFTER)
+    if _ended(units, done, failed):
+        units.append(_compare_unit(params, inputs, done))
     return tuple(units)
 
 
+def _ended(units: Iterable[UnitSpec], done: Done, failed: Failures) -> bool:
+    return all(unit.key in done or unit.key in failed for unit in units)
+
+
 def _candidate(
-    job: RepairJob,
+    quick: AuditJob,
     name: str,
     params: dict[str, JsonValue],
     inputs: dict[str, str],
-    quick: dict[str, str],
     done: Done,
     failed: Failures,
 ) -> list[UnitSpec]:
@@ -87,7 +82,7 @@ def _candidate(
     key = f"{name}/train"
     units = [UnitSpec(kind="repair-train", key=key, params=params, inputs=inputs)]
     if key in done:
-        audit = AuditJob(name=job.name, plan=job.quick_plan, inputs=quick | _model(done[key]))
+        audit = quick.model_copy(update={"inputs": quick.inputs | _model(done[key])})
         units += audit_units(audit, done, failed, prefix=f"{name}/")
     return units
 
