@@ -57,7 +57,10 @@ def plan(
     budget_s = parse_duration(budget, option="--budget")
     if budget_s is not None and model is None:
         raise InvalidInput("--budget needs a model: times are measured on it", remedy="Name the model file.")
-    if model is not None and (explain or budget_s is not None):
+    reads_model = model is not None and (explain or budget_s is not None)
+    if split is not None and not reads_model:
+        typer.echo("--split: whether the model has this layer is seen when it is read, with --explain", err=True)
+    if model is not None and reads_model:
         from auditor.cli.progress import JobProgress
 
         request = submit_request(model, config, preset, policy, None, split=split, budget_s=budget_s)

@@ -76,6 +76,8 @@ class AttackEstimate(Contract):
     prior: str | None = None
     """None: none of the plan fits."""
     adaptive: bool = False
+    unvetted: tuple[str, ...] = ()
+    """Parameters with which it was never seen to work, so that it cannot count towards a pass."""
     is_control: bool = False
     runnable: bool = True
     reason: str = ""

@@ -72,6 +72,8 @@ class AttackOutcome(Contract):
     prior: str
     adaptive: bool
     """Built to see through a defense (gradient averaging and the like)."""
+    unvetted: tuple[str, ...] = ()
+    """Parameters weaker or other than all it was seen to work with: such an attack proves leaks and clears nothing."""
     is_control: bool = False
     """`best-of-prior`: selection by the target without optimisation."""
     status: OutcomeStatus

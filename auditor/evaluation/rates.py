@@ -244,7 +244,7 @@ def findings(
     if isinstance(ceiling, ClassRates):
         top = ceiling.score("ceiling_evaluator", "evaluator", bootstrap, judgement.classes)
         judged = ceiling.score("ceiling_judge", "judge", bootstrap, judgement.classes)
-        typical = isinstance(judged, Measured) and judge.low > judged.value
+        typical = isinstance(judged, Measured) and judge.value >= judged.value  # to the judge they are those people
         if isinstance(top, Measured) and evaluator.low > top.high and not typical:
             found.append(_above_ceiling(key, evaluator, top, table.get("control_evaluator")))
     return tuple(found)

@@ -55,7 +55,7 @@ def _about_target(target: TargetCard, evaluator: ClassifierCard | NotMeasured) -
         yield _finding("model-warning", "warning", warning)
     if isinstance(evaluator, ClassifierCard):
         own, other = evaluator.target_heldout_accuracy, evaluator.heldout_accuracy
-        if isinstance(own, Measured) and isinstance(other, Measured) and own.high < other.low / 2:
+        if isinstance(own, Measured) and isinstance(other, Measured) and own.high < other.low:
             text = (
                 f"The target recognises {own.value:.0%} of held-out private images, the evaluator {other.value:.0%}: "
                 "check range, mean, std and class map in the manifest before trusting a low leak."

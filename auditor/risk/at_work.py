@@ -63,6 +63,15 @@ def _effort_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
     return (Shortfall(reason, need),)
 
 
+def setting_limits(outcome: AttackOutcome) -> Limits:
+    """An attack counts as it was seen to work, or with more effort: many ways to cripple a search show in no figure."""
+    if not outcome.unvetted:
+        return ()
+    reason = f"{outcome.key}: it was never seen to work with its settings of {', '.join(outcome.unvetted)}"
+    need = f"{outcome.key} as the catalog or a preset has it, or with more steps, candidates or queries"
+    return (Shortfall(reason, need),)
+
+
 def search_limits(outcome: AttackOutcome, t: Thresholds) -> Limits:
     """A search in a prior has to raise the target's confidence, by queries enough, until the target is convinced."""
     start, end = outcome.start_confidence, outcome.end_confidence

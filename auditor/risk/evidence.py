@@ -12,7 +12,7 @@ from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy, Thresholds
 from auditor.contracts.scores import Measured, NotMeasured
 from auditor.contracts.submission import TargetCard
-from auditor.risk.at_work import control_limits, observation_limits, search_limits
+from auditor.risk.at_work import control_limits, observation_limits, search_limits, setting_limits
 from auditor.risk.bounds import zero_success_upper
 from auditor.risk.shortfall import Limits, Shortfall, measured
 
@@ -110,7 +110,7 @@ def weigh(
     else:
         weak = (*weak, *_prior_limits(outcome, priors, policy.thresholds), *search_limits(outcome, policy.thresholds))
         weak = (*weak, *control_limits(outcome, controls))
-    weak = (*weak, *_target_limits(outcome, target))
+    weak = (*weak, *setting_limits(outcome), *_target_limits(outcome, target))
     if judged:
         weak = (*weak, *_sample_limits(outcome, plan, policy.thresholds))
         blocked = (*blocked, *_coverage_limits(outcome, policy.thresholds))

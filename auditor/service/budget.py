@@ -136,7 +136,7 @@ def _filled(choice: _Choice, rows: Sequence[AttackEstimate], t: Thresholds, depl
 
 def _counts(row: AttackEstimate, t: Thresholds) -> bool:
     """Whether the attack can count towards a pass, as far as is known before it ran."""
-    return _is_search(row) and not _too_light(row, t)
+    return _is_search(row) and not row.unvetted and not _too_light(row, t)
 
 
 def _is_search(row: AttackEstimate) -> bool:
@@ -193,6 +193,11 @@ def obstacles(
         found.append(
             f"too few queries for each picture to count (the policy asks for {thresholds.min_queries_per_sample}): "
             f"{', '.join(light)}; give more steps, candidates or generations"
+        )
+    if found and (odd := [f"{row.key} ({', '.join(row.unvetted)})" for row in searches if row.unvetted]):
+        found.append(
+            f"settings with which the attack was never seen to work, so that it cannot count: {', '.join(odd)}; leave "
+            "them at their defaults, or give more steps, candidates or queries"
         )
     if plan.samples_per_class < thresholds.min_seeds:
         found.append(f"{plan.samples_per_class} samples per class, and the policy asks for {thresholds.min_seeds}")

@@ -21,6 +21,7 @@ from auditor.service.budget import obstacles
 from auditor.service.matching import choose_prior, planned_traits
 from auditor.service.pipeline import CONTROL_ATTACK, followed
 from auditor.service.plans import FISHER
+from auditor.service.vetted import unvetted
 
 HELDOUT_FRAC = 0.2
 QUALITY_IMAGES = 128
@@ -97,6 +98,7 @@ def _attack(
         access=attack.access,
         prior=ready.prior,
         adaptive=attack.adaptive,
+        unvetted=unvetted(spec.name, spec.params),
         is_control=isinstance(attack, Attack) and attack.is_control,
         runnable=ready.runnable,
         reason=ready.reason,

@@ -77,7 +77,11 @@ def parameter_problems(plan: AuditPlan) -> list[str]:
         catalog = catalog_of(attack.name)
         problems += _found(lambda attack=attack, catalog=catalog: catalog.configure(attack.name, attack.params))  # type: ignore[misc]
     for prior in plan.priors:
-        if prior.name != SUPPLIED:
+        if prior.name == SUPPLIED:
+            problems += (
+                [f"prior '{SUPPLIED}' takes no parameters, and got {_list(prior.params)}"] if prior.params else []
+            )
+        else:
             problems += _found(lambda prior=prior: PRIORS.configure(prior.name, prior.params))  # type: ignore[misc]
     known = ("auto", *architecture_names())
     if plan.evaluator.architecture not in known:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from auditor.attacks.catalog import ATTACKS
 from auditor.contracts.access import Access
-from auditor.errors import AccessDenied, InvalidInput, UnknownName
+from auditor.errors import AccessDenied, Cancelled, InvalidInput, UnknownName
 from auditor.priors.base import Trait, sample_latents
 from auditor.priors.catalog import PRIORS
 from auditor.priors.quality import sample_images
@@ -238,14 +238,36 @@ def test_writes_no_files_and_prints_nothing(name, tmp_path, monkeypatch, capfd):
 
 @every_attack
 def test_progress_reaches_its_end_and_cancelling_stops(name):
-    ticks = []
+    ticks, cancelled = [], []
     attack = ATTACKS.build(name, QUICK.get(name, {}))
     target = target_for(name)
-    context = RunContext(on_tick=lambda stage, done, total: ticks.append((stage, done, total)))
+    context = RunContext(
+        on_tick=lambda stage, done, total: ticks.append((stage, done, total)), is_cancelled=lambda: bool(cancelled)
+    )
     aids = aids_of(attack, target, prior_for(name), context)
     attack.run(narrow(target, attack.access), prior_for(name), (0,), 2, context, aids=aids)
     assert ticks
     assert all(0 < done <= total for _, done, total in ticks)
+    n_whole = len(ticks)
+    cancelled.append(True)
+    with pytest.raises(Cancelled):
+        attack.run(narrow(target, attack.access), prior_for(name), (0,), 2, context, aids=aids)
+    assert len(ticks) - n_whole <= 1
+
+
+@every_attack
+def test_an_attack_opens_no_file(name, monkeypatch):
+    """What tells of the evaluator and the private images lies in files; an attack is given target and prior alone."""
+    run(name)  # whatever is loaded on first use
+
+    def refuse(*_, **__):
+        raise AssertionError("an attack opened a file")
+
+    for place in ("builtins.open", "pathlib.Path.open", "numpy.load", "torch.load", "safetensors.safe_open"):
+        monkeypatch.setattr(place, refuse)
+    result, _ = run(name)
+    monkeypatch.undo()
+    assert len(result.labels)
 
 
 @every_attack

@@ -39,6 +39,7 @@ from auditor.service.stages.attack import StoredReconstructions, load_reconstruc
 from auditor.service.stages.gallery import GalleryEntry, build_gallery
 from auditor.service.stages.split_judging import Truth, load_truth, split_evidence
 from auditor.service.stages.witnesses import load_reference
+from auditor.service.vetted import unvetted
 from auditor.service.workspace import UnitValue, Workspace
 from auditor.tensors import RunContext
 
@@ -215,6 +216,7 @@ def _blank_outcome(
         params=attack.config.model_dump(mode="json"),
         prior=str(row["prior"]),
         adaptive=attack.adaptive,
+        unvetted=unvetted(spec.name, spec.params),
         is_control=bool(row["is_control"]),
         status=OutcomeStatus.COMPLETED,
         coverage=Coverage(

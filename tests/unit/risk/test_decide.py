@@ -251,6 +251,7 @@ WRONG_PASSES = {
     },
     "no control beside the attacks": {"attacks": QUIET[:3]},
     "a control of another prior": {"attacks": swap(QUIET, "control/vae", prior="dcgan")},
+    "attacks with settings that were never seen to work": {"attacks": every(QUIET, unvetted=("lr",))},
     "attacks did not move": {"attacks": every(QUIET, moved=False)},
     "moved by word only": {"attacks": every(QUIET, start_confidence=0.9, end_confidence=0.9)},
     "a search that adds nothing to its pool": {
