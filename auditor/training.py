@@ -117,6 +117,7 @@ def fit_classifier(
     loss: Loss | None = None,
     flip: bool = True,
     degrade: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    keep_from: int = 0,
 ) -> TrainHistory:
     """Train `model` in place on labelled images with cross-entropy; only parameters that require a gradient move.
 
@@ -132,6 +133,8 @@ def fit_classifier(
         loss: default: cross-entropy with the config's smoothing.
         flip: whether mirrored images keep their label (not so for digits).
         degrade: (images in [0, 1], CPU generator) to images, applied to each training batch after the augmentation.
+        keep_from: first epoch, from 0, whose weights may be kept: where the loss changes on the way, an early epoch
+            is not what was asked for, however accurate.
     """
     loss = loss or plain_loss(config.label_smoothing)
     model.to(ctx.device)
@@ -157,6 +160,8 @@ def fit_classifier(
             history.best_epoch = epoch
             continue
         history.validation_accuracy.append(top_k_accuracy(model, validation, ctx, prepare=prepare))
+        if epoch < keep_from:
+            continue
         if best is None or history.validation_accuracy[-1] > history.validation_accuracy[history.best_epoch]:
             history.best_epoch, stale = epoch, 0
             best = {name: value.detach().clone() for name, value in model.state_dict().items()}

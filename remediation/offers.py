@@ -45,6 +45,42 @@ _OFFERS = (
         caveat="Averaged gradients win back much of its effect; with few private images the tuned layers alone leak.",
         adaptive=(SMOOTHED, _ppa("adaptive-front", averaged=3, front_weight=0.1)),
     ),
+    Offer(
+        name="neg-ls",
+        paper="Struppek, Hintersdorf and Kersting, ICLR 2024, arXiv 2310.06549",
+        reach=Reach.FINE_TUNE,
+        access=ANY,
+        summary="Fine-tuned with labels smoothed by a negative factor, which drives the other classes further down.",
+        caveat="Confidence no longer means a probability, and part of the effect may be gradients that mislead.",
+        adaptive=(SMOOTHED, BY_LABEL),
+    ),
+    Offer(
+        name="bido",
+        paper="Peng, Liu, Zhang, Lan, Ye, Liu and Han, KDD 2022, arXiv 2206.05483",
+        reach=Reach.RETRAIN,
+        access=ANY,
+        summary="Trained so that features depend less on the image and more on the label.",
+        caveat="Sensitive to its two weights, and averaged gradients have been seen to undo it.",
+        adaptive=(SMOOTHED,),
+    ),
+    Offer(
+        name="midre",
+        paper="Tran, Nguyen, Mai, Vandierendonck, Assent, Kot and Cheung, TMLR 2025, arXiv 2409.01062",
+        reach=Reach.RETRAIN,
+        access=ANY,
+        summary="Trained on images of which a random part is erased, so that no whole object is ever seen.",
+        caveat="An attack that erases while it optimises meets the model on its own ground.",
+        adaptive=(ERASED,),
+    ),
+    Offer(
+        name="trap-mid",
+        paper="Liu and Chen, NeurIPS 2024, arXiv 2411.08460",
+        reach=Reach.RETRAIN,
+        access=ANY,
+        summary="Trained to answer to a faint secret trigger for every class, which attacks find first.",
+        caveat="It deceives attacks and removes nothing: what scrubs its images or knows the triggers is not held up.",
+        adaptive=(SCRUBBED, CAPPED),
+    ),
 )
 OFFERS: Mapping[str, Offer] = MappingProxyType({offer.name: offer for offer in _OFFERS})
 """By name, in the order in which advice lists them."""

@@ -134,6 +134,7 @@ class Tuning:
         *,
         stage: str = "repair",
         module: nn.Module | None = None,
+        keep_from: int = 0,
     ) -> TrainHistory:
         """The common loop over the private images; every boundary sees the same batches.
 
@@ -143,6 +144,7 @@ class Tuning:
             degrade: (images in [0, 1], CPU generator) to images, after the augmentation.
             stage: for progress and seeding.
             module: trained in place of `self.module`, of which it holds the frozen parts under the same names.
+            keep_from: first epoch, from 0, whose weights may be kept.
         """
         return fit_classifier(
             self.module if module is None else module,
@@ -156,6 +158,7 @@ class Tuning:
             loss=loss,
             flip=self.data.flip,
             degrade=degrade,
+            keep_from=keep_from,
         )
 
 

@@ -6,6 +6,10 @@ from typing import Any
 
 from auditor.registry import Catalog
 from remediation.defenses.base import Defense
+from remediation.defenses.bido import Bido
+from remediation.defenses.midre import Midre
+from remediation.defenses.neg_ls import NegLs
 from remediation.defenses.tl_dmi import TlDmi
+from remediation.defenses.trap_mid import TrapMid
 
-DEFENSES: Catalog[Defense[Any]] = Catalog("defense", (TlDmi,))
+DEFENSES: Catalog[Defense[Any]] = Catalog("defense", (TlDmi, NegLs, Bido, Midre, TrapMid))
