@@ -9,13 +9,19 @@ from torch import nn
 from auditor.contracts.manifest import InputSpec, Manifest, ModelSpec, RepairBudget
 from auditor.data.bundles import save_bundle
 from auditor.data.image_set import ImageSet
+from auditor.fisher.units import execution_units
 from auditor.loading.inspection import inspect_model
 from auditor.loading.onnx_export import export_onnx
+from auditor.loading.target_loading import load_target
 from auditor.service.workspace import Workspace
 from auditor.targets.architectures import build_architecture
 from auditor.targets.preprocess import Preprocess
-from auditor.tensors import RunContext
+from auditor.tensors import ImageBatch, RunContext
 from auditor.training import TrainConfig, fit_classifier
+from remediation.defenses.base import RepairData
+from remediation.defenses.catalog import DEFENSES
+from remediation.heads import find_head
+from remediation.model_source import pick_source
 
 SIZE, CHANNELS, N_CLASSES = 16, 1, 4
 INPUT = InputSpec(channels=CHANNELS, height=SIZE, width=SIZE, mean=(0.4,), std=(0.3,))
@@ -109,3 +115,77 @@ def make_submission(tmp_path, submitted, data):
         return Submission(tmp_path / kind, kind, module or submitted, kept, **params)
 
     return make
+
+
+class Bench:
+    """A network of three classes told apart by brightness, and one defense run on it without any file."""
+
+    PARAMS = {"epochs": 2, "batch_size": 8, "augment": False}
+
+    def __init__(self, architecture="small-cnn"):
+        self.data = self.brightness()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.module = build_architecture(architecture, n_classes=3, channels=1)
+
+    @staticmethod
+    def brightness():
+        generator = torch.Generator().manual_seed(0)
+
+        def batch(n):
+            labels = torch.arange(n) % 3
+            noise = torch.rand(n, 1, SIZE, SIZE, generator=generator)
+            return ImageBatch((noise + labels.view(-1, 1, 1, 1)) / 3, labels)
+
+        return RepairData(batch(24), batch(9), batch(9), ImageBatch(batch(16).images), flip=False)
+
+    @property
+    def units(self):
+        return execution_units(self.module, torch.zeros(1, 1, SIZE, SIZE))
+
+    @property
+    def head(self):
+        return find_head(self.module, self.units, 3)
+
+    def fit(self, name, *, boundary=0, seed=0, **params):
+        """Trains `self.module` in place."""
+        defense = DEFENSES.build(name, self.PARAMS | params)
+        return defense.fit(
+            self.module,
+            self.units,
+            self.head,
+            boundary,
+            self.data,
+            RunContext(seed=seed),
+            prepare=lambda images: images,
+        )
+
+    SPEC = InputSpec(channels=1, height=SIZE, width=SIZE)
+
+    def source(self, folder, kind="safetensors", architecture="small-cnn", *, fresh=True):
+        """Where a repair of `self.module`, submitted as `kind` (`onnx`, `safetensors`), would get it from."""
+        path = folder / f"submitted-{kind}"
+        if kind == "onnx":
+            export_onnx(self.module, self.SPEC, path, n_classes=3)
+        else:
+            save_file({k: v.contiguous() for k, v in self.module.state_dict().items()}, path)
+        named = None if kind == "onnx" else architecture
+        spec = ModelSpec(name="m", architecture=named, input=self.SPEC, n_classes=3)
+        return pick_source(path, inspect_model(path, spec), Manifest(model=spec), fresh=fresh)
+
+    def read_back(self, source, module, folder):
+        """The written file as a submission: its card, and the largest difference of its log-probabilities."""
+        path = folder / "written"
+        source.write(module, path)
+        card = inspect_model(path, ModelSpec(name="m", architecture="small-cnn", input=self.SPEC, n_classes=3))
+        images = self.data.heldout.images
+        target = load_target(path, card, torch.device("cpu"))
+        with torch.no_grad():
+            return card, float(
+                (module.eval()(images).log_softmax(1) - target.logits(images).log_softmax(1)).abs().max()
+            )
+
+
+@pytest.fixture
+def make_bench():
+    return Bench
