@@ -77,7 +77,8 @@ def _centred(kernel: Tensor) -> Tensor:
 
 def _normalised(kernel: Tensor) -> Tensor:
     centred = _centred(kernel)
-    return torch.linalg.solve(centred + _RIDGE * len(kernel) * torch.eye(len(kernel)).to(kernel), centred)
+    solved: Tensor = torch.linalg.solve(centred + _RIDGE * len(kernel) * torch.eye(len(kernel)).to(kernel), centred)
+    return solved
 
 
 MEASURES: dict[str, tuple[Dependence, float, float]] = {"hsic": (hsic, 0.05, 0.5), "coco": (coco, 1.0, 50.0)}

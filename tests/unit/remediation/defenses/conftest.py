@@ -28,6 +28,18 @@ def repair_data(n=48):
 
 
 @pytest.fixture
+def tiny_network():
+    """The network as it is before any training."""
+    return network()
+
+
+@pytest.fixture
+def tiny_data():
+    """What it is trained on."""
+    return repair_data()
+
+
+@pytest.fixture
 def defended():
     """`defended(name, boundary=0, **params)`: the tiny network after that defense."""
 

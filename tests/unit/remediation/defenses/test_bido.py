@@ -66,10 +66,8 @@ def test_it_trains_leaves_no_hooks_and_keeps_a_frozen_front(defended, measure):
     assert torch.isfinite(repaired.module.head.weight).all()
 
 
-def test_its_features_depend_less_on_the_image_than_plain_ones(defended):
-    from tests.unit.remediation.defenses.conftest import repair_data
-
-    images = repair_data().fit.images
+def test_its_features_depend_less_on_the_image_than_plain_ones(defended, tiny_data):
+    images = tiny_data.fit.images
     found = []
     for weight in (0.0, 3.0):
         module = defended("bido", epochs=30, input_weight=weight, label_weight=0.0).module
