@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from auditor.contracts.base import digest_of
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.manifest import RepairBudget
+from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
 from auditor.contracts.repair import (
     HeuristicCheck,
     PairedDifference,
@@ -68,7 +69,7 @@ def audited_candidate(
     trained: TrainedCandidate, report: AuditReport, accuracy_before: Score, budget: RepairBudget
 ) -> RepairCandidate:
     """A trained boundary with its quick audit."""
-    outcomes = [outcome for outcome in report.attacks if not outcome.is_control]
+    outcomes = _attacks_of(report)
     return RepairCandidate(
         freeze=trained.freeze,
         proposed_by=trained.proposed_by,
@@ -81,6 +82,11 @@ def audited_candidate(
         both_agree={outcome.key: outcome.score("both_agree") for outcome in outcomes},
         evaluator_top1={outcome.key: outcome.score("evaluator_top1") for outcome in outcomes},
     )
+
+
+def _attacks_of(report: AuditReport) -> list[AttackOutcome]:
+    """Its attacks, without controls and what has nothing to work on in this model: that is not missing."""
+    return [o for o in report.attacks if not o.is_control and o.status is not OutcomeStatus.INAPPLICABLE]
 
 
 def within_budget(before: Score, after: Score, budget: RepairBudget) -> bool:
@@ -217,7 +223,7 @@ def repair_report(
         candidates=candidates,
         trials=trials,
         chosen=chosen if kept else None,
-        quick_lift_before={o.key: o.score("lift") for o in before_quick.attacks if not o.is_control},
+        quick_lift_before={outcome.key: outcome.score("lift") for outcome in _attacks_of(before_quick)},
         heuristic=_heuristic(before, before_quick, candidates, quick_reports),
         differences=compare_reports(before, after) if after else (),
         adaptive_differences=adaptive,
@@ -233,7 +239,8 @@ def repair_report(
 def quick_differences(defense: str, before: AuditReport, after: AuditReport) -> tuple[Differences, Differences]:
     """What the candidate changed under attacks that know nothing of the defense, and under those that know it."""
     known = {attack.key for attack in offer_of(defense).adaptive}
-    rows = [row for row in compare_reports(before, after) if not row.attack.startswith("control/")]
+    shared = {o.key for o in _attacks_of(before)} & {o.key for o in _attacks_of(after)}
+    rows = [row for row in compare_reports(before, after) if row.attack in shared]
     return tuple(r for r in rows if r.attack not in known), tuple(r for r in rows if r.attack in known)
 
 

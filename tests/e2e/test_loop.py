@@ -141,13 +141,16 @@ def test_a_repair_tries_three_boundaries_and_proves_what_was_frozen(repaired):
     for candidate in repair.candidates:
         assert candidate.freeze.digest_before == candidate.freeze.digest_after != ""
         assert candidate.freeze.boundary < candidate.freeze.n_units
-        assert set(candidate.lift) == {"ppa", "ppa-averaged"}
+        assert {"ppa", "ppa-averaged", "adaptive-averaged"} <= set(candidate.lift)
 
 
 def test_a_repair_compares_before_and_after_class_by_class(repaired, report):
     repair, _ = repaired
     assert repair.before_report_id == report.id
     assert repair.after_report_id is not None
+    assert any(row.attack == "adaptive-averaged" for row in repair.adaptive_differences)
+    assert repair.utility_before is not None
+    assert repair.utility_after is not None
     assert {row.attack for row in repair.differences} >= {"ppa", "mirror-b"}
     assert repair.verdict_after is not None
 

@@ -3,6 +3,7 @@ import pytest
 from auditor.contracts.base import digest_of
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import Manifest, ModelSpec, RepairBudget
+from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import FreezePlan, NormMode, RepairReport, RepairStart, TrainedCandidate
 from auditor.contracts.scores import NotMeasured
@@ -101,6 +102,14 @@ def test_what_was_not_measured_never_looks_best():
 def test_controls_are_no_attacks():
     report = sample_report(attacks=(sample_outcome("ppa"), sample_outcome("best-of-prior", is_control=True)))
     assert set(candidate(2, report).lift) == {"ppa"}
+
+
+def test_an_attack_with_nothing_to_work_on_is_not_missing():
+    """Else a candidate without a public front could never be ranked beside one that has it."""
+    idle = sample_outcome("front").model_copy(update={"status": OutcomeStatus.INAPPLICABLE, "scores": ()})
+    found = candidate(2, sample_report(attacks=(*quick(0.4).attacks, idle)))
+    assert set(found.lift) == {"a0"}
+    assert choose([found])[0] == 2
 
 
 def test_audits_under_different_plans_are_refused():
