@@ -34,6 +34,8 @@ NOISY = _ppa("adaptive-noise", averaged=4, noise=0.05)
 """In expectation over noise."""
 BY_LABEL = AttackSpec(name="brep-mi", label="adaptive-label", params={"iterations": 100, "patience": 20})
 """From labels alone, which no change of the scores hides."""
+DECODED = AttackSpec(name="inverse-network")
+"""On a cut model: a decoder that learns from the defended device, as every such plan has it."""
 
 _OFFERS = (
     Offer(
@@ -125,6 +127,34 @@ _OFFERS = (
         summary="Per-image gradients clipped and noised, by default those of a new head on public layers.",
         caveat="The guarantee is for one image; for a class of many images, which inversion rebuilds, it is vacuous.",
         adaptive=(SMOOTHED,),
+    ),
+    Offer(
+        name="output-controls",
+        paper="Fredrikson, Jha and Ristenpart, CCS 2015 (rounded confidences)",
+        reach=Reach.SERVING,
+        access=(Access.SCORE,),
+        summary="The service rounds its probabilities, gives only the highest ones, or gives the label alone.",
+        caveat="Attackers who read labels alone are not hindered, and whoever has the weights takes the control off.",
+        adaptive=(BY_LABEL, AttackSpec(name="mirror-b", label="adaptive-score")),
+    ),
+    Offer(
+        name="cem",
+        paper="Xia et al., CVPR 2025, arXiv 2503.00383 (conditional entropy maximization)",
+        reach=Reach.FINE_TUNE,
+        access=(Access.SPLIT,),
+        summary="What a device sends is drawn together within each class, so that it tells little but the class.",
+        caveat="Its bound holds for features with noise; the written file adds none, and the audit reads it without.",
+        adaptive=(DECODED,),
+    ),
+    Offer(
+        name="siftfunnel",
+        paper="Liu et al., arXiv 2501.00824 (SiftFunnel)",
+        reach=Reach.FINE_TUNE,
+        access=(Access.SPLIT,),
+        summary="What a device sends is made sparse, less redundant and less dependent on the image.",
+        caveat="The loss terms alone, without the funnel-shaped network; smoothed labels help attackers of the whole "
+        "model.",
+        adaptive=(DECODED,),
     ),
 )
 OFFERS: Mapping[str, Offer] = MappingProxyType({offer.name: offer for offer in _OFFERS})

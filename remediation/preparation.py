@@ -76,6 +76,16 @@ class RepairInputs:
         return self.defense.offer.reach is Reach.RETRAIN
 
     @property
+    def serves(self) -> bool:
+        """Whether the defense trains nothing and only changes what is given out."""
+        return self.defense.offer.reach is Reach.SERVING
+
+    @property
+    def cut(self) -> str | None:
+        """Where the submission is cut for split inference; None: it was audited whole."""
+        return None if self.card.split is None else self.card.split.layer
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return (self.card.input.channels, self.card.input.height, self.card.input.width)

@@ -34,6 +34,9 @@ from auditor.targets.preprocess import Preprocess
 WHITE_BOX_ACCESS = (Access.WHITE_BOX, Access.SCORE, Access.LABEL)
 SCORE_ACCESS = (Access.SCORE, Access.LABEL)
 
+_OUTPUT_CONTROLS = frozenset({"Round", "Floor", "Ceil", "ArgMax", "TopK", "OneHot"})
+"""Operators that, behind the last layer, cut or round the scores."""
+
 _FOLDED = (
     "the graph holds no norms: where the model had batch norms, the exporter folded them into the convolutions; layers "
     "are then named after the graph's nodes, and a repair puts the norms back"
@@ -123,6 +126,12 @@ def _try_onnx(found: OnnxFile, problems: Problems) -> _Trial | None:
             f"operators that cannot be differentiated ({', '.join(unsupported)}): only score-level attacks can be run, "
             "which find less than an attacker with the weights"
         )
+    elif module is not None and (unsupported := output_controls(module)):
+        module = None
+        warnings.append(
+            f"the scores are cut or rounded at the output ({', '.join(unsupported)}), which whoever has the file takes "
+            "off again: gradient attacks on it would show nothing, so only score-level attacks can be run"
+        )
     inputs = Preprocess(found.input)(probe_images(found.input))
     try:
         session = OrtSession(found.model.SerializeToString(), output=found.output, layout=found.layout)
@@ -164,6 +173,13 @@ def interpreted(found: OnnxFile) -> tuple[GraphModule | None, tuple[str, ...]]:
         return interpret(found.model, found.row_shape, output=found.output, layout=found.layout), ()
     except UnsupportedModel as error:
         return None, (error.message,)
+
+
+def output_controls(module: GraphModule) -> tuple[str, ...]:
+    """Operators behind the last layer that cut or round the scores and so take the gradient away, sorted."""
+    steps = module.program.steps
+    last = max((index for index, step in enumerate(steps) if step.layer), default=-1)
+    return tuple(sorted({step.op for step in steps[last + 1 :]} & _OUTPUT_CONTROLS))
 
 
 def output_kind(found: OnnxFile, scores: Tensor) -> Output:

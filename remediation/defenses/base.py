@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from auditor.contracts.access import Access
 from auditor.contracts.base import Contract
 from auditor.contracts.repair import FreezePlan, NormMode, Offer
 from auditor.contracts.scores import Score
@@ -116,6 +117,7 @@ class Tuning:
         data: private images by role.
         prepare: images in [0, 1] to raw model input.
         ctx: device, seed, progress.
+        cut: where the model is cut for split inference, by the name its card has; None: it is deployed whole.
     """
 
     module: nn.Module
@@ -125,6 +127,7 @@ class Tuning:
     data: RepairData
     prepare: Prepare
     ctx: RunContext
+    cut: str | None = None
 
     def train(
         self,
@@ -256,6 +259,22 @@ class Defense(ABC, Generic[C]):
         """
         return ""
 
+    def misplaced(self, deployment: Access, cut: str | None) -> str:
+        """Why it is of no use where the model is deployed, and what to do instead; empty: it is.
+
+        Args:
+            deployment: what attackers of the deployment reach.
+            cut: where the model is cut for split inference; None: it is deployed whole.
+        """
+        return ""
+
+    def comparable(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """(B,) bool: rows of raw model input on which a faithful file has to give what the deployed `module` gives.
+
+        Not those on which a difference in the last digit of the arithmetic may change the outputs visibly.
+        """
+        return torch.ones(len(inputs), dtype=torch.bool)
+
     def own_boundaries(self, n_units: int) -> tuple[int, ...]:
         """Boundaries to try where none are named; not asked where `freezes`."""
         return (0,)
@@ -271,6 +290,7 @@ class Defense(ABC, Generic[C]):
         ctx: RunContext,
         *,
         prepare: Prepare,
+        cut: str | None = None,
     ) -> RepairedModel:
         """Train `start` in place on the private images with its first `boundary` units held fixed.
 
@@ -282,6 +302,7 @@ class Defense(ABC, Generic[C]):
             data: private images by role.
             ctx: device, seed, progress.
             prepare: images in [0, 1] to raw model input.
+            cut: where the model is cut for split inference; None: it is deployed whole.
 
         Raises:
             InvalidInput: the boundary does not exist.
@@ -295,7 +316,7 @@ class Defense(ABC, Generic[C]):
             batches = data.public.images.split(ctx.batch_size)
             freezing.recalibrate_norms(start, plan, (prepare(images.to(ctx.device)) for images in batches))
         before = freezing.seal(start, plan)
-        tuned = self.tune(Tuning(start, tuple(units), head, plan, data, prepare, ctx))
+        tuned = self.tune(Tuning(start, tuple(units), head, plan, data, prepare, ctx, cut))
         if not all(bool(torch.isfinite(value).all()) for value in tuned.module.state_dict().values()):
             raise DivergedTraining(f"training with the first {boundary} units frozen gave weights that are not finite")
         tuned.module.eval()
