@@ -70,7 +70,8 @@ class ControlledScores(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, K) logarithms of the controlled probabilities, `FLOOR` where they are 0: usable wherever logits are."""
-        return self.control(self.network(inputs).softmax(dim=1)).clamp_min(FLOOR).log().log_softmax(dim=1)
+        probs: Tensor = self.network(inputs).softmax(dim=1)
+        return self.control(probs).clamp_min(FLOOR).log().log_softmax(dim=1)
 
     def control(self, probs: Tensor) -> Tensor:
         """(B, K) probabilities to (B, K) controlled ones, up to a factor per row; the argmax stays."""
@@ -95,10 +96,10 @@ class ControlledScores(nn.Module):
     @torch.no_grad()
     def steady(self, inputs: Tensor) -> Tensor:
         """(B,) bool: rows that no last digit changes: far from ties, from the cut, and from halves between steps."""
-        probs = self.network(inputs).softmax(dim=1)
+        probs: Tensor = self.network(inputs).softmax(dim=1)
         ranked = probs.sort(dim=1, descending=True).values
         apart = ranked[:, :-1] - ranked[:, 1:] > _LAST_DIGITS * ranked[:, :-1]
-        steady = apart[:, 0]
+        steady: Tensor = apart[:, 0]
         if self.config.top_k is not None:
             steady = steady & apart[:, self.config.top_k - 1]
         if self.config.decimals is not None:
