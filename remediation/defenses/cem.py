@@ -8,8 +8,9 @@ authors offer beside training from the start.
 
 Departures from the authors' code:
 
-- no bottleneck is put in at the cut: features are measured in units of their standard deviation in the submitted
-  network, by which `sigma` and the spread are scaled;
+- no bottleneck with a sigmoid is put in at the cut: noise and spread are measured in units of the features' own
+  standard deviation, batch by batch. Otherwise the network shrinks its features as a whole, which costs a decoder
+  nothing: on a toy the spread within classes then rose beside that of all features, and so it falls to a quarter;
 - the spread of a batch is taken about the centroids of its epoch; theirs is blended with a running one;
 - the term is part of the loss with its full weight, as in their fine-tuning; theirs adds its gradient by hand;
 - no more clusters than a class has groups of four images;
@@ -108,6 +109,11 @@ def entropy_term(
     return (shares * excess).sum() / len(labels.unique())
 
 
+def _deviation(features: Tensor) -> Tensor:
+    """Standard deviation of all numbers about their mean over the images, kept from zero."""
+    return (features.float().var(dim=0, unbiased=False).mean() + 1e-12).sqrt()
+
+
 class Cem(Defense[CemConfig]):
     """Features of one class drawn together at the cut, under noise."""
 
@@ -124,19 +130,16 @@ class Cem(Defense[CemConfig]):
             raise ValueError(NEEDS_CUT)
         loss = _CemLoss(job, CutPass(job.module, job.cut), self.config)
         history = job.train(self.config.training, loss, keep_from=self.config.epochs - 1)
+        noise = self.config.sigma * loss.scale()
         note = (
-            f"Trained for Gaussian noise of standard deviation {self.config.sigma * loss.scale:.3g} on the features at "
-            f"'{job.cut}'. The file adds none, and was audited without: the device has to add it."
+            f"Trained for Gaussian noise of standard deviation {noise:.3g} on the features at '{job.cut}'. The file "
+            "adds none, and was audited without: the device has to add it."
         )
         return Tuned(job.module, history, (note,))
 
 
 class _CemLoss:
-    """The loss, with clusters that are fitted anew at the start of every epoch.
-
-    Attributes:
-        scale: standard deviation of the submitted network's features; all is measured in units of it.
-    """
+    """The loss, with clusters that are fitted anew at the start of every epoch."""
 
     def __init__(self, job: Tuning, run: CutPass, config: CemConfig) -> None:
         if job.data.fit.labels is None:
@@ -146,16 +149,15 @@ class _CemLoss:
         self._noise = job.ctx.rng("cem", "noise")
         self._epoch = -1
         self._clusters: dict[int, tuple[Tensor, Tensor]] = {}
-        self.scale = 1.0
-        self.scale = max(float(self._features(job.data.fit.images[:_SCALED_BY]).std()), 1e-6)
 
     def __call__(self, step: Step) -> Tensor:
         if step.epoch != self._epoch:
             self._fit_clusters()
             self._epoch = step.epoch
         features, scores = self._run(step.inputs, self._disturbed)
+        rows = features.flatten(1).float()
         term = entropy_term(
-            features.flatten(1).float() / self.scale,
+            rows / _deviation(rows),
             step.labels,
             *self._stacked,
             floor=self._config.tau * self._config.sigma**2,
@@ -165,20 +167,25 @@ class _CemLoss:
 
     def _disturbed(self, features: Tensor) -> Tensor:
         noise = torch.randn(features.shape, generator=self._noise).to(features)
-        return features + self._config.sigma * self.scale * noise
+        return features + self._config.sigma * _deviation(features.detach()) * noise
+
+    def scale(self) -> float:
+        """Standard deviation of the features of the private images, in evaluation mode."""
+        return float(_deviation(self._features(self._job.data.fit.images[:_SCALED_BY])))
 
     def _features(self, images: Tensor) -> Tensor:
-        """(N, D) scaled features in evaluation mode, on the device; the network is left in its training mode."""
+        """(N, D) features in evaluation mode, on the device; the network is left in its training mode."""
         job = self._job
         job.module.eval()
         found = predict(lambda inputs: self._run(inputs)[0], images, job.ctx, prepare=job.prepare)
         freezing.set_mode(job.module, job.plan)
-        return found.flatten(1).to(job.ctx.device) / self.scale
+        return found.flatten(1).to(job.ctx.device)
 
     def _fit_clusters(self) -> None:
         """Every class's clusters, from where they were an epoch before."""
+        scale = self.scale()
         for label in self._labels.unique().tolist():
-            points = self._features(self._job.data.fit.images[self._labels == label])
+            points = self._features(self._job.data.fit.images[self._labels == label]) / scale
             if label in self._clusters:
                 start = self._clusters[label][0]
             else:
