@@ -43,12 +43,12 @@ def tiny_data():
 def defended():
     """`defended(name, boundary=0, **params)`: the tiny network after that defense."""
 
-    def defend(name, boundary=0, *, start=None, **params):
+    def defend(name, boundary=0, *, start=None, head="head", **params):
         module = network() if start is None else start
         units = execution_units(module, torch.zeros(1, 1, 16, 16))
         given = {"epochs": 2, "batch_size": 16, "augment": False} | params
         return DEFENSES.build(name, given).fit(
-            module, units, "head", boundary, repair_data(), RunContext(), prepare=lambda images: images
+            module, units, head, boundary, repair_data(), RunContext(), prepare=lambda images: images
         )
 
     return defend

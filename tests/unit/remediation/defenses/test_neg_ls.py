@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -47,5 +49,27 @@ def test_a_positive_factor_helps_the_attacker_and_is_refused():
         DEFENSES.build("neg-ls", {"smoothing": 0.1})
 
 
+def test_a_single_epoch_is_defended_in_full():
+    assert ramped(-0.05, 0, ramp_epochs(1, 0.5)) == -0.05
+
+
 def test_only_epochs_at_the_full_factor_may_be_kept(defended):
-    assert defended("neg-ls", epochs=4).history.best_epoch >= 1
+    """A submission is at its most accurate before any smoothing, so the first epoch would win on validation."""
+    start = defended("tl-dmi", epochs=30).module
+    history = defended("neg-ls", start=start, epochs=4, ramp_frac=0.75, lr=1e-5).history
+    assert history.validation_accuracy[0] == max(history.validation_accuracy)
+    assert history.best_epoch >= 2
+
+
+def test_the_true_class_ends_higher_and_the_others_lower_than_without(defended, tiny_data):
+    images, labels, found = tiny_data.fit.images, tiny_data.fit.labels, []
+    trained = defended("tl-dmi", epochs=30).module
+    for smoothing in (-1e-6, -0.5):
+        module = defended("neg-ls", start=copy.deepcopy(trained), epochs=6, smoothing=smoothing, ramp_frac=0.2).module
+        with torch.no_grad():
+            log_p = module(images).log_softmax(1)
+        others = torch.ones_like(log_p, dtype=torch.bool).scatter_(1, labels[:, None], False)
+        found.append((float(log_p[~others].median()), float(log_p[others].median())))
+    (plain_true, plain_others), (true, rest) = found
+    assert true > plain_true
+    assert rest < plain_others - 0.5, found
