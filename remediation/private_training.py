@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -19,23 +18,7 @@ from auditor.errors import UnsupportedModel
 from auditor.training import TrainConfig, TrainHistory, augment_images
 from remediation import freezing
 from remediation.defenses.base import Tuning
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What the accountant says.
-
-    Attributes:
-        epsilon: of one record; infinite without noise.
-        delta: at which it holds.
-        steps: noised steps.
-        described: all of it, in words.
-    """
-
-    epsilon: float
-    delta: float
-    steps: int
-    described: str
+from remediation.privacy_accounting import Accountant, Spent, account
 
 
 def hold_norms(module: nn.Module) -> tuple[str, ...]:
@@ -73,14 +56,14 @@ class PrivateTraining:
         clip: largest norm of one image's gradient.
         physical_batch: images at once.
         accountant: `prv` or `rdp`.
-        secret: draw from the operating system and not from the seed.
+        secret: seed from the operating system and not from the plan.
     """
 
     config: TrainConfig
     noise: float
     clip: float
     physical_batch: int
-    accountant: str
+    accountant: Accountant
     secret: bool
 
     def run(self, job: Tuning, delta: float) -> tuple[TrainHistory, Spent]:
@@ -121,11 +104,15 @@ class PrivateTraining:
         if missing:
             raise ValueError(f"no gradient by image for {', '.join(missing[:5])}")
 
+    def rate(self, n_images: int) -> float:
+        """Probability with which an image is drawn into a batch."""
+        return min(1.0, self.config.batch_size / n_images)
+
     def _train(self, job: Tuning, delta: float, opacus: Any) -> tuple[TrainHistory, Spent]:
         ctx, n_images = job.ctx, len(job.data.fit)
-        rate = min(1.0, self.config.batch_size / n_images)
+        rate = self.rate(n_images)
         steps = max(1, round(1 / rate))
-        accountant = opacus.accountants.create_accountant(self.accountant)
+        counter = opacus.accountants.create_accountant("rdp")
         optimizer = opacus.optimizers.DPOptimizer(
             self._optimizer(job.module),
             noise_multiplier=self.noise,
@@ -133,7 +120,7 @@ class PrivateTraining:
             expected_batch_size=max(1, round(rate * n_images)),
             generator=self._generator(job, "noise", ctx.device),
         )
-        optimizer.attach_step_hook(accountant.get_optimizer_hook_fn(sample_rate=rate))
+        optimizer.attach_step_hook(counter.get_optimizer_hook_fn(sample_rate=rate))
         draws = self._generator(job, "batches", torch.device("cpu"))
         history = TrainHistory()
         for epoch in range(self.config.epochs):
@@ -146,7 +133,7 @@ class PrivateTraining:
             history.best_epoch = epoch
             ctx.tick("repair", epoch + 1, self.config.epochs)
         job.module.eval()
-        return history, self._spent(accountant, rate, delta)
+        return history, account(counter.history, delta, self.accountant)
 
     def _step(self, job: Tuning, optimizer: Any, rows: Tensor, draws: torch.Generator) -> float:
         """One noised step over a Poisson batch, which may be empty; returns its mean loss."""
@@ -181,15 +168,6 @@ class PrivateTraining:
             generator.seed()
             return generator
         return generator.manual_seed(job.ctx.rng("repair", "dp-sgd", purpose).initial_seed())
-
-    def _spent(self, accountant: Any, rate: float, delta: float) -> Spent:
-        steps = sum(count for _, _, count in accountant.history)
-        epsilon = math.inf if self.noise == 0 else float(accountant.get_epsilon(delta))
-        described = (
-            f"epsilon {epsilon:.4g} at delta {delta:.3g} ({self.accountant.upper()} accountant, noise {self.noise:g}, "
-            f"clipping norm {self.clip:g}, Poisson rate {rate:.4g}, {steps} steps)"
-        )
-        return Spent(epsilon, delta, steps, described)
 
 
 def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -11,9 +11,11 @@ What is chosen here:
   batch norm in training mode mixes images, so that no image has a gradient of its own. Opacus's way, group norms in
   their place, throws away what the public layers learned and makes another network of the submission;
 - the last epoch is kept: choosing one by private validation images is a query that the accountant does not see. For the
-  same reason the choice among several trials is not covered by the stated epsilon;
+  same reason the stated epsilon covers the weights alone, and neither the choice among several trials nor the losses
+  and accuracies of the report;
 - noise and batches derive from the plan's seed, so that a repair can be repeated. Who knows the seed can subtract the
-  noise: `secret_noise` takes both from the operating system instead.
+  noise: `secret_noise` seeds both from the operating system instead. In either case the generator is PyTorch's, which
+  is no cryptographic one, and its samples are floating-point numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from auditor.contracts.repair import NormMode
 from auditor.errors import InvalidInput
 from auditor.fisher.units import Unit
 from remediation.defenses.base import Defense, DefenseConfig, Tuned, Tuning
-from remediation.private_training import PrivateTraining, Spent, hold_norms, unsupported_by_opacus
+from remediation.privacy_accounting import Accountant, Spent
+from remediation.private_training import PrivateTraining, hold_norms, unsupported_by_opacus
 
 _DELTA = 1e-5
 _VACUOUS = 10.0
@@ -44,10 +47,10 @@ class DpSgdConfig(DefenseConfig):
     """Largest norm of one image's gradient over all trained parameters."""
     delta: float | None = Field(default=None, gt=0, lt=1)
     """Probability with which the guarantee may fail, under 1/N; default: the lower of 1e-5 and 1/(10 N)."""
-    accountant: Literal["prv", "rdp"] = "prv"
-    """`prv`: numerical composition, tighter; `rdp`: Renyi moments, looser and always fast."""
+    accountant: Accountant = "prv"
+    """`prv`: numerical composition, tighter, and left out where noise is too low for it; `rdp`: Renyi moments."""
     secret_noise: bool = False
-    """Draw noise and batches from the operating system: the guarantee needs no secret seed, and no two runs agree."""
+    """Seed noise and batches from the operating system: the guarantee needs no secret plan, and no two runs agree."""
     batch_size: int = Field(default=512, ge=2)
     """Expected images in a batch; a larger one drowns the noise."""
     physical_batch: int = Field(default=64, ge=1)
@@ -104,11 +107,19 @@ class DpSgd(Defense[DpSgdConfig]):
             secret=self.config.secret_noise,
         )
         history, spent = training.run(job, delta)
-        return Tuned(job.module, history, notes=self._notes(spent, int(labels.bincount().max()), held))
+        mechanism = (
+            f"noise {self.config.noise:g}, clipping norm {self.config.clip:g}, "
+            f"Poisson rate {training.rate(len(labels)):.4g}"
+        )
+        return Tuned(job.module, history, notes=self._notes(spent, mechanism, int(labels.bincount().max()), held))
 
-    def _notes(self, spent: Spent, largest: int, held: Sequence[str]) -> tuple[str, ...]:
+    def _notes(self, spent: Spent, mechanism: str, largest: int, held: Sequence[str]) -> tuple[str, ...]:
         """What was spent, and for whom it holds."""
-        notes = [f"DP-SGD: {spent.described}."]
+        notes = [
+            f"DP-SGD: epsilon {spent.epsilon:.4g} at delta {spent.delta:.3g} ({spent.accountant.upper()} accountant, "
+            f"{mechanism}, {spent.steps} steps), for the weights alone: not for losses, accuracies, or a choice made "
+            "by them."
+        ]
         if spent.epsilon == float("inf"):
             notes.append("With this little noise the accountant finds no guarantee; clipping alone gives none.")
         else:
@@ -120,7 +131,7 @@ class DpSgd(Defense[DpSgdConfig]):
                 + " Where a class is a person, whole classes would have to be the unit of the guarantee."
             )
         notes.append(
-            "Noise and batches came from the operating system."
+            "The seed of noise and batches came from the operating system and was not kept."
             if self.config.secret_noise
             else "Noise and batches derive from the plan's seed: the guarantee holds against those who do not know it "
             "(`secret_noise: true` needs no such trust)."

@@ -67,7 +67,7 @@ class Mid(Defense[MidConfig]):
         put_layer(job.module, job.head, bottleneck.merged())
         note = (
             f"The bottleneck of {bottleneck.size} values was trained with beta {self.config.beta:g} and let through at "
-            f"most {float(bottleneck.divergence.detach()):.3g} nats an image in the last batch. The deployed model "
+            f"most {float(bottleneck.divergence.detach()):.3g} nats a code in the last batch. The deployed model "
             "classifies its mean, merged into one layer: nothing in its answers is random, so there is no noise to "
             "average over, and none that hides anything."
         )
@@ -89,7 +89,7 @@ class Bottleneck(nn.Module):
         self.encode = fresh_layer(head, 2 * size, generator)
         self.classify = fresh_layer(head, len(head.weight), generator, n_inputs=size, pointwise=True)
         self.divergence = head.weight.new_zeros(())
-        """Of the last batch, in nats an image."""
+        """Of the last batch, in nats a code."""
         self._axis = 1 if isinstance(head, nn.Conv2d) else -1
         self._generator = generator
 

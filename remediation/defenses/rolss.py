@@ -8,7 +8,8 @@ trains with skips and the private one without, as in the paper's two-stage varia
 Departures from the authors' code:
 
 - the last stage alone is changed; their ResNet code also removes the skips of the last fifth of stage three;
-- a projected skip (convolution and norm) is scaled too, after its norm.
+- a projected skip (convolution and norm) is scaled too, after its norm;
+- residual networks only: their DenseNet and vision transformer variants are not offered.
 """
 
 from __future__ import annotations

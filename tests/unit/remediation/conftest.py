@@ -76,7 +76,7 @@ PARAMS = {"epochs": 10, "pretrain_epochs": 6, "batch_size": 16, "pretrain_batch_
 class Submission:
     """A model file and what the runner would put beside it."""
 
-    def __init__(self, root, kind, module, data, **params):
+    def __init__(self, root, kind, module, data, defense="tl-dmi", **params):
         self.root, self.data = root, data
         inputs = root / "inputs"
         inputs.mkdir(parents=True)
@@ -89,7 +89,7 @@ class Submission:
         named = ARCHITECTURE if kind != "onnx" else None
         self.manifest = Manifest(
             model=ModelSpec(name="m", architecture=named, input=INPUT, n_classes=N_CLASSES),
-            repair=RepairBudget(params=PARAMS | params),
+            repair=RepairBudget(defense=defense, params=PARAMS | params),
         )
         self.card = inspect_model(inputs / "model", self.manifest.model)
         (inputs / "target.json").write_text(self.card.model_dump_json())

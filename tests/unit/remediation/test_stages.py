@@ -6,6 +6,7 @@ from auditor.contracts.repair import RepairStart, TrainedCandidate
 from auditor.contracts.submission import TargetCard
 from auditor.data.bundles import load_bundle
 from auditor.loading.target_loading import load_target
+from auditor.targets.architectures import build_architecture
 from auditor.tensors import RunContext
 from auditor.training import top_k_accuracy
 from remediation.stages import repair_pretrain, repair_train
@@ -49,6 +50,32 @@ def test_a_submission_is_retrained_and_comes_back_in_its_format(make_submission,
     card = TargetCard.model_validate_json((workspace.root / "outputs/target.json").read_text())
     assert card.digest == candidate.model_digest != submission.card.digest
     assert card.public_front is not None  # the re-audit meets the attacker who has the weights it started from
+    target = load_target(workspace.root / "outputs/model", card, torch.device("cpu"))
+    heldout = load_bundle(workspace.input("heldout.npz")).batch(target.image_shape)
+    assert top_k_accuracy(target.logits, heldout, CTX) == pytest.approx(candidate.heldout_accuracy.value, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("defense", "kind", "written", "boundary"),
+    [
+        ("mid", "safetensors", "safetensors", 0),
+        ("calor", "safetensors", "onnx", 0),
+        ("confidence-adaptation", "onnx", "onnx", 0),
+        ("rolss", "onnx", "onnx", 0),
+        ("dp-sgd", "safetensors", "safetensors", 6),
+    ],
+)
+def test_every_defense_tries_its_own_boundary_and_its_file_is_read_back(
+    make_submission, defense, kind, written, boundary
+):
+    module = build_architecture("small-resnet", n_classes=4, channels=1).eval() if defense == "rolss" else None
+    submission = make_submission(kind, module=module, defense=defense, epochs=2, pretrain_epochs=3)
+    started, start = start_of(submission)
+    assert tuple(start.boundaries) == (boundary,)
+    workspace, candidate = train(submission, started, boundary)
+    assert candidate.model_format == written
+    assert candidate.notes
+    card = TargetCard.model_validate_json((workspace.root / "outputs/target.json").read_text())
     target = load_target(workspace.root / "outputs/model", card, torch.device("cpu"))
     heldout = load_bundle(workspace.input("heldout.npz")).batch(target.image_shape)
     assert top_k_accuracy(target.logits, heldout, CTX) == pytest.approx(candidate.heldout_accuracy.value, abs=0.03)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from auditor.targets.architectures import build_architecture
+from auditor.tensors import RunContext
 from remediation.defenses.catalog import DEFENSES
 from remediation.defenses.mid import Bottleneck, gaussian_divergence
 from remediation.freezing import frozen_digest
@@ -65,6 +66,16 @@ def test_the_deployed_network_is_of_the_submitted_build_and_deterministic(make_b
     images = make_bench.brightness().heldout.images
     assert torch.equal(repaired.module(images), repaired.module(images))
     assert "mean" in repaired.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
+def test_the_merged_network_keeps_the_submitted_format(make_bench, tmp_path, kind):
+    bench = make_bench()
+    source = bench.source(tmp_path, kind)
+    bench.module = source.fresh(RunContext())
+    card, worst = bench.read_back(source, bench.fit("mid").module, tmp_path)
+    assert card.format == kind
+    assert worst < 1e-4
 
 
 def test_a_high_price_leaves_nothing_to_classify_by(make_bench):
