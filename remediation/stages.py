@@ -245,10 +245,14 @@ def write_checked(
 
     Raises:
         UnfaithfulFile: the file gives other outputs than the network.
+        AuditorError: the file of a control of the output is read as one with gradients; they would show nothing.
     """
     inputs.source.write(module, path)
     spec = inputs.manifest.model.model_copy(update={"input": inputs.card.input, "n_classes": inputs.card.n_classes})
     card = inspect_model(path, spec)
+    if inputs.serves and Access.WHITE_BOX in card.access:
+        path.unlink(missing_ok=True)
+        raise AuditorError("the written file's output control was not recognised, and would be attacked by gradients")
     target = load_target(path, card, torch.device("cpu"))
     if inputs.card.split is not None:
         card = with_split(card, split_at(target, inputs.card.split.layer))

@@ -9,7 +9,8 @@ from auditor.contracts.policy import Policy, Verdict
 from auditor.contracts.repair import TrainedCandidate
 from auditor.contracts.submission import TargetCard
 from auditor.data.bundles import load_bundle
-from auditor.errors import InvalidInput
+from auditor.errors import AuditorError, InvalidInput
+from auditor.loading import inspection
 from auditor.loading.inspection import inspect_model
 from auditor.loading.target_loading import load_target
 from auditor.tensors import RunContext
@@ -124,6 +125,19 @@ def test_the_written_model_gives_the_controlled_scores_and_is_read_by_scores_alo
     assert rows.float().mean() > 0.8
     torch.testing.assert_close(after.logits(heldout)[rows], wrapped(logits)[rows], atol=1e-3, rtol=0)
     assert torch.equal(after.logits(heldout).argmax(1), logits.argmax(1))
+
+
+@pytest.mark.parametrize("params", [{"decimals": 3}, {"top_k": 2}, {"label_only": True}], ids=lambda p: next(iter(p)))
+def test_a_written_control_that_is_not_recognised_is_not_kept(make_submission, monkeypatch, params):
+    """Else an exporter's new operator makes it a white-box model whose gradients are zero, and every attack fails."""
+    submission = prepared(make_submission, Access.SCORE, "onnx", params)
+    started = submission.workspace()
+    repair_pretrain(UnitSpec(kind="repair-pretrain", key="pretrain"), started, CTX)
+    workspace = submission.workspace("k0", take=started)
+    monkeypatch.setattr(inspection, "output_controls", lambda module: ())
+    with pytest.raises(AuditorError, match="not recognised"):
+        repair_train(UnitSpec(kind="repair-train", key="k0/train", params={"boundary": 0}), workspace, CTX)
+    assert not any((workspace.root / "outputs" / name).exists() for name in ("model", "target.json", "candidate.json"))
 
 
 def test_white_box_attacks_on_such_a_file_do_not_clear_it():
