@@ -193,3 +193,31 @@ def test_cem_draws_the_features_of_a_class_together(tiny_network, tiny_data):
         assert "device has to add it" in repaired.notes[0]
         found[weight] = spread(repaired.module)
     assert found[16.0] < 0.5 * found[0.0]
+
+
+def test_features_are_drawn_to_clusters_of_their_own_class():
+    """The second row, of class 1, lies on the cluster of class 0: that is no reason to leave it there."""
+    centroids, each = torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])
+    term = entropy_term(torch.zeros(2, 2), each, centroids, each, torch.ones(2), floor=0.01, gamma=0.01)
+    assert float(term) == pytest.approx(0.5 * torch.tensor(8.01 / 0.02).log().item(), rel=1e-5)
+
+
+def test_shrunken_features_earn_cem_nothing(tiny_data):
+    """The same network with features a hundred times smaller has the same loss, noise and entropy term included."""
+    losses = []
+    for size in (1.0, 0.01):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 3))
+        with torch.no_grad():
+            network[1].weight.mul_(size)
+            network[1].bias.mul_(size)
+            network[3].weight.div_(size)
+        units = execution_units(network, torch.zeros(1, 1, 16, 16))
+        params = {"epochs": 1, "lr": 1e-9, "weight_decay": 0, "batch_size": 16, "augment": False}
+        repaired = DEFENSES.build("cem", params).fit(
+            network, units, "3", 0, tiny_data, RunContext(), prepare=lambda images: images, cut="1"
+        )
+        losses.append(repaired.history.loss[0])
+    assert losses[0] > 2  # the entropy term is at work
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
