@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from auditor.bootstrap import Services
     from auditor.contracts.repair import RepairReport
     from auditor.contracts.report import AuditReport
+    from auditor.contracts.scores import Score
 
 
 def register(app: typer.Typer) -> None:
@@ -138,25 +139,32 @@ def show_repair(house: Services, job_id: str, outputs: Sequence[tuple[str, Path]
     return write_outputs(outputs, lambda kind: render(report, kind), exit_code(verdict))
 
 
+def _lifts(report: RepairReport) -> list[Mapping[str, Score]]:
+    return [candidate.lift for candidate in report.candidates]
+
+
 def print_repair(report: RepairReport) -> None:
     """Write the table to stdout."""
     from auditor.cli.table import interval
 
     typer.echo(f"{report.defense}: {report.paper}")
     typer.echo(f"started from {report.pretraining}")
-    typer.echo(f"{'':10} {'accuracy':24} " + " ".join(f"lift {key:20}" for key in report.quick_lift_before))
-    before = " ".join(f"{interval(score):25}" for score in report.quick_lift_before.values())
-    typer.echo(f"{'before':10} {interval(report.accuracy_before):24} {before}")
+    keys = list(dict.fromkeys(key for lifts in (report.quick_lift_before, *_lifts(report)) for key in lifts))
+
+    def cells(lifts: Mapping[str, Score]) -> str:
+        return " ".join(f"{interval(lifts[key]) if key in lifts else '-':25}" for key in keys)
+
+    typer.echo(f"{'':10} {'accuracy':24} " + " ".join(f"lift {key:20}" for key in keys))
+    typer.echo(f"{'before':10} {interval(report.accuracy_before):24} {cells(report.quick_lift_before)}")
     for candidate in report.candidates:
         mark = "*" if candidate.freeze.boundary == report.chosen else " "
-        lifts = " ".join(f"{interval(score):25}" for score in candidate.lift.values())
         name = f"{mark}k={candidate.freeze.boundary}/{candidate.freeze.n_units}"
         within = "" if candidate.within_budget else " over the accuracy budget"
-        typer.echo(f"{name:10} {interval(candidate.heldout_accuracy):24} {lifts}{within}")
+        typer.echo(f"{name:10} {interval(candidate.heldout_accuracy):24} {cells(candidate.lift)}{within}")
     typer.echo("")
-    for row in report.differences:
+    for row in (*report.adaptive_differences, *report.differences):
         typer.echo(
-            f"{row.attack:16} {row.metric:16} before {interval(row.before):24} after {interval(row.after):24} "
+            f"{row.attack:20} {row.metric:16} before {interval(row.before):24} after {interval(row.after):24} "
             f"lowered by {interval(row.difference)}"
         )
     for note in report.notes:

@@ -18,7 +18,7 @@ from auditor.loading.onnx_export import export_onnx
 from auditor.tensors import RunContext
 from auditor.training import top_k_accuracy
 
-MAX_CLASSES, SAMPLES = 20, 3
+MAX_CLASSES, SAMPLES = 20, 2
 PLAN: dict[str, Any] = {
     "n_control_samples": 1000,
     "n_bootstrap": 500,
@@ -33,7 +33,7 @@ ATTACKS: tuple[dict[str, Any], ...] = (
     {"name": "ppa", "label": "ppa-averaged", "params": _PPA | {"averaged": 2}},
     {"name": "mirror-b", "params": {"pool": 1000, "population": 20, "generations": 8}},
 )
-REPAIR: dict[str, Any] = {"epochs": 12, "lr": 4e-3, "pretrain_epochs": 8}
+REPAIR: dict[str, Any] = {"epochs": 12, "lr": 4e-3, "pretrain_epochs": 8, "n_boundaries": 2}
 
 
 def _priors(flip: bool) -> tuple[dict[str, Any], ...]:
