@@ -1,11 +1,11 @@
 """Turn the real data sets into submissions: a model file, npz bundles and an auditor.yaml beside them.
 
     python -m benchmarks.real_data faces      OUT [--size 32] [--network small-cnn] [--every-attack]
-                                                  [--random-weights | --shuffled-labels]
+                                                  [--random-weights | --shuffled-labels | --overfitted]
     python -m benchmarks.real_data orl        OUT
     python -m benchmarks.real_data mnist      OUT [--generator]
     python -m benchmarks.real_data digits     OUT
-    python -m benchmarks.real_data identities OUT [--random-weights | --shuffled-labels]
+    python -m benchmarks.real_data identities OUT [--random-weights | --shuffled-labels | --overfitted]
     python -m benchmarks.real_data cifar      OUT
 
 The real data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
@@ -43,6 +43,7 @@ from auditor.training import TrainConfig, fit_classifier, top_k_accuracy
 
 MAX_PER_PERSON = 60
 HELDOUT_FRAC = 0.2
+FEW_IMAGES = 5
 _VAE: dict[str, Any] = {"name": "vae", "params": {"latent_dim": 384, "steps": 0}}
 TRAINED: dict[str, Any] = {"priors": [_VAE, {"name": "dcgan", "params": {"steps": 300, "lr": 5e-4}}]}
 """The default prior in its linear form, fitted in seconds and the strongest at this size, and GMI's."""
@@ -167,6 +168,14 @@ def digit_sets() -> tuple[ImageSet, ImageSet, ImageSet]:
     return private, heldout, ImageSet("public", public.images, public.labels)
 
 
+def first_of_each_class(batch: ImageBatch, n: int) -> ImageBatch:
+    """The first `n` images of every class."""
+    if batch.labels is None:
+        raise ValueError("needs labels")
+    rows = torch.cat([torch.nonzero(batch.labels == label).flatten()[:n] for label in batch.labels.unique()])
+    return ImageBatch(batch.images[rows], batch.labels[rows])
+
+
 class Vgg16Bn(nn.Sequential):
     """VGG16 with BatchNorm as the field attacks it at 64x64: the convolutions and one linear layer."""
 
@@ -191,10 +200,12 @@ def trained_submission(
     epochs: int,
     plan: dict[str, Any],
     shuffled_labels: bool = False,
+    overfitted: bool = False,
 ) -> None:
     """Train `network` on the private images (0 epochs: leave it random) and write it as ONNX and as safetensors.
 
-    With `shuffled_labels` it learns a permutation of the labels, and so knows each picture and nobody's face.
+    With `shuffled_labels` it learns a permutation of the labels, and so knows each picture and nobody's face. If
+    `overfitted`, it learns from `FEW_IMAGES` of every class, as they are.
     """
     private, heldout, public = sets
     size, channels, n_classes = private.images.shape[1], private.images.shape[3], len(private.class_names)
@@ -206,7 +217,10 @@ def trained_submission(
         if shuffled_labels and batch.labels is not None:
             order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
             batch = ImageBatch(batch.images, batch.labels[order])
-        fit_classifier(model, batch, None, TrainConfig(epochs=epochs, label_smoothing=0.0), ctx, stage="target")
+        if overfitted:
+            batch = first_of_each_class(batch, FEW_IMAGES)
+        config = TrainConfig(epochs=epochs, label_smoothing=0.0, augment=not overfitted)
+        fit_classifier(model, batch, None, config, ctx, stage="target")
     model.eval()
     spec = InputSpec(channels=channels, height=size, width=size)
     error = export_onnx(model, spec, out / "model.onnx", n_classes=n_classes)
@@ -234,6 +248,7 @@ def identities(out: Path, args: argparse.Namespace) -> None:
         epochs=0 if args.random_weights else args.epochs,
         plan={"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY,
         shuffled_labels=args.shuffled_labels,
+        overfitted=args.overfitted,
     )
 
 
@@ -252,6 +267,7 @@ def faces(out: Path, args: argparse.Namespace) -> None:
         epochs=epochs,
         plan=plan,
         shuffled_labels=args.shuffled_labels,
+        overfitted=args.overfitted,
     )
 
 
@@ -320,6 +336,7 @@ def main() -> None:
     parser.add_argument("--network", default="small-cnn", help="faces, identities, orl: what is trained")
     parser.add_argument("--random-weights", action="store_true", help="faces, identities: never trained")
     parser.add_argument("--shuffled-labels", action="store_true", help="faces, identities: labels mean nothing")
+    parser.add_argument("--overfitted", action="store_true", help="faces, identities: few images, no augmentation")
     parser.add_argument("--generator", action="store_true", help="mnist: a GAN supplied as ONNX is the prior")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ PRETRAIN, HALVE, CHOOSE, COMPARE = "pretrain", "halve", "choose", "compare"
 TRIAL = "trial"
 BEFORE, AFTER = "before/", "after/"
 _BOUNDARIES = TypeAdapter(tuple[int, ...])
-_REPAIR_INPUTS = ("model", "target.json", "manifest.json", "plan.json", "public.npz")
+_REPAIR_INPUTS = ("model", "target.json", "manifest.json", "plan.json", "public.npz", "weights.safetensors")
 
 
 def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec, ...]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from auditor.contracts.access import Access
 from auditor.contracts.base import Contract, as_written, canonical_json
 from auditor.contracts.jobs import JobKind, RepairJob
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.problems import problems_in
+from auditor.contracts.repair import Reach
 from auditor.contracts.report import AuditReport
 from auditor.errors import InvalidInput
 from auditor.service.candidates import quick_version, with_adaptive
 from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore, Transactions
 from remediation.offers import offer_of
+
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class RepairRequest:
 
     Attributes:
         reference: id of an audit's report or job.
-        weights: safetensors trained on public data only; None: pre-train on the public data.
+        weights: trained on public data only: a safetensors file, or `torchvision:` and a name of its own; None: what
+            the manifest says, else pre-train on the public data.
         max_accuracy_loss: overrides the manifest's budget, in accuracy points 0..1.
         defense: overrides the manifest's; its parameters there are then set aside.
         search: overrides the manifest's: `fisher`, `sweep` or `fixed:K`.
@@ -35,7 +39,7 @@ class RepairRequest:
     """
 
     reference: str
-    weights: Path | None = None
+    weights: str | None = None
     max_accuracy_loss: float | None = None
     defense: str | None = None
     search: str | None = None
@@ -58,7 +62,9 @@ class Repairs:
         self._jobs = jobs
 
     def start(self, request: RepairRequest) -> Started:
-        """Create the repair job of an audit that has a report, private data and, unless weights are given, public data.
+        """Create the repair job of an audit that has a report and private data.
+
+        A defense that retrains also needs public data, unless weights are given.
 
         Raises:
             InvalidInput: the audit cannot be repaired; every reason is listed.
@@ -72,28 +78,37 @@ class Repairs:
         if entry.kind is not JobKind.AUDIT or prepared is None or prepared.result is None:
             raise InvalidInput(f"'{request.reference}' is not an audit", remedy="Name the audit that came before.")
         outputs = prepared.result.outputs
+        manifest = submission.manifest.model_copy(update={"repair": _budget(submission.manifest.repair, request)})
+        offer = offer_of(manifest.repair.defense)
+        retrains = offer.reach is Reach.RETRAIN
         problems = []
         if not {"fit.npz", "heldout_used.npz"} <= outputs.keys():
             problems.append("the audit had no private data to train on")
-        if request.weights is None and "public.npz" not in submission.inputs:
+        if request.weights is not None and not retrains:
+            problems.append(f"{offer.name} goes on from the submitted weights: leave out --weights")
+        if retrains and manifest.repair.weights is None and "public.npz" not in submission.inputs:
             problems.append("the audit had no public data to pre-train on, and no --weights were given")
-        if request.weights is not None and not request.weights.is_file():
-            problems.append(f"no weights file at {request.weights}")
+        file = None if request.weights is None else manifest.repair.weights_file
+        if file is not None and not file.is_file():
+            problems.append(f"no weights file at {file}")
         if problems:
             raise InvalidInput(problems, remedy="Submit the model again with the data named in the manifest.")
         report = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
-        manifest = submission.manifest.model_copy(update={"repair": _budget(submission.manifest.repair, request)})
-        known = offer_of(manifest.repair.defense).adaptive
+        reads_activations = Access.SPLIT in offer.access
+        known = offer.adaptive if reads_activations == (report.plan.split is not None) else ()
         full, quick = with_adaptive(report.plan, known), with_adaptive(quick_version(report.plan), known)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
+        inputs = submission.inputs
         if request.weights is not None:
-            data["weights.safetensors"] = self._store.put_file(request.weights)
+            inputs = {name: digest for name, digest in inputs.items() if name != WEIGHTS}
+        if file is not None:
+            data[WEIGHTS] = self._store.put_file(file)
         payload = RepairJob(
             name=submission.name,
             plan=full,
             quick_plan=quick,
             quick_plan_digest=self._put(quick),
-            inputs=submission.inputs | {"manifest.json": self._put(manifest), "plan.json": self._put(full)},
+            inputs=inputs | {"manifest.json": self._put(manifest), "plan.json": self._put(full)},
             data=data,
         )
         return self._jobs.start(
@@ -111,6 +126,8 @@ def _budget(budget: RepairBudget, request: RepairRequest) -> RepairBudget:
     changes["params"] = changes["params"] | request.params
     if request.search is not None:
         changes["search"] = request.search
+    if request.weights is not None:
+        changes["weights"] = request.weights
     if request.max_accuracy_loss is not None:
         changes["max_accuracy_loss"] = request.max_accuracy_loss
     try:

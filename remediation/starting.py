@@ -25,9 +25,11 @@ from remediation.heads import replace_head
 from remediation.model_source import SUBMITTED_GRAPH
 from remediation.preparation import Network, RepairInputs
 from remediation.pretraining import PublicTask, public_task
+from remediation.published_weights import fetch_weights
 
 WEIGHTS = "weights.safetensors"
 _RECORD = "accuracy.txt"
+_UNCHECKED = "That the supplied weights never saw private data is the team's statement; it cannot be verified."
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,21 @@ class PublicWeights:
 
 
 def public_weights(inputs: RepairInputs, network: Network, ctx: RunContext) -> PublicWeights:
-    """The supplied weights, else those pre-trained on the public data (from the cache when trained before).
+    """The supplied weights, else torchvision's, else those pre-trained on the public data (cached when trained before).
 
     Raises:
-        InvalidInput: neither weights nor public data, or unreadable weights.
+        InvalidInput: neither weights nor public data, or weights that cannot be had or read.
     """
     if inputs.workspace.has(WEIGHTS):
         return _supplied(inputs)
+    if (published := inputs.manifest.repair.published_weights) is not None:
+        tensors, described = fetch_weights(published, inputs.source.description, inputs.card.input.channels)
+        return PublicWeights(tensors, described, (_UNCHECKED,))
     public = inputs.public()
     if public is None:
         raise InvalidInput(
             "a repair needs weights that never saw the private data: neither public data nor `--weights` was given",
-            remedy="Name public data in the manifest (`data.public`), or pass `--weights public.safetensors`.",
+            remedy="Name public data in the manifest (`data.public`), or pass `--weights FILE` (or torchvision:NAME).",
         )
     batch = public.batch(inputs.shape)
     task = public_task(batch, inputs.defense.config.pretrain_objective, ctx.rng("repair", "public-split"))
@@ -84,8 +89,7 @@ def _supplied(inputs: RepairInputs) -> PublicWeights:
     tensors = read_weights(path, ModelFormat.SAFETENSORS, problems, {})
     problems.raise_any()
     described = f"weights supplied by the team (sha256 {digest_of_file(path)}), stated to be public"
-    notes = "That the supplied weights never saw private data is the team's statement; it cannot be verified."
-    return PublicWeights(tensors or {}, described, (notes,))
+    return PublicWeights(tensors or {}, described, (_UNCHECKED,))
 
 
 def _cache_key(inputs: RepairInputs, data_digest: str, task: PublicTask, ctx: RunContext) -> dict[str, Any]:

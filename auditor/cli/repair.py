@@ -29,7 +29,8 @@ def register(app: typer.Typer) -> None:
 def remediate(
     audit: Annotated[str, typer.Argument(help="Report or job id of the audit, or its first characters.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Safetensors trained on public data only; default: pre-train on it here.")
+        str | None,
+        typer.Option(help="Safetensors trained on public data only, or torchvision:NAME; default: pre-train here."),
     ] = None,
     max_accuracy_loss: Annotated[
         float | None, typer.Option(help="Held-out accuracy points (0..1) the repair may cost; wins over the manifest.")

@@ -11,6 +11,9 @@ from auditor.contracts.base import Contract
 from auditor.contracts.plan import AttackSpec, PriorSpec
 from auditor.contracts.policy import Policy
 
+PUBLISHED = "torchvision:"
+"""In front of a name of torchvision's, in place of a file of weights."""
+
 
 class InputSpec(Contract):
     """How the model wants its images: the auditor scales [0, 1] to `low..high`, then applies mean and std."""
@@ -189,6 +192,21 @@ class RepairBudget(Contract):
     """Which boundaries are tried: those that the Fisher scores and the depth propose, every one (poor ones with little
     training), or the one named."""
     params: dict[str, JsonValue] = Field(default_factory=dict)
+    weights: str | None = None
+    """Trained on public data only, for a defense that retrains: a safetensors file, relative to the manifest, or
+    `torchvision:` and a name of its own (`torchvision:ResNet18_Weights.IMAGENET1K_V1`). None: pre-trained on the public
+    data."""
+
+    @property
+    def published_weights(self) -> str | None:
+        """The name of torchvision's weights; None where none are named."""
+        given = self.weights or ""
+        return given.removeprefix(PUBLISHED) if given.startswith(PUBLISHED) else None
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file of the weights; None where none is named."""
+        return Path(self.weights) if self.weights is not None and self.published_weights is None else None
 
 
 class Manifest(Contract):

@@ -9,13 +9,13 @@ QUICK_SAMPLES = 3
 
 
 def with_adaptive(plan: AuditPlan, known: tuple[AttackSpec, ...]) -> AuditPlan:
-    """The plan with the attacks that know a defense, where it does not have them; a cut model's plan as it is.
+    """The plan with the attacks that know a defense, where it does not have them.
 
     Attacks draw from their own keys, so those of the plan end where they ended without the others.
     """
     have = {attack.key for attack in plan.attacks}
     new = tuple(attack for attack in known if attack.key not in have)
-    if not new or plan.split is not None:
+    if not new:
         return plan
     return plan.model_copy(update={"name": f"{plan.name}+adaptive", "attacks": plan.attacks + new})
 
@@ -24,10 +24,11 @@ def quick_version(plan: AuditPlan) -> AuditPlan:
     """The cheaper plan that a repair audits every candidate with: same classes, seed, evaluator, judge and prior.
 
     Only the plan's PPA attacks on its first prior are kept (plain and with averaged gradients), with fewer samples per
-    class and without layer scores. A plan without PPA keeps its first attack.
+    class and without layer scores. A plan without PPA keeps its first attack, and a cut model's plan all of them.
     """
     first = plan.priors[0] if plan.priors else PriorSpec(name="")
-    kept = tuple(a for a in plan.attacks if a.name == PPA and a.prior in (None, first.name)) or plan.attacks[:1]
+    kept = tuple(a for a in plan.attacks if a.name == PPA and a.prior in (None, first.name))
+    kept = kept or (plan.attacks[:1] if plan.split is None else plan.attacks)
     names = {attack.prior for attack in kept}
     priors = tuple(prior for prior in plan.priors if prior is first or prior.name in names)
     return plan.model_copy(

@@ -32,6 +32,10 @@ PLAN = AuditPlan(
     classes_per_unit=3,
 )
 """Two attacks and one control on two chunks of classes."""
+_PREPARED = (
+    "prepared.json", "fit.npz", "heldout_used.npz", "evaluator.safetensors", "judge.safetensors",
+    "prior-vae.safetensors",
+)  # fmt: skip
 
 
 def fast_handlers() -> dict[str, Handler]:
@@ -60,7 +64,7 @@ def _check(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, 
 
 def _prepare(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
     _fail_if(workspace, "broken-prepare")
-    for name in ("prepared.json", "fit.npz", "evaluator.safetensors", "judge.safetensors", "prior-vae.safetensors"):
+    for name in _PREPARED:
         workspace.output(name).write_bytes(name.encode() + workspace.input("private.npz").read_bytes())
     session.tick("prepare", 1, 1)
     rows = [

@@ -17,7 +17,7 @@ Departures from plain rounding:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -36,7 +36,7 @@ _LAST_DIGITS = 3e-5
 
 
 class OutputControlsConfig(DefenseConfig):
-    """Parameters of the output controls; those of training are not used."""
+    """Parameters of the output controls; those of training are not used. None given: two decimals."""
 
     decimals: Literal[1, 2, 3] | None = None
     """Probabilities are rounded to so many decimals; None: they are not."""
@@ -45,8 +45,15 @@ class OutputControlsConfig(DefenseConfig):
     label_only: bool = False
     """Only the winning class is given, as probability 1."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _something(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not {"decimals", "top_k", "label_only"} & given.keys():
+            return given | {"decimals": 2}
+        return given
+
     @model_validator(mode="after")
-    def _something(self) -> OutputControlsConfig:
+    def _consistent(self) -> OutputControlsConfig:
         scores = self.decimals is not None or self.top_k is not None
         if not scores and not self.label_only:
             raise ValueError("set at least one of `decimals`, `top_k` and `label_only`")

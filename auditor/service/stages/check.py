@@ -12,7 +12,7 @@ import torch
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import DataSpec, Manifest
 from auditor.contracts.plan import AuditPlan
-from auditor.contracts.submission import TargetCard
+from auditor.contracts.submission import ModelFormat, TargetCard
 from auditor.data.bundles import save_bundle
 from auditor.data.image_set import ImageSet
 from auditor.data.overlap import require_disjoint, require_unseen
@@ -22,14 +22,18 @@ from auditor.loading.embedder import load_embedder
 from auditor.loading.external_data import gather_weights
 from auditor.loading.generator import load_generator
 from auditor.loading.inspection import inspect_model
+from auditor.loading.problems import Problems
 from auditor.loading.public_model import find_public_front
 from auditor.loading.target_loading import load_target
+from auditor.loading.weights_file import read_weights
 from auditor.service.matching import component_problems
 from auditor.service.plans import plan_problems, resolve_plan
 from auditor.service.workspace import UnitValue, Workspace
 from auditor.targets.split import split_at, with_split
 from auditor.tensors import RunContext
 
+WEIGHTS = "weights.safetensors"
+"""Public weights that a repair starts from."""
 T = TypeVar("T")
 
 
@@ -177,7 +181,7 @@ def _read_data(manifest: Manifest, base: Path, card: TargetCard | None, problems
 def _check_extras(
     manifest: Manifest, base: Path, card: TargetCard, workspace: Workspace, problems: _Problems
 ) -> dict[str, Path]:
-    """The team's own generator and judge load and fit the target; their files, whole, by workspace name."""
+    """The team's own generator, judge and public weights load and fit; their files, whole, by workspace name."""
     generator, judge = manifest.data.generator, manifest.data.judge
     given = {} if generator is None else {name: base / path for name, path in generator.files.items()}
     if judge is not None:
@@ -198,4 +202,16 @@ def _check_extras(
         )
     if judge is not None:
         problems.attempt(lambda: load_embedder(files["judge.onnx"], judge))
+    if manifest.repair.weights_file is not None:
+        files[WEIGHTS] = base / manifest.repair.weights_file
+        problems.attempt(lambda: _readable(files[WEIGHTS]), where="repair.weights")
     return files
+
+
+def _readable(weights: Path) -> None:
+    """Refuse a file of public weights that cannot be read; whether it fits is seen when a repair starts from it."""
+    if not weights.is_file():
+        raise InvalidInput(f"no file at {weights}")
+    problems = Problems()
+    read_weights(weights, ModelFormat.SAFETENSORS, problems, {})
+    problems.raise_any()

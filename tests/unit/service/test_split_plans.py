@@ -53,7 +53,8 @@ def test_what_does_not_fit_together_is_named():
 
 def test_a_repair_can_audit_its_candidates_with_a_cut_plan():
     quick = quick_version(SPLIT)
-    assert [attack.name for attack in quick.attacks] == ["inverse-network"]
+    assert quick.attacks == SPLIT.attacks
+    assert len(quick.attacks) > 1
     assert (quick.split, quick.priors) == ("layer1", ())
 
 

@@ -97,6 +97,20 @@ def refusal(folder, tmp_path, file="model.onnx", **changes):
     return caught.value
 
 
+def test_weights_for_a_repair_are_kept_and_unreadable_ones_refused(good, tmp_path):
+    _, workspace = run(good, tmp_path, repair={"weights": "model.safetensors"})
+    assert workspace.output("weights.safetensors").read_bytes() == (good / "model.safetensors").read_bytes()
+    (tmp_path / "second").mkdir()
+    refused = refusal(good, tmp_path / "second", repair={"weights": "model.onnx"})
+    assert "repair.weights: the safetensors file cannot be read" in refused.message
+    assert "no file at" in refusal(good, tmp_path / "second", repair={"weights": "nowhere.safetensors"}).message
+
+
+def test_torchvisions_weights_are_named_and_nothing_is_kept(good, tmp_path):
+    _, workspace = run(good, tmp_path, repair={"weights": "torchvision:ResNet18_Weights.IMAGENET1K_V1"})
+    assert not workspace.output("weights.safetensors").exists()
+
+
 def test_a_wrong_image_size(good, tmp_path):
     size = SPEC.model_dump(mode="json") | {"height": 24}
     assert "24" in refusal(good, tmp_path, model=spec(input=size)).message

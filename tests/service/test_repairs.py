@@ -1,0 +1,87 @@
+"""What a repair asks for before it starts, on in-memory ports."""
+
+import pytest
+
+from auditor.contracts.jobs import JobKind, RepairJob
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.policy import Policy
+from auditor.errors import InvalidInput
+from auditor.service.audits import Audits, SubmitRequest
+from auditor.service.execution import Executor
+from auditor.service.jobs import Jobs
+from auditor.service.pipeline import AUDIT
+from auditor.testing.database import InMemoryTransactions
+from auditor.testing.handlers import fast_handlers
+from auditor.testing.ports import InMemoryQueue, InMemoryStore, InProcessRunner, SetClock
+from remediation.pipeline import REPAIR
+from remediation.service import RepairRequest, Repairs
+
+
+class House:
+    """An audit that is done, and what starts its repair."""
+
+    def __init__(self, folder, *, public, **repair):
+        store, transactions, clock = InMemoryStore(), InMemoryTransactions(), SetClock()
+        pipelines = {JobKind.AUDIT: AUDIT, JobKind.REPAIR: REPAIR}
+        handlers = fast_handlers()
+        check = handlers["check"]
+
+        def without_public(unit, workspace, session):
+            value = check(unit, workspace, session)
+            workspace.output("public.npz").unlink()
+            return value
+
+        if not public:
+            handlers["check"] = without_public
+        executor = Executor(
+            store=store, transactions=transactions, queue=InMemoryQueue(), clock=clock, pipelines=pipelines,
+            runner=InProcessRunner(handlers, folder / "cache"), scratch=folder / "scratch",
+        )  # fmt: skip
+        self.jobs = Jobs(transactions=transactions, executor=executor, clock=clock, pipelines=pipelines)
+        audits = Audits(store=store, transactions=transactions, executor=executor, jobs=self.jobs, clock=clock)
+        self.repairs = Repairs(store=store, transactions=transactions, jobs=self.jobs)
+        (folder / "model.onnx").write_bytes(b"weights")
+        manifest = Manifest.model_validate({"model": {"name": "faces"}, "repair": repair})
+        self.audit = audits.submit(SubmitRequest(folder / "model.onnx", manifest, folder, Policy(), False)).job_id
+        self.jobs.run_in_place(self.audit)
+        self.store, self.transactions = store, transactions
+
+    def start(self, **options):
+        """The payload of the repair job that starts."""
+        started = self.repairs.start(RepairRequest(self.audit, **options))
+        with self.transactions() as tx:
+            return RepairJob.model_validate(tx.jobs.get(started.job_id).payload)
+
+
+def test_what_retrains_needs_public_images_or_weights(tmp_path):
+    house = House(tmp_path, public=False)
+    with pytest.raises(InvalidInput, match="no public data to pre-train on"):
+        house.start()
+    weights = tmp_path / "public.safetensors"
+    weights.write_bytes(b"public")
+    payload = house.start(weights=str(weights))
+    assert house.store.get_bytes(payload.data["weights.safetensors"]) == b"public"
+    payload = house.start(weights="torchvision:ResNet18_Weights.IMAGENET1K_V1")
+    assert "weights.safetensors" not in payload.data | payload.inputs
+
+
+@pytest.mark.parametrize("defense", ["neg-ls", "confidence-adaptation", "output-controls"])
+def test_what_does_not_retrain_needs_neither(tmp_path, defense):
+    house = House(tmp_path, public=False)
+    assert house.start(defense=defense).quick_plan.attacks
+    with pytest.raises(InvalidInput, match="leave out --weights"):
+        house.start(defense=defense, weights="torchvision:ResNet18_Weights.IMAGENET1K_V1")
+
+
+def test_weights_of_the_manifest_are_enough(tmp_path):
+    house = House(tmp_path, public=False, weights="torchvision:ResNet18_Weights.IMAGENET1K_V1")
+    assert house.start().plan.attacks
+    with pytest.raises(InvalidInput, match="no weights file at"):
+        house.start(weights=str(tmp_path / "missing.safetensors"))
+
+
+def test_attacks_that_read_activations_are_for_cut_models_alone(tmp_path):
+    house = House(tmp_path, public=True)
+    before = {attack.key for attack in house.start(defense="tl-dmi").plan.attacks}
+    assert "adaptive-averaged" in before
+    assert "inverse-network" not in {attack.key for attack in house.start(defense="cem").plan.attacks}
