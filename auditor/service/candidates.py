@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+from pydantic import JsonValue
+
 from auditor.contracts.plan import AttackSpec, AuditPlan, PriorSpec
 
 PPA = "ppa"
 QUICK_SAMPLES = 3
+EFFORT = frozenset(
+    {
+        "averaged", "candidates", "copies", "directions", "epochs", "generations", "iterations", "parallel", "patience",
+        "pool", "population", "public_images", "queries", "samples", "search", "shadow_steps", "stage_steps", "stages",
+        "steps", "students", "transforms",
+    }
+)  # fmt: skip
+"""Parameters, of whichever attack, of which more is never weaker."""
 
 
 def with_adaptive(plan: AuditPlan, known: tuple[AttackSpec, ...]) -> AuditPlan:
     """The plan with the attacks that know a defense, where it does not have them.
 
-    Attacks draw from their own keys, so those of the plan end where they ended without the others.
+    What one of them knows must show, and not how long it runs: it gets the effort that the plan spends on attacks of
+    its name, where it does not set it itself. Attacks draw from their own keys, so those of the plan end where they
+    ended without the others.
     """
     have = {attack.key for attack in plan.attacks}
-    new = tuple(attack for attack in known if attack.key not in have)
+    new = tuple(_with_effort(attack, plan) for attack in known if attack.key not in have)
     if not new:
         return plan
     return plan.model_copy(update={"name": f"{plan.name}+adaptive", "attacks": plan.attacks + new})
+
+
+def _with_effort(attack: AttackSpec, plan: AuditPlan) -> AttackSpec:
+    """With the most that an attack of this name in the plan sets for each parameter of effort."""
+    spent: dict[str, JsonValue] = {}
+    for other in plan.attacks:
+        for name, value in other.params.items():
+            if other.name == attack.name and name in EFFORT and isinstance(value, int):
+                known = spent.get(name)
+                spent[name] = value if not isinstance(known, int) else max(known, value)
+    return attack.model_copy(update={"params": spent | attack.params})
 
 
 def quick_version(plan: AuditPlan) -> AuditPlan:

@@ -12,16 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from auditor.attacks.split.catalog import catalog_of
+from auditor.service.candidates import EFFORT
 from auditor.service.plans import ROWS
 
-EFFORT = frozenset(
-    {
-        "averaged", "candidates", "copies", "directions", "epochs", "generations", "iterations", "parallel", "patience",
-        "pool", "population", "public_images", "queries", "samples", "search", "shadow_steps", "stage_steps", "stages",
-        "steps", "students", "transforms",
-    }
-)  # fmt: skip
-"""Parameters, of whichever attack, of which more is never weaker."""
 HARMLESS = frozenset({"channels_last"})
 """Parameters that change no result beyond rounding."""
 VARIANTS: Mapping[str, tuple[Mapping[str, Any], ...]] = {

@@ -4,8 +4,10 @@ import pytest
 
 from auditor.attacks.catalog import ATTACKS
 from auditor.attacks.split.catalog import SPLIT_ATTACKS
+from auditor.contracts.plan import AttackSpec
+from auditor.service.candidates import EFFORT, with_adaptive
 from auditor.service.plans import PRESETS, SPLIT
-from auditor.service.vetted import EFFORT, unvetted
+from auditor.service.vetted import unvetted
 from remediation.offers import OFFERS
 
 PRESET_ROWS = [(name, attack) for name, plan in PRESETS.items() for attack in plan.attacks]
@@ -17,6 +19,24 @@ KNOWING = [(offer.name, attack) for offer in OFFERS.values() for attack in offer
 )
 def test_what_presets_and_repairs_run_counts(where, attack):
     assert unvetted(attack.name, attack.params) == ()
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=lambda offer: offer.name)
+@pytest.mark.parametrize("preset", ["quick", "standard", "deep"])
+def test_attacks_that_know_a_defense_count_in_every_preset(preset, offer):
+    plan = with_adaptive(PRESETS[preset], offer.adaptive)
+    assert all(unvetted(attack.name, attack.params) == () for attack in plan.attacks)
+
+
+def test_an_attack_that_knows_a_defense_runs_as_long_as_the_plans_own():
+    own = (
+        AttackSpec(name="ppa", params={"steps": 15, "pool": 100, "lr": 9.0}),
+        AttackSpec(name="ppa", label="b", params={"steps": 20, "averaged": 2}),
+    )
+    plan = with_adaptive(PRESETS["quick"].model_copy(update={"attacks": own}), OFFERS["tl-dmi"].adaptive)
+    knowing = {attack.key: attack.params for attack in plan.attacks[2:]}
+    assert knowing["adaptive-averaged"] == {"steps": 20, "pool": 100, "averaged": 6}
+    assert knowing["adaptive-front"] == {"steps": 20, "pool": 100, "averaged": 3, "front_weight": 0.1}
 
 
 def test_what_a_cut_model_meets_counts():
