@@ -77,13 +77,17 @@ def cut_points(target: Target) -> tuple[CutPoint, ...]:
     Raises:
         UnsupportedModel: the target is score-level only, so that nothing inside it can be reached.
     """
-    module = _module_of(target)
+    return module_cuts(_module_of(target), target.image_shape)
+
+
+def module_cuts(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[CutPoint, ...]:
+    """The same of a network in evaluation mode, from (B, *input_shape) raw model input to scores."""
     if isinstance(module, GraphModule):
         return tuple(
             CutPoint(cut.name, (cut.layer,) if cut.layer not in ("", cut.name) else (), cut.shape)
             for cut in cut_values(module)
         )
-    return _module_cuts(module, target.image_shape)
+    return _traced_cuts(module, input_shape)
 
 
 def split_at(target: Target, layer: str) -> SplitTarget:
@@ -103,17 +107,19 @@ def split_at(target: Target, layer: str) -> SplitTarget:
 def cut_at(target: Target, point: CutPoint) -> SplitTarget:
     """`target` cut at one of its `cut_points`."""
     module = _module_of(target)
+    encoder, tail = module_halves(module, point, target.image_shape)
+    return SplitTarget(target, point, encoder, tail, _device_of(module))
+
+
+def module_halves(module: nn.Module, point: CutPoint, input_shape: tuple[int, int, int]) -> tuple[Half, Half]:
+    """Raw model input to what passes at one of the `module_cuts`, and from there to the scores; weights are shared.
+
+    The network has to be in evaluation mode here, and may be in any mode when its halves are run.
+    """
     if isinstance(module, GraphModule):
-        cut = next(cut for cut in cut_values(module) if cut.name == point.name)
-        encoder, tail = halves(module, cut)
-        return SplitTarget(target, point, encoder, tail, _device_of(module))
-    return SplitTarget(
-        target,
-        point,
-        partial(_run_to, module, point.name),
-        partial(_run_from, module, point.name, target.image_shape),
-        _device_of(module),
-    )
+        return halves(module, next(cut for cut in cut_values(module) if cut.name == point.name))
+    n_blank = 1 if _one_blank_is_enough(module, point, input_shape) else None
+    return partial(_run_to, module, point.name), partial(_run_from, module, point.name, input_shape, n_blank)
 
 
 def with_split(card: TargetCard, split: SplitTarget) -> TargetCard:
@@ -179,13 +185,29 @@ def _run_to(module: nn.Module, path: str, inputs: Tensor) -> Tensor:
     raise ValueError(f"the forward pass does not reach '{path}'")
 
 
-def _run_from(module: nn.Module, path: str, image_shape: tuple[int, int, int], features: Tensor) -> Tensor:
-    """The scores with `features` in place of the output at `path`; what comes before runs on a blank picture."""
-    blank = torch.zeros(len(features), *image_shape, device=features.device)
+def _run_from(
+    module: nn.Module, path: str, input_shape: tuple[int, int, int], n_blank: int | None, features: Tensor
+) -> Tensor:
+    """The scores with `features` in place of the output at `path`; what comes before runs on `n_blank` blank pictures.
+
+    None: on as many as there are rows of features, where a network remembers their number across the cut.
+    """
+    blank = torch.zeros(len(features) if n_blank is None else n_blank, *input_shape, device=features.device)
     # a copy, since the next layer may work in place
     with _hooked(module.get_submodule(path), lambda _layer, _inputs, _output: features.clone()):
         scores: Tensor = module(blank)
     return scores
+
+
+@torch.no_grad()
+def _one_blank_is_enough(module: nn.Module, point: CutPoint, input_shape: tuple[int, int, int]) -> bool:
+    features = torch.rand(_PROBES[0], *point.shape, generator=torch.Generator().manual_seed(0)).to(_device_of(module))
+    wanted = _run_from(module, point.name, input_shape, None, features)
+    try:
+        found = _run_from(module, point.name, input_shape, 1, features)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return torch.equal(wanted, found)
 
 
 @dataclass
@@ -198,7 +220,7 @@ class _Visit:
     n_calls: int = 1
 
 
-def _module_cuts(module: nn.Module, image_shape: tuple[int, int, int]) -> tuple[CutPoint, ...]:
+def _traced_cuts(module: nn.Module, image_shape: tuple[int, int, int]) -> tuple[CutPoint, ...]:
     traces = [_trace(module, image_shape, batch) for batch in _PROBES]
     visits, output, image = traces[0]
     names: dict[Any, list[str]] = {}

@@ -22,6 +22,7 @@ from auditor.fisher.units import Unit
 from auditor.tensors import ImageBatch, RunContext
 from auditor.training import Loss, TrainConfig, TrainHistory, fit_classifier
 from remediation import freezing
+from remediation.frozen_front import FrontOnce, front_once
 from remediation.offers import OFFERS, offer_of
 
 Prepare = Callable[[Tensor], Tensor]
@@ -141,6 +142,8 @@ class Tuning:
     ) -> TrainHistory:
         """The common loop over the private images; every boundary sees the same batches.
 
+        A frozen front is run once and not in every epoch where nothing changes its images and nothing looks at them.
+
         Args:
             config: hyper-parameters.
             loss: default: cross-entropy.
@@ -149,6 +152,18 @@ class Tuning:
             module: trained in place of `self.module`, of which it holds the frozen parts under the same names.
             keep_from: first epoch, from 0, whose weights may be kept.
         """
+        plain = module is None and loss is None and degrade is None and not config.augment
+        if plain and (once := self._front_once()) is not None:
+            return fit_classifier(
+                once.tail,
+                once.fit,
+                once.validation,
+                config.model_copy(update={"channels_last": config.channels_last and once.fit.images.ndim == 4}),
+                self.ctx,
+                stage=stage,
+                set_mode=lambda _tail: freezing.set_mode(self.module, self.plan),
+                keep_from=keep_from,
+            )
         return fit_classifier(
             self.module if module is None else module,
             self.data.fit,
@@ -163,6 +178,9 @@ class Tuning:
             degrade=degrade,
             keep_from=keep_from,
         )
+
+    def _front_once(self) -> FrontOnce | None:
+        return front_once(self.module, self.plan, self.data.fit, self.data.validation, self.ctx, prepare=self.prepare)
 
 
 @dataclass(frozen=True)
