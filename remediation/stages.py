@@ -8,6 +8,7 @@ before) and, optionally, `weights.safetensors`.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,13 +47,20 @@ from remediation.defenses.base import RepairedModel
 from remediation.pipeline import TRIAL
 from remediation.preparation import Network, RepairInputs, read_inputs
 from remediation.starting import PublicWeights, public_weights
-from remediation.starting_weights import check_not_in_place, check_trained, load_public_weights, submitted_weights
+from remediation.starting_weights import (
+    check_not_in_place,
+    check_trained,
+    load_public_weights,
+    shared_layers,
+    submitted_weights,
+)
 from remediation.utility import measure_utility
 
 START, CANDIDATE, MODEL = "start.json", "candidate.json", "model"
 START_WEIGHTS = "start.safetensors"
 TRIAL_FRAC = 0.25
 """Share of the training that every boundary of a sweep gets."""
+_REPAIRED_BEFORE = "The submission already has layers of the public weights that were trained here ({}): it was repaired from them before."
 _AGREEMENT = 1e-3
 """Largest difference of log-probabilities between the trained network and the written file, relative to their size."""
 _SMALL_SET, _SMALL_CLASS = 1000, 10
@@ -91,8 +99,12 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
         check_trained(network.module, fresh, frozen)
     else:
         weights = PublicWeights({}, "the submitted weights")
-    if not inputs.defense.config.weights_are_public:
-        check_not_in_place(network.module, submitted_weights(workspace.input("model"), inputs.card), frozen)
+    submitted = submitted_weights(workspace.input("model"), inputs.card)
+    if weights.trained_here:
+        if shared := shared_layers(network.module, submitted, frozen):
+            weights = replace(weights, notes=(*weights.notes, _REPAIRED_BEFORE.format(", ".join(shared[:10]))))
+    elif not inputs.defense.config.weights_are_public:
+        check_not_in_place(network.module, submitted, frozen)
     body = network.body()
     save_file(body, workspace.output(START_WEIGHTS))
     target = load_target(workspace.input("model"), inputs.card, ctx.device)

@@ -40,11 +40,13 @@ class PublicWeights:
         tensors: by name.
         described: where they come from.
         notes: remarks for the report.
+        trained_here: on the public data alone, so that nothing about them has to be believed.
     """
 
     tensors: Mapping[str, Tensor]
     described: str
     notes: tuple[str, ...] = ()
+    trained_here: bool = False
 
 
 def public_weights(inputs: RepairInputs, network: Network, ctx: RunContext) -> PublicWeights:
@@ -80,7 +82,7 @@ def public_weights(inputs: RepairInputs, network: Network, ctx: RunContext) -> P
             "Expect accuracy to fall with every frozen unit."
         )
     described = f"{task.described}; {accuracy:.3f} right on images set aside{' (from the cache)' if cached else ''}"
-    return PublicWeights(load_file(folder / WEIGHTS), described, tuple(notes))
+    return PublicWeights(load_file(folder / WEIGHTS), described, tuple(notes), trained_here=True)
 
 
 def _supplied(inputs: RepairInputs) -> PublicWeights:

@@ -119,8 +119,6 @@ def submitted_weights(path: Path, card: TargetCard) -> list[Tensor]:
 def check_not_in_place(module: nn.Module, submitted: Sequence[Tensor], frozen: Iterable[Unit]) -> None:
     """Refuse frozen layers that are the submission's own, also when its norms were folded into its weights.
 
-    Two weights are taken for one when every output filter of one is parallel to the other's: folding scales filters.
-
     Args:
         module: with the starting weights.
         submitted: from `submitted_weights`.
@@ -129,15 +127,22 @@ def check_not_in_place(module: nn.Module, submitted: Sequence[Tensor], frozen: I
     Raises:
         InvalidInput: with the explanation, naming the layers.
     """
+    if shared := shared_layers(module, submitted, frozen):
+        raise InvalidInput(f"{IN_PLACE} ({', '.join(shared[:10])})", remedy=IN_PLACE_REMEDY)
+
+
+def shared_layers(module: nn.Module, submitted: Sequence[Tensor], frozen: Iterable[Unit]) -> list[str]:
+    """Names of frozen weights that the submission has too.
+
+    Two weights are taken for one when every output filter of one is parallel to the other's: folding scales filters.
+    """
     state = {name: value.detach().cpu() for name, value in module.named_parameters()}
-    shared = [
+    return [
         name
         for unit in frozen
         for name in unit.parameters
         if state[name].ndim >= 2 and any(_same_filters(state[name], other) for other in submitted)
     ]
-    if shared:
-        raise InvalidInput(f"{IN_PLACE} ({', '.join(shared[:10])})", remedy=IN_PLACE_REMEDY)
 
 
 def _same_filters(a: Tensor, b: Tensor) -> bool:

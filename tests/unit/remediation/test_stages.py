@@ -55,6 +55,19 @@ def test_a_submission_is_retrained_and_comes_back_in_its_format(make_submission,
     assert top_k_accuracy(target.logits, heldout, CTX) == pytest.approx(candidate.heldout_accuracy.value, abs=0.03)
 
 
+def test_a_repaired_model_can_be_repaired_again_and_the_report_says_so(make_submission):
+    first = make_submission()
+    started, start = start_of(first)
+    assert not any("repaired from them before" in note for note in start.notes)
+    workspace, _ = train(first, started, 3)
+    repaired = (workspace.root / "outputs/model").read_bytes()
+    (first.root / "inputs/model").write_bytes(repaired)
+    again = first.workspace("again")
+    repair_pretrain(UnitSpec(kind="repair-pretrain", key="pretrain"), again, CTX)
+    start = RepairStart.model_validate_json((again.root / "outputs/start.json").read_text())
+    assert any("features.0.weight" in note and "repaired from them before" in note for note in start.notes)
+
+
 @pytest.mark.parametrize(
     ("defense", "kind", "written", "boundary"),
     [
