@@ -60,7 +60,10 @@ START, CANDIDATE, MODEL = "start.json", "candidate.json", "model"
 START_WEIGHTS = "start.safetensors"
 TRIAL_FRAC = 0.25
 """Share of the training that every boundary of a sweep gets."""
-_REPAIRED_BEFORE = "The submission already has layers of the public weights that were trained here ({}): it was repaired from them before."
+_REPAIRED_BEFORE = (
+    "The submission already has layers of the public weights that were trained here ({}): it was repaired from them "
+    "before."
+)
 _AGREEMENT = 1e-3
 """Largest difference of log-probabilities between the trained network and the written file, relative to their size."""
 _SMALL_SET, _SMALL_CLASS = 1000, 10

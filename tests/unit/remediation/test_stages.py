@@ -60,8 +60,8 @@ def test_a_repaired_model_can_be_repaired_again_and_the_report_says_so(make_subm
     started, start = start_of(first)
     assert not any("repaired from them before" in note for note in start.notes)
     workspace, _ = train(first, started, 3)
-    repaired = (workspace.root / "outputs/model").read_bytes()
-    (first.root / "inputs/model").write_bytes(repaired)
+    for name in ("model", "target.json"):
+        (first.root / "inputs" / name).write_bytes((workspace.root / "outputs" / name).read_bytes())
     again = first.workspace("again")
     repair_pretrain(UnitSpec(kind="repair-pretrain", key="pretrain"), again, CTX)
     start = RepairStart.model_validate_json((again.root / "outputs/start.json").read_text())
