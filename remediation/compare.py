@@ -128,15 +128,23 @@ def better_half(trials: Sequence[RepairCandidate], *, always: Sequence[int] = ()
     rest, and so on; within a front, those that leak least. After a part of the training the accuracy says who is ahead,
     not who ends within the budget. What could not be judged comes last.
     """
-    waiting = {c.freeze.boundary: (_value(c.heldout_accuracy), _worst(c.lift)) for c in trials}
-    order: list[int] = []
+    waiting, order = {c.freeze.boundary: c for c in trials}, list[int]()
     while waiting:
-        known = {k: (accuracy, lift) for k, (accuracy, lift) in waiting.items() if lift is not None}
-        front = [k for k in known if not any(_dominates(other, known[k]) for other in known.values())] or list(waiting)
-        order += sorted(front, key=lambda k: (known[k][1] if k in known else 0.0, k))
-        waiting = {k: row for k, row in waiting.items() if k not in front}
+        front = pareto_front(tuple(waiting.values())) or tuple(waiting)
+        order += sorted(front, key=lambda k: (_worst(waiting[k].lift) or 0.0, k))
+        waiting = {k: trial for k, trial in waiting.items() if k not in front}
     n_kept = max(3, -(-len(order) // 2))
     return tuple(sorted({*order[:n_kept], *(k for k in always if k in order)}))
+
+
+def pareto_front(candidates: Sequence[RepairCandidate]) -> tuple[int, ...]:
+    """Boundaries to which no other is better in accuracy and in the upper bound of the worst lift at once, ascending.
+
+    What could not be judged under every attack is not on it.
+    """
+    rows = {c.freeze.boundary: (_value(c.heldout_accuracy), _worst(c.lift)) for c in candidates}
+    known = {k: (accuracy, lift) for k, (accuracy, lift) in rows.items() if lift is not None}
+    return tuple(sorted(k for k in known if not any(_dominates(other, known[k]) for other in known.values())))
 
 
 def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
@@ -220,8 +228,12 @@ def repair_report(
         utility_before=start.utility_before,
         utility_after=kept.utility if kept else None,
         pretraining=start.pretraining,
+        weights_digest=start.weights_digest,
+        seed=before.provenance.seed,
+        data={card.role: card.digest for card in before.data},
         candidates=candidates,
         trials=trials,
+        front=pareto_front(candidates),
         chosen=chosen if kept else None,
         quick_lift_before={outcome.key: outcome.score("lift") for outcome in _attacks_of(before_quick)},
         heuristic=_heuristic(before, before_quick, candidates, quick_reports),

@@ -160,7 +160,8 @@ def print_repair(report: RepairReport) -> None:
     for candidate in report.candidates:
         mark = "*" if candidate.freeze.boundary == report.chosen else " "
         name = f"{mark}k={candidate.freeze.boundary}/{candidate.freeze.n_units}"
-        within = "" if candidate.within_budget else " over the accuracy budget"
+        within = " on the front" if candidate.freeze.boundary in report.front else ""
+        within += "" if candidate.within_budget else " over the accuracy budget"
         typer.echo(f"{name:10} {interval(candidate.heldout_accuracy):24} {cells(candidate.lift)}{within}")
     typer.echo("")
     for row in (*report.adaptive_differences, *report.differences):

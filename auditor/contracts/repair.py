@@ -201,9 +201,17 @@ class RepairReport(Contract):
     utility_after: Utility | None = None
     pretraining: str
     """Where the frozen weights came from."""
+    weights_digest: str = ""
+    """sha256 over the names and values of the starting weights, head excluded."""
+    seed: int = 0
+    """All randomness of the trainings and audits derives from it."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Digests of the images that were trained and audited with, by role."""
     candidates: tuple[RepairCandidate, ...]
     trials: tuple[RepairCandidate, ...] = ()
     """Every boundary of a sweep, after a part of the training."""
+    front: tuple[int, ...] = ()
+    """The Pareto front: boundaries to which no other is better in accuracy and in the upper bound of the worst lift."""
     chosen: int | None
     """Boundary of the chosen candidate."""
     quick_lift_before: dict[str, Score] = Field(default_factory=dict)

@@ -17,6 +17,7 @@ from auditor.report.repair_view import (
     lift_difference,
     repair_headline,
     repair_meaning,
+    standing,
     trade_chart,
     utility_rows,
 )
@@ -46,4 +47,5 @@ def render_repair_html(report: RepairReport) -> str:
         heuristic_columns=HEURISTIC_COLUMNS,
         heuristic_rows=heuristic_rows(report.heuristic) if report.heuristic else (),
         frozen=[frozen_proof(candidate) for candidate in report.candidates],
+        standing=[standing(report, candidate) for candidate in report.candidates],
     )

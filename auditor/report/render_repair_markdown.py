@@ -15,6 +15,7 @@ from auditor.report.repair_view import (
     heuristic_text,
     repair_headline,
     repair_meaning,
+    standing,
     utility_rows,
 )
 from auditor.report.wording import PASS_CAVEAT, VERDICT_SIGN, score_text
@@ -69,7 +70,7 @@ def _candidates(report: RepairReport) -> list[str]:
             + (" (chosen)" if item.freeze.boundary == report.chosen else ""),
             item.proposed_by,
             frozen_proof(item),
-            "within" if item.within_budget else "over",
+            standing(report, item),
             score_text(item.heldout_accuracy),
             *(score_text(item.lift[key]) if key in item.lift else "not audited" for key in keys),
         )

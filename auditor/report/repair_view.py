@@ -114,6 +114,12 @@ def frozen_proof(candidate: RepairCandidate) -> str:
     return "unchanged" if freeze.digest_before == freeze.digest_after else "CHANGED"
 
 
+def standing(report: RepairReport, candidate: RepairCandidate) -> str:
+    """Where a candidate stands: within the budget or over it, and whether it is on the Pareto front."""
+    budget = "within" if candidate.within_budget else "over"
+    return f"{budget}, on the front" if candidate.freeze.boundary in report.front else budget
+
+
 def attack_keys(report: RepairReport) -> list[str]:
     """Attacks that any candidate was audited with, in order of appearance."""
     return list(dict.fromkeys(key for item in report.candidates for key in item.lift))

@@ -156,6 +156,7 @@ def sample_repair_report(
         utility_after=_utility(0.71, 0.052) if kept else None,
         pretraining="trained on the public data, 40 epochs",
         candidates=candidates,
+        front=(2, 4, 5),
         chosen=chosen,
         quick_lift_before={"ppa": measured("lift", *before)},
         heuristic=_heuristic(candidates),

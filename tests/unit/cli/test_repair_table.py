@@ -15,5 +15,13 @@ def test_an_attack_that_only_the_candidates_met_has_its_column_and_none_shifts(c
     place = head.index("lift front")
     before, first = (next(line for line in lines if line.lstrip(" *").startswith(name)) for name in ("before", "k=2"))
     assert before[place:].strip() == "-"
-    assert first[place:].strip() == "0.20 [0.12, 0.28]"
+    assert first[place:].split("  ")[0] == "0.20 [0.12, 0.28]"
     assert any(line.startswith("adaptive-averaged") for line in lines)
+
+
+def test_boundaries_on_the_front_are_marked_and_those_over_the_budget_too(capsys):
+    print_repair(sample_repair_report(chosen=None).model_copy(update={"front": (2, 5)}))
+    marks = {line[1:4]: line for line in capsys.readouterr().out.splitlines() if line.lstrip(" *").startswith("k=")}
+    assert marks["k=2"].endswith(" on the front")
+    assert "front" not in marks["k=4"]
+    assert marks["k=5"].endswith(" on the front over the accuracy budget")

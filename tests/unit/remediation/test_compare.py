@@ -13,7 +13,15 @@ from auditor.service.workspace import Workspace
 from auditor.tensors import RunContext
 from auditor.testing.evidence import measured, sample_outcome
 from auditor.testing.reports import sample_report
-from remediation.compare import audited_candidate, better_half, choose, repair_report, require_same_plan, within_budget
+from remediation.compare import (
+    audited_candidate,
+    better_half,
+    choose,
+    pareto_front,
+    repair_report,
+    require_same_plan,
+    within_budget,
+)
 from remediation.offers import OFFERS
 from remediation.stages import repair_choose, repair_compare
 
@@ -164,9 +172,11 @@ def test_the_better_half_of_a_sweep_is_on_the_front_of_accuracy_and_leak():
     """Boundary 1 leaks more than 0 and is less accurate; 3 is the least accurate and leaks least."""
     rows = {0: (0.6, 0.8), 1: (0.7, 0.7), 2: (0.5, 0.7), 3: (0.1, 0.4), 4: (0.65, 0.6), 5: (0.9, 0.3)}
     trials = [candidate(k, quick(lift), accuracy) for k, (lift, accuracy) in rows.items()]
+    assert pareto_front(trials) == (0, 2, 3)
     assert better_half(trials) == (0, 2, 3)
     assert better_half(trials, always=[5]) == (0, 2, 3, 5)
     unjudged = [candidate(6, unmeasured(quick(0.2), {"lift"}), 0.9)]
+    assert 6 not in pareto_front(trials + unjudged)
     assert 6 not in better_half(trials + unjudged + [candidate(7, quick(0.4), 0.65)])
 
 
@@ -190,6 +200,10 @@ def test_a_repair_report_pairs_before_and_after_by_class():
     assert found.quick_lift_before["a0"].high == 0.7
     assert (found.heuristic.proposed, found.heuristic.best) == (4, 4)
     assert found.heuristic.regret.value == 0
+    assert found.front == (4,)  # as accurate as 2, and leaks less
+    before = sample_report(Verdict.FAIL)
+    assert (found.seed, found.weights_digest) == (before.provenance.seed, "w")
+    assert found.data == {card.role: card.digest for card in before.data} != {}
     assert any("boundary 5 failed" in note for note in found.notes)
     assert found.model_dump_json() == report_of(sample_report(Verdict.PASS)).model_dump_json()
 

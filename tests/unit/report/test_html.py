@@ -331,6 +331,13 @@ class TestRepairPage:
         old = report.model_copy(update={"heuristic": None})
         assert "choose well" not in render_repair_html(old) + render_repair_markdown(old)
 
+    def test_boundaries_on_the_front_are_marked_in_both_formats(self):
+        report = sample_repair_report(chosen=None).model_copy(update={"front": (5,)})
+        text, markdown = Page(render_repair_html(report)).text, render_repair_markdown(report)
+        for shown in (text, markdown):
+            assert shown.count("over, on the front") == 1
+            assert "within, on the front" not in shown
+
     def test_nothing_repaired_is_said(self):
         text = Page(render_repair_html(sample_repair_report(chosen=None))).text
         assert "nothing was repaired" in text
