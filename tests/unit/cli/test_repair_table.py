@@ -15,7 +15,7 @@ def test_an_attack_that_only_the_candidates_met_has_its_column_and_none_shifts(c
     place = head.index("lift front")
     before, first = (next(line for line in lines if line.lstrip(" *").startswith(name)) for name in ("before", "k=2"))
     assert before[place:].strip() == "-"
-    assert first[place:].split("  ")[0] == "0.20 [0.12, 0.28]"
+    assert first[place:].strip().split("  ")[0] == "0.20 [0.12, 0.28]"
     assert any(line.startswith("adaptive-averaged") for line in lines)
 
 
