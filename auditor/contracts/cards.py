@@ -33,6 +33,12 @@ class OverlapCheck(Contract):
     """Copies of private images, mirrored, dimmed and blurred, that were looked for among the public ones as a test."""
     planted_found: int = 0
     """Of them, those that the search found."""
+    copies: int = 0
+    """Private images of which a public one is a copy by the judge's features, also where it was cropped or shifted."""
+    cropped: int = 0
+    """Cropped copies of private images that were looked for in the same way as a test; 0: no such search."""
+    cropped_found: int = 0
+    """Of them, those that the search found."""
     note: str = ""
 
 

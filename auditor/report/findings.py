@@ -81,6 +81,15 @@ def _about_data(overlap: OverlapCheck) -> Iterator[Finding]:
     if overlap.near_duplicates:
         text = f"Private and public images that look almost the same: {overlap.near_duplicates}; a person should look."
         yield _finding("overlap-near", "problem", text)
+    if overlap.copies:
+        text = f"Public images that are altered copies of private ones: {overlap.copies}; a person should look."
+        yield _finding("overlap-copies", "problem", text)
+    if overlap.cropped_found < overlap.cropped / 2:
+        text = (
+            f"Of {overlap.cropped} cropped copies of private images planted as a test, the search found "
+            f"{overlap.cropped_found}: cropped copies among the public images may go unseen."
+        )
+        yield _finding("overlap-unseen", "warning", text)
 
 
 def _about_prior(card: PriorCard, policy: Policy) -> Iterator[Finding]:

@@ -107,6 +107,9 @@ def data_shortfalls(
     elif overlap.near_duplicates:
         reason = f"public images that look almost the same as private ones: {overlap.near_duplicates}"
         found.append(Shortfall(reason, "public data without copies of private images (the pairs are listed)"))
+    elif overlap.copies:
+        reason = f"public images that are copies of private ones, cropped or otherwise altered: {overlap.copies}"
+        found.append(Shortfall(reason, "public data without copies of private images (the pairs are listed)"))
     elif overlap.planted and overlap.planted_found < LEAST_FOUND * overlap.planted:
         reason = (
             f"the search for private images in the public data finds only {overlap.planted_found} of {overlap.planted} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,22 +18,28 @@ from auditor.contracts.prepared import PreparedAudit
 from auditor.contracts.report import Finding
 from auditor.contracts.submission import TargetCard
 from auditor.data.bundles import load_bundle, save_bundle
+from auditor.data.cache import ContentCache
 from auditor.data.image_set import ImageSet
 from auditor.data.overlap import check_overlap, require_disjoint
 from auditor.data.splits import stratified_split
+from auditor.evaluation.copies import search_copies
+from auditor.evaluation.judge import Judge
 from auditor.evaluation.misread import misread_classes
 from auditor.loading.target_loading import load_target
 from auditor.priors.quality import sample_images
 from auditor.priors.storage import save_prior
 from auditor.service.matching import PIXEL
-from auditor.service.stages.means import ReadyPrior, readiness, ready_priors, train_aids
+from auditor.service.stages.means import ReadyPrior, readiness, ready_priors, surroundings, train_aids
 from auditor.service.stages.split import ready_split_attack, record_activations
 from auditor.service.stages.witnesses import Witnesses, measure_priors, train_witnesses
 from auditor.service.workspace import UnitValue, Workspace
-from auditor.tensors import RunContext
+from auditor.targets.base import Target
+from auditor.tensors import ImageBatch, RunContext
 
 HELDOUT_FRAC = 0.2
+MAX_LISTED = 10
 N_PLACEBO = 256
+_OVERLAP = "overlap.json"
 
 
 @dataclass
@@ -56,6 +63,8 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     target = load_target(workspace.input("model"), card, ctx.device)
     sets = read_sets(workspace, plan)
     witnesses = train_witnesses(workspace, manifest, plan, target, sets.fit, sets.heldout, sets.public, ctx)
+    if witnesses.judge is not None:
+        sets.overlap = with_copies(workspace, sets, witnesses.judge, target, ctx)
     priors = ready_priors(workspace, plan, target, sets.public, ctx)
     prior_cards, measures = measure_priors(workspace, priors, witnesses, sets.heldout, sets.public, target, plan, ctx)
     attacks = [
@@ -119,6 +128,43 @@ def read_sets(workspace: Workspace, plan: AuditPlan) -> Sets:
             note=" ".join(check.note for check in found if check.note),
         )
     return sets
+
+
+def with_copies(workspace: Workspace, sets: Sets, judge: Judge, target: Target, ctx: RunContext) -> OverlapCheck:
+    """What was found so far, and what the judge's features find; from the cache where searched before."""
+    fit, heldout, public, overlap = sets.fit, sets.heldout, sets.public, sets.overlap
+    if fit is None or heldout is None or public is None or fit.labels is None or heldout.labels is None:
+        return overlap
+
+    def build(folder: Path, _unfinished: Path) -> None:
+        batches = [image_set.batch(target.image_shape) for image_set in (fit, heldout)]
+        labels = torch.from_numpy(np.concatenate([fit.labels, heldout.labels]))  # type: ignore[list-item]
+        private = ImageBatch(torch.cat([batch.images for batch in batches]), labels)
+        found = search_copies(judge, private, public.batch(target.image_shape), ctx)
+        changes: dict[str, object] = {}
+        if found is not None:
+            listed = ", ".join(f"{_row(fit, a)}/{b}" for a, b in found.pairs[:MAX_LISTED])
+            note = f" Copies by the judge's features (private row/public row): {listed}" if listed else ""
+            changes = {
+                "copies": len(found.pairs),
+                "cropped": found.planted,
+                "cropped_found": found.planted_found,
+                "note": (overlap.note + note).strip(),
+            }
+        (folder / _OVERLAP).write_text(overlap.model_copy(update=changes).model_dump_json())
+
+    parts = {
+        "judge": judge.digest,
+        "data": [fit.digest, heldout.digest, public.digest],
+        "seed": ctx.seed,
+        **surroundings(target, ctx),
+    }
+    folder, _ = ContentCache(workspace.cache).load_or_build("overlap", parts, build)
+    return OverlapCheck.model_validate_json((folder / _OVERLAP).read_text())
+
+
+def _row(fit: ImageSet, row: int) -> str:
+    return f"private[{row}]" if row < len(fit) else f"held-out[{row - len(fit)}]"
 
 
 def _card(role: str, image_set: ImageSet, note: str) -> DataCard:

@@ -229,6 +229,7 @@ WRONG_PASSES = {
     "overlap not checked": {"overlap": OverlapCheck(checked=False)},
     "private images among the public ones": {"overlap": OverlapCheck(checked=True, exact_duplicates=1)},
     "images almost like private ones among the public ones": {"overlap": OverlapCheck(checked=True, near_duplicates=1)},
+    "altered copies of private images among the public ones": {"overlap": OverlapCheck(checked=True, copies=1)},
     "a search for private images that finds no copy": {
         "overlap": OverlapCheck(checked=True, planted=64, planted_found=50)
     },
