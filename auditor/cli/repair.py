@@ -125,18 +125,18 @@ def _write_model(house: Services, job_id: str, path: Path) -> None:
 def show_repair(house: Services, job_id: str, outputs: Sequence[tuple[str, Path]], fmt: str) -> ExitCode:
     """Print a repair's report, write the files asked for; the exit code is the verdict after.
 
-    Without a repaired model a proven leak stays a failed gate, and anything else is inconclusive.
+    Without a repaired model nothing was decided: inconclusive. The verdict on the submission is that of its audit.
     """
     from auditor.contracts.policy import Verdict
     from auditor.report.formats import render
-    from auditor.risk.exit_code import exit_code, worst_verdict
+    from auditor.risk.exit_code import exit_code
 
     report = house.audits.get_repair_report(job_id)
     if fmt == "table":
         print_repair(report)
     else:
         sys.stdout.write(render(report, fmt))
-    verdict = report.verdict_after or worst_verdict([report.verdict_before, Verdict.INCONCLUSIVE])
+    verdict = report.verdict_after or Verdict.INCONCLUSIVE
     return write_outputs(outputs, lambda kind: render(report, kind), exit_code(verdict))
 
 

@@ -67,7 +67,8 @@ def audited(folder, submission, shell):
     assert done.returncode == 0, done.stderr
     manifest = yaml.safe_load((folder / "auditor.yaml").read_text())
     tiny = yaml.safe_load((submission / "auditor.yaml").read_text())
-    (folder / "auditor.yaml").write_text(yaml.safe_dump(manifest | {"plan": tiny["plan"], "repair": tiny["repair"]}))
+    repair = tiny["repair"] | {"params": tiny["repair"]["params"] | {"n_boundaries": 1}}
+    (folder / "auditor.yaml").write_text(yaml.safe_dump(manifest | {"plan": tiny["plan"], "repair": repair}))
     return shell(submit)
 
 

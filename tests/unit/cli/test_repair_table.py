@@ -1,6 +1,12 @@
 """The table of a repair in the terminal."""
 
-from auditor.cli.repair import print_repair
+from types import SimpleNamespace
+
+import pytest
+
+from auditor.cli.repair import print_repair, show_repair
+from auditor.contracts.policy import Verdict
+from auditor.errors import ExitCode
 from auditor.testing.reports import sample_repair_report
 
 
@@ -25,3 +31,20 @@ def test_boundaries_on_the_front_are_marked_and_those_over_the_budget_too(capsys
     assert marks["k=2"].endswith(" on the front")
     assert "front" not in marks["k=4"]
     assert marks["k=5"].endswith(" on the front over the accuracy budget")
+
+
+@pytest.mark.parametrize(("chosen", "code"), [(2, ExitCode.INCONCLUSIVE), (None, ExitCode.INCONCLUSIVE)])
+def test_without_a_repaired_model_the_front_is_shown_and_nothing_is_decided(capsys, chosen, code):
+    """Also where the submission failed: that verdict is its own audit's."""
+    report = sample_repair_report(chosen=chosen)
+    house = SimpleNamespace(audits=SimpleNamespace(get_repair_report=lambda _job: report))
+    assert show_repair(house, "job", [], "table") is code
+    out = capsys.readouterr().out
+    assert ("NOT REPAIRED" in out) == (chosen is None)
+    assert "on the front" in out
+
+
+def test_the_exit_code_of_a_repair_is_the_verdict_after_it():
+    report = sample_repair_report().model_copy(update={"verdict_after": Verdict.FAIL})
+    house = SimpleNamespace(audits=SimpleNamespace(get_repair_report=lambda _job: report))
+    assert show_repair(house, "job", [], "json") is ExitCode.GATE_FAILED
