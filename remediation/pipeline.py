@@ -4,8 +4,8 @@ The submission itself is audited with the quick plan too (`before/`), so that ca
 compared with it on equal terms; the chosen one is audited with the full plan (`after/`). A candidate whose training or
 audit fails is left out, and the comparison says so.
 
-A sweep tries every boundary with a part of the training first (`trial0/`, `trial1/`, ...) and gives the better half all
-of it: successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943) of two rounds.
+A sweep tries every boundary with a part of the training and of the audit first (`trial0/`, `trial1/`, ...) and gives
+the better half all of it: successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943) of two rounds.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec
     start = RepairStart.model_validate(done[PRETRAIN].value)
     inputs = own | done[PRETRAIN].outputs
     quick = AuditJob(name=job.name, plan=job.quick_plan, inputs=job.inputs | {"plan.json": job.quick_plan_digest})
+    trial = AuditJob(name=job.name, plan=job.trial_plan, inputs=job.inputs | {"plan.json": job.trial_plan_digest})
     units += audit_units(quick, done, failed, prefix=BEFORE)
     boundaries, trials = dict(start.boundaries), dict[str, str]()
     if start.trials:
         for k in boundaries:
-            units += _candidate(quick, f"{TRIAL}{k}", {"boundary": k, "trial": True}, inputs, done, failed)
+            units += _candidate(trial, f"{TRIAL}{k}", {"boundary": k, "trial": True}, inputs, done, failed)
         if not _ended(units, done, failed):
             return tuple(units)
         trials = _quick_results(TRIAL, boundaries, done)
@@ -71,18 +72,18 @@ def _ended(units: Iterable[UnitSpec], done: Done, failed: Failures) -> bool:
 
 
 def _candidate(
-    quick: AuditJob,
+    plain: AuditJob,
     name: str,
     params: dict[str, JsonValue],
     inputs: dict[str, str],
     done: Done,
     failed: Failures,
 ) -> list[UnitSpec]:
-    """Train one boundary, then audit what came out with the quick plan."""
+    """Train one boundary, then audit what came out as `plain` says."""
     key = f"{name}/train"
     units = [UnitSpec(kind="repair-train", key=key, params=params, inputs=inputs)]
     if key in done:
-        audit = quick.model_copy(update={"inputs": quick.inputs | _model(done[key])})
+        audit = plain.model_copy(update={"inputs": plain.inputs | _model(done[key])})
         units += audit_units(audit, done, failed, prefix=f"{name}/")
     return units
 

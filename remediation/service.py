@@ -15,7 +15,7 @@ from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import Reach
 from auditor.contracts.report import AuditReport
 from auditor.errors import InvalidInput
-from auditor.service.candidates import quick_version, with_adaptive
+from auditor.service.candidates import quick_version, trial_version, with_adaptive
 from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore, Transactions
 from remediation.offers import offer_of
@@ -97,6 +97,7 @@ class Repairs:
         reads_activations = Access.SPLIT in offer.access
         known = offer.adaptive if reads_activations == (report.plan.split is not None) else ()
         full, quick = with_adaptive(report.plan, known), with_adaptive(quick_version(report.plan), known)
+        trial = trial_version(quick)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
         inputs = submission.inputs
         if request.weights is not None:
@@ -108,6 +109,8 @@ class Repairs:
             plan=full,
             quick_plan=quick,
             quick_plan_digest=self._put(quick),
+            trial_plan=trial,
+            trial_plan_digest=self._put(trial),
             inputs=inputs | {"manifest.json": self._put(manifest), "plan.json": self._put(full)},
             data=data,
         )

@@ -193,6 +193,10 @@ class RepairJob(Contract):
     """Every candidate, and the submission itself, are audited with this one, which has those attacks too."""
     quick_plan_digest: str
     """Artifact of the quick plan's JSON."""
+    trial_plan: AuditPlan
+    """The boundaries of a sweep are ranked with this one after a part of the training."""
+    trial_plan_digest: str
+    """Artifact of the trial plan's JSON."""
     inputs: dict[str, str]
     """As in AuditJob; `manifest.json` carries the budget."""
     data: dict[str, str]

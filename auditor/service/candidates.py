@@ -43,6 +43,16 @@ def _with_effort(attack: AttackSpec, plan: AuditPlan) -> AttackSpec:
     return attack.model_copy(update={"params": spent | attack.params})
 
 
+def trial_version(quick: AuditPlan) -> AuditPlan:
+    """The plan that ranks the boundaries of a sweep: the quick plan's first attack, one sample per class.
+
+    It only decides which boundaries get all of the training; those are audited with the quick plan.
+    """
+    return quick.model_copy(
+        update={"name": f"{quick.name}:trials", "attacks": quick.attacks[:1], "samples_per_class": 1}
+    )
+
+
 def quick_version(plan: AuditPlan) -> AuditPlan:
     """The cheaper plan that a repair audits every candidate with: same classes, seed, evaluator, judge and prior.
 

@@ -15,6 +15,8 @@ JOB = RepairJob(
     plan=PLAN,
     quick_plan=PLAN,
     quick_plan_digest=digest_of("quick"),
+    trial_plan=PLAN.model_copy(update={"samples_per_class": 1}),
+    trial_plan_digest=digest_of("trial"),
     inputs={name: digest_of(name) for name in ("model", "target.json", "manifest.json", "plan.json", "policy.json")},
     data={name: digest_of(name) for name in ("fit.npz", "heldout.npz", "report.json")},
 )
@@ -61,6 +63,8 @@ def test_a_sweep_gives_all_of_the_training_to_the_kept_boundaries_alone():
     assert trained(units, "k") == ["k1/train", "k2/train"]
     assert all(units[key].params["trial"] for key in trained(units, "trial"))
     assert "trial" not in units["k1/train"].params
+    assert units["trial1/prepare"].inputs["plan.json"] == digest_of("trial")
+    assert units["k1/prepare"].inputs["plan.json"] == units["before/prepare"].inputs["plan.json"] == digest_of("quick")
     assert units["k2/train"].params["proposed_by"] == "fisher"
     assert units["compare"].params == {"boundaries": [1, 2], "trials": [0, 1, 2, 3]}
     assert {f"trial{k}.report.json" for k in range(4)} | {"k1.report.json", "quick.json"} <= set(

@@ -6,7 +6,7 @@ from auditor.contracts.manifest import PlanSection
 from auditor.contracts.plan import AttackSpec, PriorSpec
 from auditor.errors import InvalidInput
 from auditor.priors.catalog import PRIORS
-from auditor.service.candidates import quick_version
+from auditor.service.candidates import quick_version, trial_version
 from auditor.service.plans import PRESETS, plan_problems, resolve_plan
 
 
@@ -95,6 +95,9 @@ def test_two_attacks_of_one_key_are_refused():
 def test_the_candidates_plan_keeps_what_comparisons_need():
     full = PRESETS["standard"]
     quick = quick_version(full)
+    trial = trial_version(quick)
+    assert (trial.attacks, trial.samples_per_class) == (quick.attacks[:1], 1)
+    assert (trial.priors, trial.seed, trial.n_classes) == (quick.priors, quick.seed, quick.n_classes)
     assert [attack.key for attack in quick.attacks] == ["ppa", "ppa-averaged"]
     assert (quick.seed, quick.n_classes, quick.evaluator, quick.judge) == (
         full.seed,
