@@ -8,6 +8,7 @@ from auditor.contracts.base import digest_of
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
+from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import (
     HeuristicCheck,
     PairedDifference,
@@ -27,6 +28,11 @@ from remediation.offers import offer_of
 _RANKED_BY = ("lift", "both_agree", "evaluator_top1")
 """What a candidate is judged by: the first of these that every candidate has for every attack."""
 Differences = tuple[PairedDifference, ...]
+_TOO_FEW = (
+    "The audit after would pass. With so few private images what is tuned after a frozen front is known to give them "
+    "away to attacks that are not in this suite, so freezing alone is not taken for safe: combine it with another "
+    "defense (`--boundary K --defense bido`), or train on more images."
+)
 _TIE = 0.05
 """Upper bounds this near to each other are equal: intervals are several times wider."""
 
@@ -209,6 +215,10 @@ def repair_report(
         notes += (f"The quick audit of boundary {', '.join(map(str, failed))} failed: not a candidate.",)
     if chosen is not None and after is None:
         notes += ("The full audit of the chosen candidate failed: the repair is not proved.",)
+    verdict = after.verdict.verdict if after else None
+    if verdict is Verdict.PASS and start.defense == "tl-dmi" and start.small_private_set:
+        verdict = Verdict.INCONCLUSIVE
+        notes += (_TOO_FEW,)
     content = {
         "start": start.model_dump(mode="json", exclude={"utility_before"}),  # a latency is never the same twice
         "candidates": [candidate.model_dump(mode="json") for candidate in candidates],
@@ -240,7 +250,7 @@ def repair_report(
         differences=compare_reports(before, after) if after else (),
         adaptive_differences=adaptive,
         verdict_before=before.verdict.verdict,
-        verdict_after=after.verdict.verdict if after else None,
+        verdict_after=verdict,
         model_digest=kept.model_digest if kept else None,
         model_format=kept.model_format if kept else str(before.target.format),
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,

@@ -27,6 +27,7 @@ from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Score
 from auditor.contracts.submission import ModelFormat, TargetCard
 from auditor.data.bundles import load_bundle
+from auditor.data.image_set import ImageSet
 from auditor.errors import AuditorError, InvalidInput
 from auditor.evaluation.cards import accuracy_score
 from auditor.evaluation.intervals import Bootstrap
@@ -122,6 +123,7 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
         trials=trials,
         accuracy_before=_accuracy(target, inputs, ctx),
         utility_before=measure_utility(target, workspace.input("model"), _heldout(inputs), ctx),
+        small_private_set=_is_small(load_bundle(workspace.input("fit.npz"))),
         notes=(*weights.notes, *_notes(inputs)),
     )
     workspace.output(START).write_text(start.model_dump_json())
@@ -343,11 +345,10 @@ def _audited(
 def _notes(inputs: RepairInputs) -> tuple[str, ...]:
     notes = []
     fit = load_bundle(inputs.workspace.input("fit.npz"))
-    n_classes = max(1, fit.n_classes or 1)
-    if len(fit) < _SMALL_SET or len(fit) / n_classes < _SMALL_CLASS:
+    if _is_small(fit):
         notes.append(
-            f"The private set is small ({len(fit)} images of {n_classes} classes): in such cases images can be rebuilt "
-            "from the tuned layers alone, so transfer learning by itself must not be taken for a proof of safety."
+            f"The private set is small ({len(fit)} images of {fit.n_classes} classes): in such cases images can be "
+            "rebuilt from the tuned layers alone, so transfer learning by itself is not taken for a proof of safety."
         )
     if inputs.manifest.data.heldout is None:
         notes.append(
@@ -357,6 +358,10 @@ def _notes(inputs: RepairInputs) -> tuple[str, ...]:
     if inputs.defense.config.weights_are_public:
         notes.append("The team states that layers shared by the submission and the public weights are public.")
     return tuple(notes)
+
+
+def _is_small(fit: ImageSet) -> bool:
+    return len(fit) < _SMALL_SET or len(fit) / max(1, fit.n_classes or 1) < _SMALL_CLASS
 
 
 def _training_notes(repaired: RepairedModel, inputs: RepairInputs) -> tuple[str, ...]:

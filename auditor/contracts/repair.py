@@ -126,6 +126,8 @@ class RepairStart(Contract):
     accuracy_before: Score
     """Held-out accuracy of the submitted model."""
     utility_before: Utility | None = None
+    small_private_set: bool = False
+    """Whether the private images are so few that freezing alone is known not to protect."""
     notes: tuple[str, ...] = ()
 
 
@@ -224,6 +226,7 @@ class RepairReport(Contract):
     """Attacks that know the defense, under the quick plan: the submission against the chosen candidate."""
     verdict_before: Verdict
     verdict_after: Verdict | None
+    """That of the audit after; a pass of TL-DMI alone on few private images is inconclusive (see the notes)."""
     model_digest: str | None
     model_format: str
     parity_max_abs_error: float | None
