@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
 
 from auditor.contracts.base import digest_of
 from auditor.contracts.fisher import FisherReport
@@ -209,7 +210,8 @@ def repair_report(
     adaptive: Differences = ()
     if chosen is not None and kept is not None:
         static, adaptive = quick_differences(start.defense, before_quick, quick_reports[chosen])
-        notes += hiding(static, adaptive)
+        averaged = {o.key for o in _attacks_of(quick_reports[chosen]) if o.adaptive}
+        notes += hiding(static, adaptive, averaged)
     failed = sorted(set(trained) - set(quick_reports))
     if failed:
         notes += (f"The quick audit of boundary {', '.join(map(str, failed))} failed: not a candidate.",)
@@ -266,17 +268,31 @@ def quick_differences(defense: str, before: AuditReport, after: AuditReport) -> 
     return tuple(r for r in rows if r.attack not in known), tuple(r for r in rows if r.attack in known)
 
 
-def hiding(static: Differences, adaptive: Differences) -> tuple[str, ...]:
-    """A remark where static attacks find provably less and one that knows the defense does not: nothing was removed."""
-    blind, knowing = ([row for row in rows if row.metric == "lift"] for rows in (static, adaptive))
-    seeing = [row for row in knowing if isinstance(row.difference, Measured) and not _proven(row)]
-    if not blind or not seeing or not all(map(_proven, blind)):
+def hiding(static: Differences, adaptive: Differences, averaged: Set[str] = frozenset()) -> tuple[str, ...]:
+    """A remark where some attack finds provably less and one that sees through defenses does not, or gains far less.
+
+    Args:
+        static: under attacks that know nothing of the defense.
+        adaptive: under those that know it.
+        averaged: keys of `static` attacks that are made to see through defenses in general.
+    """
+    rows = [row for row in (*static, *adaptive) if row.metric == "lift"]
+    seeing = [row for row in rows if row in adaptive or row.attack in averaged]
+    blind = [row.difference for row in rows if row not in seeing and _proven(row)]
+    lowered = max((score.low for score in blind if isinstance(score, Measured)), default=None)
+    if lowered is None:
         return ()
-    names = ", ".join(row.attack for row in seeing)
+    unmoved = [row.attack for row in seeing if not _proven(row) or _high(row) < lowered]
+    if not unmoved:
+        return ()
     return (
-        f"Attacks that do not know the defense find less, but {names}, which knows it, is not proved to: the defense "
-        "hides what the model knows more than it removes it.",
+        f"Attacks that do not know the defense find less, but {', '.join(unmoved)}, which can see through it, is not "
+        "proved to, or gains far less: the defense hides what the model knows more than it removes it.",
     )
+
+
+def _high(row: PairedDifference) -> float:
+    return row.difference.high if isinstance(row.difference, Measured) else -math.inf
 
 
 def _proven(row: PairedDifference) -> bool:

@@ -34,8 +34,8 @@ NOISY = _ppa("adaptive-noise", averaged=4, noise=0.05)
 """In expectation over noise."""
 BY_LABEL = AttackSpec(name="brep-mi", label="adaptive-label", params={"iterations": 100, "patience": 20})
 """From labels alone, which no change of the scores hides."""
-DECODED = AttackSpec(name="inverse-network")
-"""On a cut model: a decoder that learns from the defended device, as every such plan has it."""
+DECODED = AttackSpec(name="inverse-network", label="adaptive-inverse")
+"""On a cut model: a decoder that learns from the defended device."""
 
 _OFFERS = (
     Offer(

@@ -6,6 +6,9 @@ from pydantic import Field, JsonValue, model_validator
 
 from auditor.contracts.base import Contract
 
+KNOWING = "adaptive-"
+"""How the keys of attacks begin that know the defense of a repair. The repair adds them; no plan may use it."""
+
 
 class AttackSpec(Contract):
     """One attack of the plan, by catalog name."""

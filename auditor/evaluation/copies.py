@@ -28,6 +28,8 @@ MIN_AGREEMENT = 0.85
 """Correlation of greys under which a pair is not looked at further."""
 MIN_LIMIT = 0.6
 """Of the score, however unlike each other the private classes are."""
+MAX_LOOKALIKE = 0.8
+"""Two private pictures of different classes that score more are one picture filed twice, and say nothing of others."""
 _MARGIN = 0.4
 _N_LOOKALIKES, _N_PLANTED = 500, 64
 _ZOOMS = (0.8, 0.86, 0.93, 1.0, 1.07, 1.15, 1.25)
@@ -71,7 +73,7 @@ def search_copies(judge: Judge, private: ImageBatch, public: ImageBatch, ctx: Ru
     own = _Gallery(judge, private.images, features)
     some = _spread(len(private), _N_LOOKALIKES)
     lookalikes, _ = own.best(private.images[some], features[some], ctx, without=labels[some][:, None] == labels[None])
-    highest = float(lookalikes.max())
+    highest = float(lookalikes.masked_fill(lookalikes >= MAX_LOOKALIKE, 0.0).max())
     limit = max(MIN_LIMIT, highest + _MARGIN * (1 - highest))
     planted = _spread(len(private), _N_PLANTED)
     shown = torch.cat([public.images, _altered(private.images[planted], ctx)])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from auditor.contracts.access import Access
 from auditor.contracts.cards import ClassifierCard, JudgeCard, OverlapCheck, PriorCard
 from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
-from auditor.contracts.plan import AuditPlan
+from auditor.contracts.plan import KNOWING, AuditPlan
 from auditor.contracts.policy import Thresholds
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.contracts.submission import TargetCard
@@ -25,6 +25,8 @@ SUSPICION = 0.01
 """Probability under which a single class's successes are not put down to chance."""
 
 
+LEAST_CROPPED_FOUND = 0.5
+"""Of cropped, mirrored, dimmed and blurred copies, by the judge's features: faces at 32 x 32 pixels give 0.8."""
 LEAST_FOUND = 0.8
 """Share of altered copies that the search for private images among the public ones has to find."""
 
@@ -116,6 +118,12 @@ def data_shortfalls(
             "altered copies, so that it finds none says little"
         )
         found.append(Shortfall(reason, "a look at both sets by a person: these images are too alike for a search"))
+    elif overlap.cropped_found < LEAST_CROPPED_FOUND * overlap.cropped:
+        reason = (
+            f"the search by the judge's features finds only {overlap.cropped_found} of {overlap.cropped} cropped "
+            "copies, so that it finds none in the public data says little"
+        )
+        found.append(Shortfall(reason, "a better judge, or a look at both sets by a person"))
     if isinstance(evaluator, ClassifierCard):
         found += _prior_contamination(evaluator, priors)
         found += _accuracy_shortfall(
@@ -180,11 +188,24 @@ def suite_shortfalls(
     if n_methods < t.min_attacks:
         reason = f"working attack methods behind this audit: {n_methods}; the policy asks for {t.min_attacks}"
         found.append(Shortfall(reason, f"{t.min_attacks - n_methods} more attack method(s) that work on this model"))
+    found += [
+        Shortfall(
+            f"{item.outcome.key}, which knows the defense of this model, did not work on it",
+            f"a run of {item.outcome.key} that works: without it a defense may only hide what the model knows",
+        )
+        for item in evidence
+        if item.outcome.key.startswith(KNOWING) and not _excused(item.outcome, deployment) and not counts(item, plan)
+    ]
     if reaching and not any(item.outcome.adaptive for item in reaching):
         reason = "no working attack was built to see through a defense"
         need = "an adaptive attack in the plan (for example gradients averaged over augmentations)"
         found.append(Shortfall(reason, need))
     return tuple(found)
+
+
+def _excused(outcome: AttackOutcome, deployment: Access) -> bool:
+    """Whether the model has nothing for the attack to work on, or the deployment does not give what it needs."""
+    return outcome.status is OutcomeStatus.INAPPLICABLE or not deployment.covers(outcome.access)
 
 
 def class_shortfalls(evidence: Sequence[AttackEvidence], t: Thresholds) -> tuple[Shortfall, ...]:

@@ -11,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 
 from auditor.contracts.base import as_written
 from auditor.contracts.manifest import PlanSection
-from auditor.contracts.plan import AttackSpec, AuditPlan, EvaluatorSpec, FisherSpec, JudgeTraining, PriorSpec
+from auditor.contracts.plan import KNOWING, AttackSpec, AuditPlan, EvaluatorSpec, FisherSpec, JudgeTraining, PriorSpec
 from auditor.errors import InvalidInput
 from auditor.service.candidates import PPA
 from auditor.service.pipeline import CONTROL_ATTACK
@@ -236,6 +236,11 @@ def plan_problems(plan: AuditPlan) -> list[str]:
     priors = Counter(prior.name for prior in plan.priors)
     problems = [f"plan: two attacks have the key '{key}'; give one a `label`" for key, n in keys.items() if n > 1]
     problems += [f"plan: the key '{key}' is kept for controls" for key in keys if key.startswith("control/")]
+    problems += [
+        f"plan: the key '{key}' is kept for attacks that know the defense of a repair; the repair adds them"
+        for key in keys
+        if key.startswith(KNOWING)
+    ]
     problems += [
         f"plan: '{attack.name}' is a control, which every audit runs by itself: take it out"
         for attack in plan.attacks

@@ -220,6 +220,7 @@ def test_a_broker_that_is_down_is_told_but_the_job_is_stored_and_announced_later
     [
         ([{"name": "ppa"}, {"name": "gmi", "label": "ppa"}], "two attacks have the key 'ppa'"),
         ([{"name": "ppa", "label": "control/vae"}], "kept for controls"),
+        ([{"name": "ppa", "label": "adaptive-averaged"}], "kept for attacks that know the defense"),
         ([{"name": "ppa", "prior": "gan"}], "wants the prior 'gan'"),
     ],
 )

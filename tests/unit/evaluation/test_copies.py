@@ -55,6 +55,17 @@ def test_other_pictures_of_a_private_class_set_no_limit():
     assert search_copies(JUDGE, twins, ImageBatch(STRANGERS), CTX).limit < 0.95
 
 
+def test_one_picture_filed_under_two_classes_does_not_end_the_search():
+    twice = ImageBatch(
+        torch.cat([PRIVATE.images, PRIVATE.images[:1], cropped(PRIVATE.images[1:2])]),
+        torch.cat([PRIVATE.labels, PRIVATE.labels[5:6], PRIVATE.labels[6:7]]),
+    )
+    public = ImageBatch(torch.cat([cropped(PRIVATE.images), STRANGERS]))
+    found = search_copies(JUDGE, twice, public, CTX)
+    assert len(found.pairs) >= 78
+    assert found.planted_found >= 60
+
+
 def test_a_judge_that_tells_nothing_apart_finds_no_planted_copy_and_says_so():
     blind = supplied_judge(lambda images: torch.ones(len(images), 4), "digest")
     found = search_copies(blind, PRIVATE, ImageBatch(STRANGERS), CTX)

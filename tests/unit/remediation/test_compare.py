@@ -144,14 +144,46 @@ def test_the_audit_after_may_have_further_attacks_but_must_have_those_before():
         require_same_plan(before.model_copy(update={"plan": more}), before)
 
 
-def knowing(static, adaptive):
-    """A quick report with one attack that knows nothing of the defense and one that does, by their lifts."""
+def knowing(static, adaptive, averaged=None):
+    """A quick report with one attack that knows nothing of the defense and one that does, by their lifts.
+
+    `averaged` adds the plan's own PPA with averaged gradients, which sees through defenses in general.
+    """
     key = OFFERS["tl-dmi"].adaptive[0].key
-    return sample_report(attacks=(sample_outcome("ppa", lift=static), sample_outcome(key, lift=adaptive)))
+    own = () if averaged is None else (sample_outcome("ppa-averaged", attack="ppa", lift=averaged, adaptive=True),)
+    return sample_report(attacks=(sample_outcome("ppa", lift=static), *own, sample_outcome(key, lift=adaptive)))
 
 
 def lifts(low):
     return (low + 0.1, low, low + 0.2)
+
+
+def notes_of(before, after):
+    found = repair_report(
+        start(), {4: trained(4)}, {4: after}, before=sample_report(), before_quick=before, after=sample_report(),
+        budget=BUDGET,
+    )  # fmt: skip
+    return " ".join(found.notes)
+
+
+def test_masked_gradients_are_seen_where_the_plan_has_averaged_ones_itself():
+    """As every preset has: then not all static attacks find less."""
+    before = knowing(lifts(0.6), lifts(0.6), lifts(0.6))
+    assert "hides" in notes_of(before, knowing(lifts(0.0), lifts(0.6), lifts(0.6)))
+    assert "hides" in notes_of(before, knowing(lifts(0.0), lifts(0.0), lifts(0.6)))
+    assert "hides" not in notes_of(before, knowing(lifts(0.0), lifts(0.0), lifts(0.0)))
+
+
+def test_an_attack_that_knows_and_gains_far_less_counts_as_seeing_through_it():
+    before = knowing(lifts(0.6), lifts(0.6))
+    assert "hides" in notes_of(before, knowing(lifts(0.0), lifts(0.45)))
+
+
+def test_an_attack_that_knows_and_could_not_be_measured_proves_nothing():
+    before, after = knowing(lifts(0.6), lifts(0.6)), knowing(lifts(0.0), lifts(0.0))
+    blind, seeing = after.attacks
+    unjudged = after.model_copy(update={"attacks": (blind, seeing.model_copy(update={"per_class": ()}))})
+    assert "hides" in notes_of(before, unjudged)
 
 
 @pytest.mark.parametrize(

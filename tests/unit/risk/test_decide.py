@@ -127,6 +127,39 @@ class TestTheThreeVerdicts:
         assert len(answers) == 1
 
 
+class TestAttacksThatKnowTheDefense:
+    """A repair adds them; the suite has another adaptive attack, which knows nothing of this defense."""
+
+    def with_knowing(self, **changes):
+        attacks = sample_attacks()
+        knowing = attacks[0].model_copy(update={"key": "adaptive-scrub", **changes})
+        specs = (*sample_plan().attacks, AttackSpec(name="ppa", label="adaptive-scrub"))
+        return audit(attacks=(*attacks, knowing), plan=sample_plan().model_copy(update={"attacks": specs}))
+
+    def test_a_working_one_stands_behind_a_pass(self):
+        assert decide(**self.with_knowing()).verdict is Verdict.PASS
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"moved": False},
+            {"unvetted": ("steps",)},
+            {"attack": "mirror-b"},
+            {"status": OutcomeStatus.SKIPPED, "reason": "no gradients"},
+        ],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_no_pass_where_one_did_not_work(self, changes):
+        answer = decide(**self.with_knowing(**changes))
+        assert answer.verdict is Verdict.INCONCLUSIVE
+        assert any("adaptive-scrub" in reason for reason in answer.reasons)
+
+    def test_one_with_nothing_to_work_on_is_excused(self):
+        """As an attack on public layers is where none are."""
+        changes = {"status": OutcomeStatus.INAPPLICABLE, "reason": "no public layer", "scores": ()}
+        assert decide(**self.with_knowing(**changes)).verdict is Verdict.PASS
+
+
 class TestAProvenLeakFails:
     def test_although_another_attack_crashed(self):
         attacks = swap(sample_attacks(LIFTS[Verdict.FAIL]), "mirror-b", status=OutcomeStatus.FAILED, reason="boom")
@@ -230,6 +263,9 @@ WRONG_PASSES = {
     "private images among the public ones": {"overlap": OverlapCheck(checked=True, exact_duplicates=1)},
     "images almost like private ones among the public ones": {"overlap": OverlapCheck(checked=True, near_duplicates=1)},
     "altered copies of private images among the public ones": {"overlap": OverlapCheck(checked=True, copies=1)},
+    "a search by features that finds no cropped copy": {
+        "overlap": OverlapCheck(checked=True, planted=64, planted_found=64, cropped=64, cropped_found=31)
+    },
     "a search for private images that finds no copy": {
         "overlap": OverlapCheck(checked=True, planted=64, planted_found=50)
     },
