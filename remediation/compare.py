@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
+from types import MappingProxyType
 
 from auditor.contracts.base import digest_of
 from auditor.contracts.fisher import FisherReport
@@ -34,6 +35,7 @@ _TOO_FEW = (
     "away to attacks that are not in this suite, so freezing alone is not taken for safe: combine it with another "
     "defense (`--boundary K --defense bido`), or train on more images."
 )
+_UNPROVED = "The full audit of the chosen candidate failed: the repair is not proved."
 _TIE = 0.05
 """Upper bounds this near to each other are equal: intervals are several times wider."""
 
@@ -181,6 +183,7 @@ def repair_report(
     after: AuditReport | None,
     budget: RepairBudget,
     trials: tuple[RepairCandidate, ...] = (),
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> RepairReport:
     """Assemble the comparison.
 
@@ -193,6 +196,7 @@ def repair_report(
         after: the chosen candidate under the full plan; None when none was chosen or its audit failed.
         budget: what the repair may cost.
         trials: boundaries of a sweep after a part of the training.
+        failed: trainings and audits that failed, by unit, and why.
 
     Raises:
         InvalidInput: audits that cannot be compared.
@@ -212,11 +216,12 @@ def repair_report(
         static, adaptive = quick_differences(start.defense, before_quick, quick_reports[chosen])
         averaged = {o.key for o in _attacks_of(quick_reports[chosen]) if o.adaptive}
         notes += hiding(static, adaptive, averaged)
-    failed = sorted(set(trained) - set(quick_reports))
-    if failed:
-        notes += (f"The quick audit of boundary {', '.join(map(str, failed))} failed: not a candidate.",)
+    unaudited = sorted(set(trained) - set(quick_reports))
+    if unaudited:
+        notes += (f"The quick audit of boundary {', '.join(map(str, unaudited))} failed: not a candidate.",)
     if chosen is not None and after is None:
-        notes += ("The full audit of the chosen candidate failed: the repair is not proved.",)
+        notes += (_UNPROVED,)
+    notes += tuple(f"{key} failed: {words}" for key, words in failed.items())
     verdict = after.verdict.verdict if after else None
     if verdict is Verdict.PASS and start.defense == "tl-dmi" and start.small_private_set:
         verdict = Verdict.INCONCLUSIVE
@@ -247,6 +252,7 @@ def repair_report(
         trials=trials,
         front=pareto_front(candidates),
         chosen=chosen if kept else None,
+        unkept="" if kept else _why_unkept(trained, quick_reports, chosen, notes),
         quick_lift_before={outcome.key: outcome.score("lift") for outcome in _attacks_of(before_quick)},
         heuristic=_heuristic(before, before_quick, candidates, quick_reports),
         differences=compare_reports(before, after) if after else (),
@@ -258,6 +264,19 @@ def repair_report(
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,
         notes=(*start.notes, *notes, *(kept.notes if kept else ())),
     )
+
+
+def _why_unkept(
+    trained: Mapping[int, TrainedCandidate],
+    reports: Mapping[int, AuditReport],
+    chosen: int | None,
+    notes: Sequence[str],
+) -> str:
+    if not trained:
+        return "No candidate could be trained."
+    if not reports:
+        return "No candidate's audit succeeded."
+    return _UNPROVED if chosen is not None else notes[0]
 
 
 def quick_differences(defense: str, before: AuditReport, after: AuditReport) -> tuple[Differences, Differences]:

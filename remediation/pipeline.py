@@ -63,7 +63,7 @@ def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec
         full = AuditJob(name=job.name, plan=job.plan, inputs=job.inputs | _model(done[f"k{chosen}/train"]))
         units += audit_units(full, done, failed, prefix=AFTER)
     if _ended(units, done, failed):
-        units.append(_compare_unit(params, inputs, done))
+        units.append(_compare_unit(params | {"failed": _broken(failed)}, inputs, done))
     return tuple(units)
 
 
@@ -95,6 +95,13 @@ def _model(trained: UnitResult) -> dict[str, str]:
 def _trained(prefix: str, boundaries: Iterable[int], done: Done) -> list[JsonValue]:
     """Boundaries that were trained; those whose audit failed have no report among the results."""
     return [k for k in boundaries if f"{prefix}{k}/train" in done]
+
+
+def _broken(failed: Failures) -> JsonValue:
+    """What failed as a whole, in words: trainings and audits. Of single attacks an audit's own report tells."""
+    whole = ("train", "prepare", FINISH)
+    told = {key: f"{'; '.join(f.problems)} {f.remedy}".strip() for key, f in sorted(failed.items())}
+    return {key: words for key, words in told.items() if key.rpartition("/")[2] in whole}
 
 
 def _quick_results(prefix: str, boundaries: Iterable[int], done: Done) -> dict[str, str]:

@@ -96,7 +96,10 @@ class Repairs:
         report = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
         reads_activations = Access.SPLIT in offer.access
         known = offer.adaptive if reads_activations == (report.plan.split is not None) else ()
-        full, quick = with_adaptive(report.plan, known), with_adaptive(quick_version(report.plan), known)
+        quick = quick_version(report.plan)
+        if offer.reach is Reach.SERVING:  # only scores or labels are left to attack, and those who know it do so
+            quick = quick.model_copy(update={"attacks": known})
+        full, quick = with_adaptive(report.plan, known), with_adaptive(quick, known)
         trial = trial_version(quick)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
         inputs = submission.inputs
@@ -125,10 +128,11 @@ class Repairs:
 def _budget(budget: RepairBudget, request: RepairRequest) -> RepairBudget:
     changes: dict[str, Any] = budget.model_dump(mode="json")
     if request.defense not in (None, budget.defense):
-        changes |= {"defense": request.defense, "params": {}}
-    changes["params"] = changes["params"] | request.params
+        changes |= {"defense": request.defense, "params": {}, "search": RepairBudget().search}
     if request.search is not None:
         changes["search"] = request.search
+        changes["params"].pop("boundaries", None)
+    changes["params"] = changes["params"] | request.params
     if request.weights is not None:
         changes["weights"] = request.weights
     if request.max_accuracy_loss is not None:

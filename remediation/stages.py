@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -65,6 +65,7 @@ _REPAIRED_BEFORE = (
     "The submission already has layers of the public weights that were trained here ({}): it was repaired from them "
     "before."
 )
+_FAILED = TypeAdapter(dict[str, str])
 _AGREEMENT = 1e-3
 """Largest difference of log-probabilities between the trained network and the written file, relative to their size."""
 _SMALL_SET, _SMALL_CLASS = 1000, 10
@@ -239,6 +240,7 @@ def repair_compare(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Uni
         after=_report(workspace, "after.json") if workspace.has("after.json") else None,
         budget=read_budget(workspace),
         trials=_audited(TRIAL, unit.params.get("trials"), workspace, start),
+        failed=_FAILED.validate_python(unit.params.get("failed") or {}),
     )
     workspace.output("repair.json").write_text(report.model_dump_json())
     return {

@@ -216,6 +216,8 @@ class RepairReport(Contract):
     """The Pareto front: boundaries to which no other is better in accuracy and in the upper bound of the worst lift."""
     chosen: int | None
     """Boundary of the chosen candidate."""
+    unkept: str = ""
+    """Why no repaired model was kept; empty: one was."""
     quick_lift_before: dict[str, Score] = Field(default_factory=dict)
     """Lift of the submitted model by attack key under the quick plan: what the candidates are compared with."""
     heuristic: HeuristicCheck | None = None

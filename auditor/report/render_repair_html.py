@@ -8,6 +8,8 @@ from auditor.contracts.scores import NotMeasured
 from auditor.report.page import drawn, render_page
 from auditor.report.repair_view import (
     HEURISTIC_COLUMNS,
+    TRIAL_COLUMNS,
+    TRIALS,
     attack_keys,
     chosen_candidate,
     difference_chart,
@@ -19,6 +21,7 @@ from auditor.report.repair_view import (
     repair_meaning,
     standing,
     trade_chart,
+    trial_rows,
     utility_rows,
 )
 from auditor.report.wording import VERDICT_SIGN
@@ -47,5 +50,8 @@ def render_repair_html(report: RepairReport) -> str:
         heuristic_columns=HEURISTIC_COLUMNS,
         heuristic_rows=heuristic_rows(report.heuristic) if report.heuristic else (),
         frozen=[frozen_proof(candidate) for candidate in report.candidates],
+        trials_title=TRIALS,
+        trial_columns=TRIAL_COLUMNS,
+        trial_rows=trial_rows(report),
         standing=[standing(report, candidate) for candidate in report.candidates],
     )

@@ -9,6 +9,8 @@ from auditor.contracts.repair import PairedDifference, RepairReport
 from auditor.report.markdown import bullets, folded, plain, table
 from auditor.report.repair_view import (
     HEURISTIC_COLUMNS,
+    TRIAL_COLUMNS,
+    TRIALS,
     attack_keys,
     frozen_proof,
     heuristic_rows,
@@ -16,6 +18,7 @@ from auditor.report.repair_view import (
     repair_headline,
     repair_meaning,
     standing,
+    trial_rows,
     utility_rows,
 )
 from auditor.report.wording import PASS_CAVEAT, VERDICT_SIGN, score_text
@@ -39,6 +42,8 @@ def render_repair_markdown(report: RepairReport) -> str:
     if costs := utility_rows(report):
         lines += ["### What it cost", "", *table(("", "Before", "After"), costs, numeric_from=1), ""]
     lines += ["### Boundaries tried", "", *_candidates(report), ""]
+    if report.trials:
+        lines += [f"### {TRIALS}", "", *table(TRIAL_COLUMNS, trial_rows(report), numeric_from=1), ""]
     if report.heuristic is not None:
         lines += ["### Did the Fisher scores choose well", "", plain(heuristic_text(report.heuristic)), ""]
         lines += [*table(HEURISTIC_COLUMNS, heuristic_rows(report.heuristic)), "", *bullets(report.heuristic.notes), ""]

@@ -10,6 +10,9 @@ from auditor.report.wording import VERDICT_WORD, percent, quantity, score_text
 
 HEURISTIC_COLUMNS = ("Boundary", "Inversion mass frozen", "Classification mass frozen", "Lift, worst attack", "Budget")
 
+TRIALS = "Tried with a part of the training"
+TRIAL_COLUMNS = ("Boundary", "Accuracy", "Lift", "Then")
+
 
 def chosen_candidate(report: RepairReport) -> RepairCandidate | None:
     """The candidate that was kept; None when none stayed within the budget."""
@@ -28,7 +31,8 @@ def repair_meaning(report: RepairReport) -> str:
     chosen = chosen_candidate(report)
     if chosen is None:
         loss = report.budget.max_accuracy_loss
-        return f"No boundary stayed within the accuracy budget (at most {100 * loss:g} points): nothing was repaired."
+        why = report.unkept or "No boundary stayed within the accuracy budget."
+        return f"{why} Nothing was repaired; it might have cost at most {100 * loss:g} points of accuracy."
     done = f"Freezing the first {chosen.freeze.boundary} of {chosen.freeze.n_units} units"
     if not chosen.freeze.boundary:
         done = f"Training with {report.defense}"
@@ -49,7 +53,8 @@ def repair_meaning(report: RepairReport) -> str:
 
 def lift_difference(report: RepairReport) -> PairedDifference | None:
     """The smallest proven gain in lift: a repair is worth what its worst attack says, also one that knows it."""
-    found = [item for item in (*report.adaptive_differences, *report.differences) if item.metric == "lift"]
+    rows = (*report.adaptive_differences, *report.differences)
+    found = [item for item in rows if item.metric == "lift" and not item.attack.startswith("control/")]
     return min(
         found, key=lambda item: item.difference.low if isinstance(item.difference, Measured) else -1e9, default=None
     )
@@ -103,6 +108,20 @@ def heuristic_rows(check: HeuristicCheck) -> tuple[tuple[str, ...], ...]:
             "within" if row.within_budget else "over",
         )
         for row in check.rows
+    )
+
+
+def trial_rows(report: RepairReport) -> tuple[tuple[str, ...], ...]:
+    """Texts of `TRIAL_COLUMNS` for every boundary of a sweep after a part of the training."""
+    kept = {item.freeze.boundary for item in report.candidates}
+    return tuple(
+        (
+            f"{item.freeze.boundary} of {item.freeze.n_units}",
+            score_text(item.heldout_accuracy),
+            "; ".join(f"{key} {score_text(score)}" for key, score in item.lift.items()),
+            "trained to the end" if item.freeze.boundary in kept else "dropped",
+        )
+        for item in report.trials
     )
 
 

@@ -158,6 +158,7 @@ def sample_repair_report(
         candidates=candidates,
         front=(2, 4, 5),
         chosen=chosen,
+        unkept="" if kept else "No boundary stayed within the accuracy budget.",
         quick_lift_before={"ppa": measured("lift", *before)},
         heuristic=_heuristic(candidates),
         differences=differences if kept else (),

@@ -80,6 +80,31 @@ def test_weights_of_the_manifest_are_enough(tmp_path):
         house.start(weights=str(tmp_path / "missing.safetensors"))
 
 
+def test_a_search_on_the_command_line_wins_over_boundaries_of_the_manifest(tmp_path):
+    house = House(tmp_path, public=True, params={"boundaries": [4], "epochs": 3})
+
+    def repair(**options):
+        return Manifest.model_validate_json(
+            house.store.get_bytes(house.start(**options).inputs["manifest.json"])
+        ).repair
+
+    assert repair().params == {"boundaries": [4], "epochs": 3}
+    assert (repair(search="sweep").params, repair(search="sweep").search) == ({"epochs": 3}, "sweep")
+    assert repair(search="sweep", params={"boundaries": [1]}).params == {"boundaries": [1], "epochs": 3}
+
+
+def test_another_defense_takes_over_neither_parameters_nor_search(tmp_path):
+    house = House(tmp_path, public=True, params={"boundaries": [4]}, search="sweep")
+    payload = house.start(defense="neg-ls")
+    repair = Manifest.model_validate_json(house.store.get_bytes(payload.inputs["manifest.json"])).repair
+    assert (repair.params, repair.search) == ({}, "fisher")
+
+
+def test_a_control_of_the_output_is_ranked_by_attacks_that_it_leaves_possible(tmp_path):
+    quick = House(tmp_path, public=True).start(defense="output-controls").quick_plan
+    assert {attack.name for attack in quick.attacks} == {"brep-mi", "mirror-b"}
+
+
 def test_attacks_that_read_activations_are_for_cut_models_alone(tmp_path):
     house = House(tmp_path, public=True)
     before = {attack.key for attack in house.start(defense="tl-dmi").plan.attacks}

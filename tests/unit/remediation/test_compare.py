@@ -260,6 +260,25 @@ def test_freezing_alone_does_not_pass_on_few_private_images(small, defense, verd
     assert failed.verdict_after is Verdict.FAIL
 
 
+def unkept(trained_ones, reports, **changes):
+    arguments = {"before": sample_report(Verdict.FAIL), "before_quick": quick(0.7), "after": None, "budget": BUDGET}
+    return repair_report(start(), trained_ones, reports, **arguments | changes)
+
+
+def test_why_no_model_was_kept_is_told_apart():
+    none = unkept({}, {}, failed={"k4/train": "training gave weights that are not finite. Take a lower `lr`."})
+    assert none.unkept == "No candidate could be trained."
+    assert any("k4/train failed" in note and "lower `lr`" in note for note in none.notes)
+    assert unkept({4: trained(4)}, {}).unkept == "No candidate's audit succeeded."
+    assert "accuracy budget" in unkept({4: trained(4, 0.5)}, {4: quick(0.3)}).unkept
+    assert "full audit" in unkept({4: trained(4)}, {4: quick(0.3)}).unkept
+    assert (
+        "could be judged"
+        in unkept({4: trained(4)}, {4: unmeasured(quick(0.3), {"lift", "both_agree", "evaluator_top1"})}).unkept
+    )
+    assert report_of(sample_report(Verdict.PASS)).unkept == ""
+
+
 def test_without_fisher_scores_there_is_nothing_to_check():
     bare = sample_report(Verdict.FAIL, fisher=NotMeasured(metric="fisher", reason="no gradients"))
     assert report_of(None, before=bare).heuristic is None

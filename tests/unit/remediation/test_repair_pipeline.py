@@ -66,7 +66,7 @@ def test_a_sweep_gives_all_of_the_training_to_the_kept_boundaries_alone():
     assert units["trial1/prepare"].inputs["plan.json"] == digest_of("trial")
     assert units["k1/prepare"].inputs["plan.json"] == units["before/prepare"].inputs["plan.json"] == digest_of("quick")
     assert units["k2/train"].params["proposed_by"] == "fisher"
-    assert units["compare"].params == {"boundaries": [1, 2], "trials": [0, 1, 2, 3]}
+    assert units["compare"].params == {"boundaries": [1, 2], "trials": [0, 1, 2, 3], "failed": {}}
     assert {f"trial{k}.report.json" for k in range(4)} | {"k1.report.json", "quick.json"} <= set(
         units["compare"].inputs
     )
@@ -77,6 +77,11 @@ def test_without_a_sweep_every_boundary_is_trained_to_the_end():
     assert "halve" not in units
     assert trained(units, "k") == [f"k{k}/train" for k in range(4)]
     assert units["after/prepare"].inputs["model"] == digest_of("k2/train model")
+
+
+def test_what_failed_as_a_whole_is_told_to_the_comparison():
+    units = follow(trials=False, failing=("k0/train", "k1/finish", "k2/attack/ppa/0"))
+    assert units["compare"].params["failed"] == {"k0/train": "it broke", "k1/finish": "it broke"}
 
 
 def test_a_trial_that_fails_is_left_out_and_does_not_end_the_sweep():

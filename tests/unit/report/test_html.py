@@ -338,9 +338,19 @@ class TestRepairPage:
             assert shown.count("over, on the front") == 1
             assert "within, on the front" not in shown
 
+    def test_boundaries_that_a_sweep_dropped_are_listed_in_both_formats(self):
+        report = sample_repair_report()
+        dropped = report.candidates[0].model_copy(
+            update={"freeze": report.candidates[0].freeze.model_copy(update={"boundary": 1})}
+        )
+        report = report.model_copy(update={"trials": (dropped, *report.candidates)})
+        for shown in (Page(render_repair_html(report)).text, render_repair_markdown(report)):
+            assert shown.count("dropped") == 1
+            assert shown.count("trained to the end") == len(report.candidates)
+
     def test_nothing_repaired_is_said(self):
         text = Page(render_repair_html(sample_repair_report(chosen=None))).text
-        assert "nothing was repaired" in text
+        assert "Nothing was repaired" in text
         assert "no repaired model" in text
 
     def test_a_changed_frozen_part_is_shouted(self):

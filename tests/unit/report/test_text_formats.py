@@ -72,7 +72,7 @@ class TestMarkdown:
         assert "2 of 6 (chosen)" in text
         assert "Calibration error | 0.031 | 0.052" in text
         nothing = render(sample_repair_report(chosen=None), "markdown")
-        assert "nothing was repaired" in nothing
+        assert "Nothing was repaired" in nothing
         assert "Calibration error" not in nothing
         assert "What it changed" not in nothing
 
