@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from auditor.contracts.repair import FreezePlan
+from auditor.contracts.repair import FreezePlan, NormMode
 from auditor.fisher.units import evaluation_mode
 from auditor.targets.split import CutPoint, Half, module_cuts, module_halves
 from auditor.tensors import ImageBatch, RunContext
@@ -76,7 +76,7 @@ def front_once(
         ctx: device, batch size, progress.
         prepare: images in [0, 1] to raw model input.
     """
-    if plan.boundary == 0:
+    if plan.boundary == 0 or plan.norm_mode is NormMode.REFERENCE:
         return None
     example = prepare(fit.images[:2].to(ctx.device))
     module.to(ctx.device)

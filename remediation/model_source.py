@@ -108,7 +108,9 @@ class ArchitectureSource:
         weights = read_weights(self._path, self._card.format, problems, {})
         problems.raise_any()
         module = self._blank()
-        module.load_state_dict(weights or {})
+        state = module.state_dict()
+        state.update(weights or {})
+        module.load_state_dict(state)
         return module
 
     def write(self, module: nn.Module, path: Path) -> None:

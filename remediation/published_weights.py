@@ -20,6 +20,9 @@ from auditor.loading.weights_file import read_weights
 
 _ELSEWHERE = "Where they cannot be fetched, save them as safetensors elsewhere and pass the file (`--weights FILE`)."
 
+_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+"""DenseNet's files keep the names that its layers had at first."""
+
 
 def fetch_weights(name: str, architecture: str, channels: int) -> tuple[Mapping[str, Tensor], str]:
     """Tensors by name, head included, and where they come from.
@@ -53,7 +56,8 @@ def fetch_weights(name: str, architecture: str, channels: int) -> tuple[Mapping[
     problems = Problems()
     tensors = read_weights(path, ModelFormat.STATE_DICT, problems, {})
     problems.raise_any()
-    return tensors or {}, f"torchvision's {weights} ({weights.url}, sha256 {digest})"
+    tensors = {_OLD_NAMES.sub(r"\1\2", key): value for key, value in (tensors or {}).items()}
+    return tensors, f"torchvision's {weights} ({weights.url}, sha256 {digest})"
 
 
 def _named(name: str, architecture: str, channels: int) -> Any:

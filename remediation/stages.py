@@ -109,7 +109,7 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
         if shared := shared_layers(network.module, submitted, frozen):
             weights = replace(weights, notes=(*weights.notes, _REPAIRED_BEFORE.format(", ".join(shared[:10]))))
     elif not inputs.defense.config.weights_are_public:
-        check_not_in_place(network.module, submitted, frozen)
+        check_not_in_place(network.module, submitted, network.units[:-1] if inputs.retrains else frozen)
     body = network.body()
     save_file(body, workspace.output(START_WEIGHTS))
     target = load_target(workspace.input("model"), inputs.card, ctx.device)

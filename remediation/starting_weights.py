@@ -25,11 +25,16 @@ from auditor.targets.onnx_graph import parse_graph
 
 _MIN_FAN_IN = 8
 """Smaller filters can be parallel by chance, so they prove nothing."""
-_PARALLEL = 0.9999
+_WIDE_FAN_IN = 27
+_PARALLEL = 0.95
+"""Cosine from which two filters in one place are one that was trained on; independent ones of wide fan-in never are."""
+_SHARED_FRAC = {True: 0.1, False: 0.5}
+"""Share of such filters that makes a layer the submission's, by whether the fan-in is wide."""
 
 IN_PLACE = (
-    "These layers come from the submitted model itself. They were trained on the private data, so freezing them now "
-    "would keep what they learned about it: a repair must restart from weights that never saw it."
+    "These layers come from the submitted model itself. They were trained on the private data, so freezing them, or "
+    "training on from them, would keep what they learned about it: a repair must restart from weights that never saw "
+    "it."
 )
 IN_PLACE_REMEDY = (
     "Give weights trained on public data only, or leave `--weights` out so that the repair pre-trains on the public "
@@ -64,8 +69,8 @@ def load_public_weights(module: nn.Module, weights: Mapping[str, Tensor], head: 
     ]
     if problems:
         raise InvalidInput(problems, remedy="Give weights of the same architecture; only the head may differ.")
-    kept = {name: weights[name] for name in own if name in weights and name not in head}
-    module.load_state_dict({**own, **kept})
+    own.update({name: weights[name] for name in own if name in weights and name not in head})
+    module.load_state_dict(own)  # what `state_dict` gave: it also says which version of a layer the values are of
 
 
 def check_trained(module: nn.Module, fresh: Mapping[str, Tensor], frozen: Sequence[Unit]) -> None:
@@ -116,30 +121,31 @@ def submitted_weights(path: Path, card: TargetCard) -> list[Tensor]:
     return weights + [tensor.T for tensor in weights if tensor.ndim == 2]
 
 
-def check_not_in_place(module: nn.Module, submitted: Sequence[Tensor], frozen: Iterable[Unit]) -> None:
-    """Refuse frozen layers that are the submission's own, also when its norms were folded into its weights.
+def check_not_in_place(module: nn.Module, submitted: Sequence[Tensor], units: Iterable[Unit]) -> None:
+    """Refuse layers that are the submission's own, also when its norms were folded in or they were trained on a little.
 
     Args:
         module: with the starting weights.
         submitted: from `submitted_weights`.
-        frozen: units that will be frozen.
+        units: what is looked at: all that comes from the starting weights.
 
     Raises:
         InvalidInput: with the explanation, naming the layers.
     """
-    if shared := shared_layers(module, submitted, frozen):
+    if shared := shared_layers(module, submitted, units):
         raise InvalidInput(f"{IN_PLACE} ({', '.join(shared[:10])})", remedy=IN_PLACE_REMEDY)
 
 
-def shared_layers(module: nn.Module, submitted: Sequence[Tensor], frozen: Iterable[Unit]) -> list[str]:
-    """Names of frozen weights that the submission has too.
+def shared_layers(module: nn.Module, submitted: Sequence[Tensor], units: Iterable[Unit]) -> list[str]:
+    """Names of weights of `units` that the submission has too.
 
-    Two weights are taken for one when every output filter of one is parallel to the other's: folding scales filters.
+    Two weights are taken for one when a share of their output filters is nearly parallel, place by place: folding
+    scales filters, further training turns them a little, and single ones can be drawn anew.
     """
     state = {name: value.detach().cpu() for name, value in module.named_parameters()}
     return [
         name
-        for unit in frozen
+        for unit in units
         for name in unit.parameters
         if state[name].ndim >= 2 and any(_same_filters(state[name], other) for other in submitted)
     ]
@@ -152,4 +158,5 @@ def _same_filters(a: Tensor, b: Tensor) -> bool:
     norms = rows_a.norm(dim=1) * rows_b.norm(dim=1)
     live = norms > 0
     cosine = (rows_a * rows_b).sum(dim=1)[live] / norms[live]
-    return bool(live.any()) and bool((cosine.abs() > _PARALLEL).all())
+    wanted = _SHARED_FRAC[a[0].numel() >= _WIDE_FAN_IN] * len(cosine)
+    return bool(live.any()) and float((cosine.abs() > _PARALLEL).sum()) >= max(1.0, wanted)

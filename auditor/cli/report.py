@@ -98,8 +98,8 @@ def _umask() -> int:
 
 
 def diff(
-    before_path: Annotated[Path, typer.Argument(metavar="A", help="JSON report of the first audit.")],
-    after_path: Annotated[Path, typer.Argument(metavar="B", help="JSON report of the second audit.")],
+    before_path: Annotated[Path, typer.Argument(metavar="A", help="First audit: JSON report, or id of a stored one.")],
+    after_path: Annotated[Path, typer.Argument(metavar="B", help="Second audit: JSON report, or id of a stored one.")],
     force: Annotated[
         bool, typer.Option("--force", help="Compare although the plans differ; the difference may be the plan's.")
     ] = False,
@@ -107,16 +107,44 @@ def diff(
 ) -> None:
     """Compare two audits class by class, A minus B, with paired intervals: one over 0 proves that B leaks less."""
     from auditor.evaluation.paired import compare_reports
-    from auditor.report.read import read_audit_report
 
     if fmt not in DIFF_FORMATS:
         raise UnknownName(f"unknown format '{fmt}'. Known: {', '.join(DIFF_FORMATS)}.", remedy="Choose one of these.")
-    before, after = read_audit_report(before_path), read_audit_report(after_path)
+    before, after = _read_or_find(before_path), _read_or_find(after_path)
     _comparable(before, after, force=force)
     rows = compare_reports(before, after)
     if not rows:
         raise InvalidInput("the two reports have no attack in common", remedy="Run both audits with one plan.")
+    for line in _unpaired(before, after):
+        typer.echo(f"warning: {line}", err=True)
     sys.stdout.write(_diff_text(before, after, rows, fmt))
+
+
+def _read_or_find(reference: Path) -> AuditReport:
+    """The report in a file; where there is none of this name, the stored one with this id."""
+    from auditor.report.read import read_audit_report
+
+    if reference.exists() or reference.suffix or len(reference.parts) > 1:
+        return read_audit_report(reference)
+    from auditor.cli.options import services
+
+    return services().audits.get_report(str(reference))
+
+
+def _unpaired(before: AuditReport, after: AuditReport) -> list[str]:
+    """Attacks that one of the reports has alone, with what they found."""
+    from auditor.report.wording import score_text
+
+    lines = []
+    for one, other, name, missing in ((before, after, "A", "B"), (after, before, "B", "A")):
+        keys = {outcome.key for outcome in other.attacks}
+        lines += [
+            f"{outcome.key} stands in {name} alone (lift {score_text(outcome.score('lift'))}): what it shows is not in "
+            f"the comparison, since {missing} was not attacked by it"
+            for outcome in one.attacks
+            if outcome.key not in keys
+        ]
+    return lines
 
 
 def _comparable(before: AuditReport, after: AuditReport, *, force: bool) -> None:
@@ -136,16 +164,26 @@ def _comparable(before: AuditReport, after: AuditReport, *, force: bool) -> None
         typer.echo(f"warning: the plans differ: {line}", err=True)
     if before.provenance.data_digest != after.provenance.data_digest:
         typer.echo("warning: the two audits used different data", err=True)
+    for what in ("evaluator", "judge"):
+        if _digest(getattr(before, what)) != _digest(getattr(after, what)):
+            typer.echo(f"warning: the two audits had different {what}s: the rates may differ by that", err=True)
     if before.provenance.code_digest != after.provenance.code_digest:
         typer.echo("warning: the two audits ran on different versions of the auditor", err=True)
 
 
 def _changed_fields(before: AuditReport, after: AuditReport) -> list[str]:
-    """Plan fields that differ; the plan's name alone is no difference."""
+    """Plan fields that differ; the plan's name is no difference, nor are attacks that B has beside those of A."""
     if before.provenance.plan_digest == after.provenance.plan_digest:
         return []
-    one, other = before.plan.model_dump(mode="json"), after.plan.model_dump(mode="json")
+    shared = {attack.key for attack in before.plan.attacks}
+    further = tuple(attack for attack in after.plan.attacks if attack.key in shared)
+    one = before.plan.model_dump(mode="json")
+    other = after.plan.model_copy(update={"attacks": further}).model_dump(mode="json")
     return [f"{key}: {one[key]} and {other[key]}" for key in one if key != "name" and one[key] != other[key]]
+
+
+def _digest(card: object) -> str | None:
+    return getattr(card, "digest", None)
 
 
 def _diff_text(before: AuditReport, after: AuditReport, rows: Sequence[PairedDifference], fmt: str) -> str:

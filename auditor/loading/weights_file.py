@@ -172,7 +172,8 @@ def build_with_weights(
         return None
     module = build_architecture(architecture, n_classes=n_classes, channels=channels)
     own = module.state_dict()
-    module.load_state_dict({name: tensors.get(name, own[name]).to(own[name].dtype) for name in own})
+    own.update({name: tensors[name].to(own[name].dtype) for name in own if name in tensors})
+    module.load_state_dict(own)  # what `state_dict` gave: it also says which version of a layer the values are of
     return module.eval()
 
 

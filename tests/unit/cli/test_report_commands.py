@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from auditor.cli import report as commands
+from auditor.contracts.plan import AttackSpec
 from auditor.contracts.policy import Verdict
 from auditor.errors import InvalidInput, StorageFailure, UnknownName
 from auditor.report.formats import render
 from auditor.report.read import read_audit_report
+from auditor.service.candidates import with_adaptive
 from auditor.testing.reports import (
     sample_gallery,
+    sample_outcome,
     sample_plan,
     sample_repair_report,
     sample_report,
@@ -142,6 +146,29 @@ class TestDiff:
         forced = run("diff", *paths, "--force")
         assert "warning: the plans differ: seed: 0 and 3" in forced.stderr
         assert forced.exit_code == 0
+
+    def test_a_repairs_own_pair_is_compared_and_what_only_one_was_attacked_by_is_named(self, run, pair):
+        """A repair adds attacks that know the defense to the plan of the audit before."""
+        before = sample_report(Verdict.FAIL)
+        plan = with_adaptive(before.plan, (AttackSpec(name="ppa", label="adaptive-averaged", params={"averaged": 6}),))
+        knowing = sample_outcome("adaptive-averaged", attack="ppa", lift=(0.5, 0.4, 0.6))
+        after = sample_report(Verdict.PASS, plan=plan, attacks=(*sample_report(Verdict.PASS).attacks, knowing))
+        told = run("diff", *pair(before, after))
+        assert told.exit_code == 0
+        assert "adaptive-averaged stands in B alone (lift 0.50 [0.40, 0.60])" in told.stderr
+        with pytest.raises(InvalidInput, match="plans differ"):
+            run("diff", *pair(after, before))
+
+    def test_another_judge_is_warned_of(self, run, pair):
+        other = sample_report().judge.model_copy(update={"digest": "other"})
+        told = run("diff", *pair(sample_report(), sample_report(judge=other)))
+        assert "had different judges" in told.stderr
+
+    def test_stored_reports_are_found_by_their_ids(self, run, monkeypatch):
+        reports = {"aaaa": sample_report(Verdict.FAIL), "bbbb": sample_report(Verdict.PASS)}
+        house = SimpleNamespace(audits=SimpleNamespace(get_report=reports.__getitem__))
+        monkeypatch.setattr("auditor.cli.options.services", lambda: house)
+        assert "B leaks less" in run("diff", "aaaa", "bbbb").stdout
 
     def test_a_plan_of_another_name_only_is_no_difference(self, run, pair):
         renamed = sample_plan().model_copy(update={"name": "full"})

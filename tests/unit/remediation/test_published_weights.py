@@ -45,6 +45,15 @@ def test_published_weights_are_fetched_once_and_described(folder, monkeypatch, k
     assert hashlib.sha256(path.read_bytes()).hexdigest() in described
 
 
+def test_densenets_first_names_are_read(folder, monkeypatch):
+    publish(folder, monkeypatch, keep=False)
+    state = {"features.denseblock1.denselayer2.norm.1.weight": torch.ones(2), "classifier.weight": torch.ones(2)}
+    monkeypatch.setattr("remediation.published_weights.read_weights", lambda *_args: state)
+    assert set(fetch_weights("PUBLIC_V1", "small-cnn", 3)[0]) == {
+        "features.denseblock1.denselayer2.norm1.weight", "classifier.weight",
+    }  # fmt: skip
+
+
 def test_a_kept_file_that_was_changed_is_refused(folder, monkeypatch):
     _, path = publish(folder, monkeypatch, keep=True)
     torch.save({"other": torch.zeros(1)}, path)

@@ -9,7 +9,7 @@ from auditor.fisher.units import execution_units
 from auditor.targets.architectures import build_architecture
 from auditor.tensors import RunContext
 from remediation.stages import repair_pretrain
-from remediation.starting_weights import check_not_in_place, check_trained, load_public_weights
+from remediation.starting_weights import check_not_in_place, check_trained, load_public_weights, shared_layers
 
 HEAD = ("head.weight", "head.bias")
 
@@ -87,6 +87,33 @@ def test_layers_of_the_submission_are_recognised_also_when_folded():
     with pytest.raises(InvalidInput, match="restart from weights"):
         check_not_in_place(module, folded, units[:2])
     check_not_in_place(module, [p.detach() for p in trained(5).parameters()], units[:6])
+
+
+def test_a_network_that_keeps_the_version_of_its_layers_is_loaded():
+    module = build_architecture("mnasnet0_5", n_classes=3, channels=3)
+    given = build_architecture("mnasnet0_5", n_classes=3, channels=3).state_dict()
+    load_public_weights(module, dict(given), ())
+    assert torch.equal(module.state_dict()["layers.0.weight"], given["layers.0.weight"])
+
+
+def test_layers_of_the_submission_are_recognised_after_a_little_change():
+    module, own = trained(0), [p.detach().clone() for p in trained(0).parameters()]
+    units = units_of(module)
+    generator = torch.Generator().manual_seed(0)
+    noisy = [w + 0.1 * w.std() * torch.randn(w.shape, generator=generator) if w.ndim >= 2 else w for w in own]
+    assert "features.3.weight" in shared_layers(module, noisy, units[:6])
+    for weight in own:
+        if weight.ndim >= 2:
+            weight[: len(weight) // 2] = torch.randn(weight[: len(weight) // 2].shape, generator=generator)
+    assert "features.3.weight" in shared_layers(module, own, units[:6])
+    assert shared_layers(module, [p.detach() for p in trained(5).parameters()], units[:6]) == []
+
+
+@pytest.mark.parametrize(("defense", "boundaries"), [("tl-dmi", [0]), ("bido", []), ("dp-sgd", [0])])
+def test_the_submission_is_no_start_where_nothing_is_frozen_either(make_submission, submitted, defense, boundaries):
+    given = {"boundaries": boundaries} if boundaries else {}
+    with pytest.raises(InvalidInput, match="training on from them"):
+        pretrain(give(make_submission(defense=defense, **given), submitted.state_dict()))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "onnx-named"])
