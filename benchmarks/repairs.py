@@ -58,7 +58,7 @@ def rows_of(report: RepairReport, view: JobView) -> Iterable[tuple[str, ...]]:
         yield (
             report.defense,
             f"{k} of {of}",
-            percent(item.heldout_accuracy),
+            percent(item.accuracy),
             *by_knowledge(item.lift, knowing),
             f"{seconds.get(f'k{k}/train', 0.0):.0f}",
         )

@@ -35,6 +35,10 @@ _TOO_FEW = (
     "away to attacks that are not in this suite, so freezing alone is not taken for safe: combine it with another "
     "defense (`--boundary K --defense bido`), or train on more images."
 )
+_FLATTERED = (
+    "The differences under attacks that know the defense are of the quick plan, by which this candidate was chosen "
+    "among {}: they flatter it a little. The verdict is that of the full audit."
+)
 _UNPROVED = "The full audit of the chosen candidate failed: the repair is not proved."
 _TIE = 0.05
 """Upper bounds this near to each other are equal: intervals are several times wider."""
@@ -85,6 +89,7 @@ def audited_candidate(
         best_epoch=trained.best_epoch,
         validation_accuracy=trained.validation_accuracy,
         heldout_accuracy=trained.heldout_accuracy,
+        test_accuracy=trained.test_accuracy,
         within_budget=within_budget(accuracy_before, trained.heldout_accuracy, budget),
         report_id=report.id,
         lift={outcome.key: outcome.score("lift") for outcome in outcomes},
@@ -216,6 +221,8 @@ def repair_report(
         static, adaptive = quick_differences(start.defense, before_quick, quick_reports[chosen])
         averaged = {o.key for o in _attacks_of(quick_reports[chosen]) if o.adaptive}
         notes += hiding(static, adaptive, averaged)
+        if len(candidates) > 1:
+            notes += (_FLATTERED.format(len(candidates)),)
     unaudited = sorted(set(trained) - set(quick_reports))
     if unaudited:
         notes += (f"The quick audit of boundary {', '.join(map(str, unaudited))} failed: not a candidate.",)
@@ -240,8 +247,8 @@ def repair_report(
         before_quick_report_id=before_quick.id,
         after_report_id=after.id if after else None,
         budget=budget,
-        accuracy_before=start.accuracy_before,
-        accuracy_after=kept.heldout_accuracy if kept else _unknown("heldout_accuracy"),
+        accuracy_before=start.test_accuracy_before or start.accuracy_before,
+        accuracy_after=(kept.test_accuracy or kept.heldout_accuracy) if kept else _unknown("heldout_accuracy"),
         utility_before=start.utility_before,
         utility_after=kept.utility if kept else None,
         pretraining=start.pretraining,

@@ -28,6 +28,8 @@ from remediation.defenses.catalog import DEFENSES
 from remediation.heads import find_head
 from remediation.model_source import ModelSource, pick_source
 
+_TEST_FRAC, _HELDOUT_SEED = 0.5, 1
+
 
 @dataclass(frozen=True)
 class Network:
@@ -49,6 +51,19 @@ class Network:
         """The state without the head, on the CPU."""
         state = self.module.state_dict()
         return {name: value.detach().cpu().clone() for name, value in state.items() if name not in self.head}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out images in disjoint halves.
+
+    Attributes:
+        choice: may choose among candidates.
+        test: measures what the chosen one cost; None: no class has two different images, and `choice` holds all.
+    """
+
+    choice: ImageSet
+    test: ImageSet | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,12 @@ class RepairInputs:
         """The public images, where given."""
         return load_bundle(self.workspace.input("public.npz")) if self.workspace.has("public.npz") else None
 
+    def heldout(self) -> HeldOut:
+        """The held-out images in two halves."""
+        images = load_bundle(self.workspace.input("heldout.npz"))
+        choice, test = split_where_possible(images, _TEST_FRAC, _HELDOUT_SEED)
+        return HeldOut(images, None) if test is None else HeldOut(choice, test)
+
     def data(self, ctx: RunContext) -> RepairData:
         """Private images by role, and the public ones without labels.
 
@@ -119,7 +140,7 @@ class RepairInputs:
         return RepairData(
             fit=batch,
             validation=validation.batch(self.shape),
-            heldout=heldout.batch(self.shape),
+            heldout=self.heldout().choice.batch(self.shape),
             public=None if public is None else replace(public.batch(self.shape), labels=None),
             flip=mirrors_fit(batch, ctx),
         )
@@ -154,24 +175,37 @@ def validation_split(fit: ImageSet, frac: float, seed: int) -> tuple[ImageSet, I
     """
     if fit.labels is None:
         raise InvalidInput("a repair needs labelled private images")
-    keys = [image.tobytes() for image in fit.images]
-    several = {
-        int(label)
-        for label in np.unique(fit.labels)
-        if len({keys[row] for row in np.flatnonzero(fit.labels == label)}) >= 2
-    }
-    if not several:
+    train, validation = split_where_possible(fit, frac, seed)
+    if validation is None:
         raise InvalidInput(
             "no class of the private data has two different images: nothing is left to choose the epoch by"
         )
-    splittable = np.isin(fit.labels, sorted(several))
-    train, validation = stratified_split(fit.select(splittable), frac, seed)
-    single = fit.select(~splittable)
-    if len(single) and train.labels is not None and single.labels is not None:
-        train = ImageSet(
-            train.name,
-            np.concatenate([train.images, single.images]),
-            np.concatenate([train.labels, single.labels]),
-            fit.class_names,
-        )
     return train, validation
+
+
+def split_where_possible(images: ImageSet, frac: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """(the rest, about `frac` of every class) by content; a class without two different images is in the rest alone.
+
+    None: no class has two different images.
+    """
+    if images.labels is None:
+        raise ValueError("a split by class needs labels")
+    keys = [image.tobytes() for image in images.images]
+    several = {
+        int(label)
+        for label in np.unique(images.labels)
+        if len({keys[row] for row in np.flatnonzero(images.labels == label)}) >= 2
+    }
+    if not several:
+        return images, None
+    splittable = np.isin(images.labels, sorted(several))
+    rest, part = stratified_split(images.select(splittable), frac, seed)
+    single = images.select(~splittable)
+    if len(single) and rest.labels is not None and single.labels is not None:
+        rest = ImageSet(
+            rest.name,
+            np.concatenate([rest.images, single.images]),
+            np.concatenate([rest.labels, single.labels]),
+            images.class_names,
+        )
+    return rest, part

@@ -122,8 +122,9 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
         n_units=len(network.units),
         boundaries=boundaries,
         trials=trials,
-        accuracy_before=_accuracy(target, inputs, ctx),
-        utility_before=measure_utility(target, workspace.input("model"), _heldout(inputs), ctx),
+        accuracy_before=_accuracy(target, inputs.heldout().choice, inputs, ctx),
+        test_accuracy_before=_test_accuracy(target, inputs, ctx),
+        utility_before=measure_utility(target, workspace.input("model"), _test_images(inputs), ctx),
         small_private_set=_is_small(load_bundle(workspace.input("fit.npz"))),
         notes=(*weights.notes, *_notes(inputs)),
     )
@@ -186,6 +187,7 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     )
     path = workspace.output(MODEL)
     card, error = write_checked(repaired.module, inputs, path, public)
+    written = load_target(path, card, ctx.device)
     candidate = TrainedCandidate(
         freeze=repaired.freeze.model_copy(update={"tuned_parameters": 0}) if inputs.serves else repaired.freeze,
         proposed_by=str(unit.params.get("proposed_by", start.boundaries.get(boundary, "user"))),
@@ -193,7 +195,8 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
         epochs=len(repaired.history.loss),
         validation_accuracy=repaired.validation_accuracy,
         heldout_accuracy=repaired.heldout_accuracy,
-        utility=measure_utility(load_target(path, card, ctx.device), path, _heldout(inputs), ctx),
+        test_accuracy=_test_accuracy(written, inputs, ctx),
+        utility=measure_utility(written, path, _test_images(inputs), ctx),
         model_digest=digest_of_file(path),
         model_format=str(card.format),
         parity_max_abs_error=error,
@@ -304,12 +307,19 @@ def read_budget(workspace: Workspace) -> RepairBudget:
     return Manifest.model_validate_json(workspace.input("manifest.json").read_text()).repair
 
 
-def _accuracy(target: Target, inputs: RepairInputs, ctx: RunContext) -> Score:
-    return accuracy_score("heldout_accuracy", target.logits, _heldout(inputs), ctx, Bootstrap(seed=ctx.seed))
+def _accuracy(target: Target, images: ImageSet, inputs: RepairInputs, ctx: RunContext) -> Score:
+    batch = images.batch(inputs.shape)
+    return accuracy_score("heldout_accuracy", target.logits, batch, ctx, Bootstrap(seed=ctx.seed))
 
 
-def _heldout(inputs: RepairInputs) -> ImageBatch:
-    return load_bundle(inputs.workspace.input("heldout.npz")).batch(inputs.shape)
+def _test_accuracy(target: Target, inputs: RepairInputs, ctx: RunContext) -> Score | None:
+    test = inputs.heldout().test
+    return None if test is None else _accuracy(target, test, inputs, ctx)
+
+
+def _test_images(inputs: RepairInputs) -> ImageBatch:
+    held = inputs.heldout()
+    return (held.test or held.choice).batch(inputs.shape)
 
 
 def _fisher(workspace: Workspace) -> FisherReport | None:
@@ -356,6 +366,11 @@ def _notes(inputs: RepairInputs) -> tuple[str, ...]:
         notes.append(
             "No held-out images were declared: a fifth of the private images stands in. The submission may have been "
             "trained on them, so its accuracy is optimistic and the budget stricter than it looks."
+        )
+    if inputs.heldout().test is None:
+        notes.append(
+            "No class has two different held-out images: the same images choose among candidates and measure what the "
+            "repair cost, so its accuracy is optimistic."
         )
     if inputs.defense.config.weights_are_public:
         notes.append("The team states that layers shared by the submission and the public weights are public.")

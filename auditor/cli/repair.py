@@ -162,7 +162,7 @@ def print_repair(report: RepairReport) -> None:
         name = f"{mark}k={candidate.freeze.boundary}/{candidate.freeze.n_units}"
         within = " on the front" if candidate.freeze.boundary in report.front else ""
         within += "" if candidate.within_budget else " over the accuracy budget"
-        typer.echo(f"{name:10} {interval(candidate.heldout_accuracy):24} {cells(candidate.lift)}{within}")
+        typer.echo(f"{name:10} {interval(candidate.accuracy):24} {cells(candidate.lift)}{within}")
     typer.echo("")
     for row in (*report.adaptive_differences, *report.differences):
         typer.echo(

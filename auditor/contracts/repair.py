@@ -98,6 +98,9 @@ class TrainedCandidate(Contract):
     epochs: int
     validation_accuracy: Score
     heldout_accuracy: Score
+    """On the half of the held-out images that may choose among candidates."""
+    test_accuracy: Score | None = None
+    """On the other half, which chooses nothing; None: the held-out images are too few to be halved."""
     utility: Utility | None = None
     model_digest: str
     """sha256 of the written file."""
@@ -124,7 +127,9 @@ class RepairStart(Contract):
     trials: bool = False
     """Whether each is tried with a part of the training first, and only the better half gets all of it."""
     accuracy_before: Score
-    """Held-out accuracy of the submitted model."""
+    """Of the submitted model, on the half of the held-out images that may choose among candidates."""
+    test_accuracy_before: Score | None = None
+    """On the other half, which chooses nothing; None: the held-out images are too few to be halved."""
     utility_before: Utility | None = None
     small_private_set: bool = False
     """Whether the private images are so few that freezing alone is known not to protect."""
@@ -140,12 +145,20 @@ class RepairCandidate(Contract):
     best_epoch: int
     validation_accuracy: Score
     heldout_accuracy: Score
+    """On the half of the held-out images that may choose among candidates."""
+    test_accuracy: Score | None = None
+    """On the other half; None: the held-out images are too few to be halved."""
     within_budget: bool
     report_id: str
     lift: dict[str, Score]
     """Lift by attack key, same plan and seeds as before."""
     both_agree: dict[str, Score]
     evaluator_top1: dict[str, Score]
+
+    @property
+    def accuracy(self) -> Score:
+        """What the candidate is worth, on images that had no part in its choice where there are such."""
+        return self.test_accuracy or self.heldout_accuracy
 
 
 class PairedDifference(Contract):
@@ -198,7 +211,9 @@ class RepairReport(Contract):
     """None: no candidate stayed within the budget."""
     budget: RepairBudget
     accuracy_before: Score
+    """On held-out images that had no part in the choice of the candidate; the notes say where there were too few."""
     accuracy_after: Score
+    """On the same images."""
     utility_before: Utility | None = None
     utility_after: Utility | None = None
     pretraining: str

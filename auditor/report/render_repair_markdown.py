@@ -76,7 +76,7 @@ def _candidates(report: RepairReport) -> list[str]:
             item.proposed_by,
             frozen_proof(item),
             standing(report, item),
-            score_text(item.heldout_accuracy),
+            score_text(item.accuracy),
             *(score_text(item.lift[key]) if key in item.lift else "not audited" for key in keys),
         )
         for item in report.candidates

@@ -117,7 +117,7 @@ def trial_rows(report: RepairReport) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             f"{item.freeze.boundary} of {item.freeze.n_units}",
-            score_text(item.heldout_accuracy),
+            score_text(item.accuracy),
             "; ".join(f"{key} {score_text(score)}" for key, score in item.lift.items()),
             "trained to the end" if item.freeze.boundary in kept else "dropped",
         )
@@ -182,7 +182,7 @@ def trade_chart(report: RepairReport, key: str) -> str:
     points += [start] if start else []
     for item in report.candidates:
         style = "chosen" if item.freeze.boundary == report.chosen else ""
-        point = _point(f"{item.freeze.boundary} frozen", item.heldout_accuracy, item.lift.get(key), style)
+        point = _point(f"{item.freeze.boundary} frozen", item.accuracy, item.lift.get(key), style)
         points += [point] if point else []
     lows, highs = [p.x[1] for p in points], [p.x[2] for p in points]
     left = max(0.1 * (min(lows, default=0.0) // 0.1), 0.0)

@@ -93,7 +93,7 @@ class RepairData:
     Attributes:
         fit: trained on.
         validation: chooses the epoch.
-        heldout: measures what the repair cost; never used for a choice within training.
+        heldout: chooses among candidates; never used for a choice within training.
         public: images an attacker may own.
         flip: whether a mirrored image keeps its class.
     """

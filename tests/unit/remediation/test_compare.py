@@ -260,6 +260,17 @@ def test_freezing_alone_does_not_pass_on_few_private_images(small, defense, verd
     assert failed.verdict_after is Verdict.FAIL
 
 
+def test_the_accuracy_reported_is_of_images_that_chose_nothing():
+    begun = start().model_copy(update={"test_accuracy_before": measured("heldout_accuracy", 0.71)})
+    tested = {k: trained(k).model_copy(update={"test_accuracy": measured("heldout_accuracy", 0.6)}) for k in (2, 4)}
+    reports = {"before": sample_report(Verdict.FAIL), "before_quick": quick(0.7), "after": sample_report(Verdict.PASS)}
+    found = repair_report(begun, tested, {2: quick(0.5), 4: quick(0.3)}, budget=BUDGET, **reports)
+    assert found.chosen == 4  # within the budget on the images that may choose, 0.74 after 0.75
+    assert (found.accuracy_before.value, found.accuracy_after.value) == (0.71, 0.6)
+    assert found.candidates[0].accuracy.value == 0.6
+    assert any("chosen among 2" in note for note in found.notes)
+
+
 def unkept(trained_ones, reports, **changes):
     arguments = {"before": sample_report(Verdict.FAIL), "before_quick": quick(0.7), "after": None, "budget": BUDGET}
     return repair_report(start(), trained_ones, reports, **arguments | changes)

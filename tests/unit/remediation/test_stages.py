@@ -1,14 +1,16 @@
+import numpy as np
 import pytest
 import torch
 
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.repair import RepairStart, TrainedCandidate
 from auditor.contracts.submission import TargetCard
-from auditor.data.bundles import load_bundle
+from auditor.data.bundles import load_bundle, save_bundle
 from auditor.loading.target_loading import load_target
 from auditor.targets.architectures import build_architecture
 from auditor.tensors import RunContext
 from auditor.training import top_k_accuracy
+from remediation.preparation import read_inputs
 from remediation.stages import repair_pretrain, repair_train
 
 CTX = RunContext(batch_size=64)
@@ -53,6 +55,28 @@ def test_a_submission_is_retrained_and_comes_back_in_its_format(make_submission,
     target = load_target(workspace.root / "outputs/model", card, torch.device("cpu"))
     heldout = load_bundle(workspace.input("heldout.npz")).batch(target.image_shape)
     assert top_k_accuracy(target.logits, heldout, CTX) == pytest.approx(candidate.heldout_accuracy.value, abs=0.03)
+
+
+def test_the_held_out_images_are_halved_and_the_submission_is_measured_on_both(make_submission):
+    submission = make_submission()
+    held = read_inputs(submission.workspace("read")).heldout()
+    halves = [{image.tobytes() for image in half.images} for half in (held.choice, held.test)]
+    assert halves[0].isdisjoint(halves[1])
+    assert sum(map(len, halves)) == len(submission.data["heldout.npz"])
+    started, start = start_of(submission)
+    assert start.test_accuracy_before.n == len(held.test)
+    _, candidate = train(submission, started, 3)
+    assert (candidate.heldout_accuracy.n, candidate.test_accuracy.n) == (len(held.choice), len(held.test))
+
+
+def test_held_out_images_too_few_to_be_halved_choose_and_measure_and_that_is_said(make_submission, data):
+    submission = make_submission()
+    rows = np.unique(data["heldout.npz"].labels, return_index=True)[1]
+    save_bundle(data["heldout.npz"].select(np.isin(np.arange(40), rows)), submission.root / "inputs/heldout.npz")
+    _, start = start_of(submission)
+    assert start.test_accuracy_before is None
+    assert start.accuracy_before.n == 4
+    assert any("choose among candidates and measure" in note for note in start.notes)
 
 
 def test_a_repaired_model_can_be_repaired_again_and_the_report_says_so(make_submission):
