@@ -269,8 +269,12 @@ def repair_report(
         model_digest=kept.model_digest if kept else None,
         model_format=kept.model_format if kept else str(before.target.format),
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,
-        notes=(*start.notes, *notes, *(kept.notes if kept else ())),
+        notes=(*start.notes, *notes, *(kept.notes if kept else _notes_of(trained))),
     )
+
+
+def _notes_of(trained: Mapping[int, TrainedCandidate]) -> tuple[str, ...]:
+    return tuple(f"boundary {k}: {note}" for k, candidate in trained.items() for note in candidate.notes)
 
 
 def _why_unkept(

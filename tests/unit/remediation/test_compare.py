@@ -281,7 +281,9 @@ def test_why_no_model_was_kept_is_told_apart():
     assert none.unkept == "No candidate could be trained."
     assert any("k4/train failed" in note and "lower `lr`" in note for note in none.notes)
     assert unkept({4: trained(4)}, {}).unkept == "No candidate's audit succeeded."
-    assert "accuracy budget" in unkept({4: trained(4, 0.5)}, {4: quick(0.3)}).unkept
+    over = unkept({4: trained(4, 0.5).model_copy(update={"notes": ("epsilon 3",)})}, {4: quick(0.3)})
+    assert "accuracy budget" in over.unkept
+    assert "boundary 4: epsilon 3" in over.notes
     assert "full audit" in unkept({4: trained(4)}, {4: quick(0.3)}).unkept
     assert (
         "could be judged"
