@@ -39,10 +39,15 @@ def test_the_winner_stays_the_winner_also_where_rounding_ties_it(params):
     assert controlled(**params).argmax(1).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("params", [{}, {"decimals": 1, "label_only": True}, {"decimals": 4}])
+@pytest.mark.parametrize("params", [{"decimals": None}, {"decimals": 1, "label_only": True}, {"decimals": 4}])
 def test_what_controls_nothing_or_contradicts_itself_is_refused(params):
     with pytest.raises(InvalidInput):
         DEFENSES.build("output-controls", params)
+
+
+def test_by_default_two_decimals_are_given():
+    config = DEFENSES.build("output-controls", {}).config
+    assert (config.decimals, config.top_k, config.label_only) == (2, None, False)
 
 
 def test_a_winner_that_rounding_ties_or_erases_gets_one_step_more():
