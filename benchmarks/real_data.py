@@ -1,11 +1,11 @@
 """Turn the real data sets into submissions: a model file, npz bundles and an auditor.yaml beside them.
 
     python -m benchmarks.real_data faces      OUT [--size 32] [--network small-cnn] [--every-attack]
-                                                  [--random-weights | --shuffled-labels | --overfitted]
+                                                  [--random-weights | --shuffled-labels | --overfitted] [--for-repairs]
     python -m benchmarks.real_data orl        OUT
     python -m benchmarks.real_data mnist      OUT [--generator]
     python -m benchmarks.real_data digits     OUT
-    python -m benchmarks.real_data identities OUT [--random-weights | --shuffled-labels | --overfitted]
+    python -m benchmarks.real_data identities OUT [--random-weights | --shuffled-labels | --overfitted] [--for-repairs]
     python -m benchmarks.real_data cifar      OUT
 
 The real data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
@@ -81,6 +81,17 @@ EVERY: dict[str, Any] = {
     ],
 }
 """Every attack of the catalog on a prior that suits it; trainings sized for a CPU."""
+
+
+def repair_plan(latent_dim: int, n_classes: int, samples: int) -> dict[str, Any]:
+    """What `benchmarks.repairs` compares by: PPA plain and averaged, in the linear prior, with layer scores."""
+    return {
+        "preset": "standard",
+        "n_classes": n_classes,
+        "samples_per_class": samples,
+        "priors": [{"name": "vae", "params": {"latent_dim": latent_dim, "steps": 0}}],
+        "attacks": [{"name": "ppa"}, {"name": "ppa", "label": "ppa-averaged", "params": _AVERAGED}],
+    }
 
 
 def shared_data() -> Path:
@@ -240,13 +251,14 @@ def trained_submission(
 def identities(out: Path, args: argparse.Namespace) -> None:
     """Procedural people, with every attack; 30 of 64 attacked."""
     data = demo_data("identities", args.size)
+    plan = {"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY
     trained_submission(
         out,
         "identities",
         (data.private, data.heldout, data.public),
         network=args.network,
         epochs=0 if args.random_weights else args.epochs,
-        plan={"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY,
+        plan=repair_plan(256, 30, args.samples) if args.for_repairs else plan,
         shuffled_labels=args.shuffled_labels,
         overfitted=args.overfitted,
     )
@@ -258,6 +270,8 @@ def faces(out: Path, args: argparse.Namespace) -> None:
     blank = args.random_weights or args.shuffled_labels
     plan = {"preset": "standard", "n_classes": 60, "samples_per_class": args.samples}
     plan |= EVERY if args.every_attack else RANDOM if blank else TRAINED
+    if args.for_repairs:
+        plan = repair_plan(384, 60, args.samples)
     name = f"faces-{args.network}-{args.size}"
     trained_submission(
         out,
@@ -334,6 +348,7 @@ def main() -> None:
     parser.add_argument("--every-attack", action="store_true", help="faces: the whole catalog in the plan")
     parser.add_argument("--samples", type=int, default=3, help="faces, identities, orl: pictures per class")
     parser.add_argument("--network", default="small-cnn", help="faces, identities, orl: what is trained")
+    parser.add_argument("--for-repairs", action="store_true", help="faces, identities: the plan of benchmarks.repairs")
     parser.add_argument("--random-weights", action="store_true", help="faces, identities: never trained")
     parser.add_argument("--shuffled-labels", action="store_true", help="faces, identities: labels mean nothing")
     parser.add_argument("--overfitted", action="store_true", help="faces, identities: few images, no augmentation")

@@ -6,8 +6,9 @@
 
 Runs a repair of the stored audit REPORT for each defense (default: all that fit) and prints a Markdown row per
 boundary: held-out accuracy, the worst lift under attacks that do not know the defense, the worst under attacks that do,
-and the seconds of training. "Worst" is the attack with the largest upper bound. The first row is the model as it was
-submitted, under all of these attacks. Every boundary is audited with the repair's quick plan; one that loses no more
+and the seconds of training. "Worst" is the attack with the largest upper bound, and is named. The first row is the
+model as it was submitted, under all of these attacks. A line per attack follows: before, after, and the paired
+difference. Every boundary is audited with the repair's quick plan; one that loses no more
 accuracy than allowed (default: nothing) is audited with the full plan too, which this table does not show.
 """
 
@@ -23,6 +24,7 @@ from auditor.contracts.jobs import JobState, JobView
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.scores import Measured, Score
 from auditor.errors import AuditorError
+from auditor.evaluation.paired import compare_reports
 from auditor.settings import Settings
 from benchmarks.result_tables import percent, ratio, table
 from remediation.advice import advise
@@ -32,19 +34,20 @@ from remediation.service import RepairRequest
 HEADS = ("defense", "frozen", "accuracy", "lift, attacks that do not know it", "lift, attacks that know it", "seconds")
 
 
-def worst(scores: Iterable[Score]) -> str:
-    """The score with the largest upper bound; `-` where one is unknown, or there is none."""
-    known = list(scores)
-    if not known or not all(isinstance(score, Measured) for score in known):
+def worst(scores: Mapping[str, Score]) -> str:
+    """The score with the largest upper bound, and its attack; `-` where one is unknown, or there is none."""
+    known = {key: score for key, score in scores.items() if isinstance(score, Measured)}
+    if not known or len(known) < len(scores):
         return "-"
-    return ratio(max((s for s in known if isinstance(s, Measured)), key=lambda score: score.high))
+    key = max(known, key=lambda name: known[name].high)
+    return f"{ratio(known[key])} {key}"
 
 
 def by_knowledge(lifts: Mapping[str, Score], knowing: set[str]) -> tuple[str, str]:
     """The worst lift of attacks that do not know the defense, and of those that do."""
     return (
-        worst(score for key, score in lifts.items() if key not in knowing),
-        worst(score for key, score in lifts.items() if key in knowing),
+        worst({key: score for key, score in lifts.items() if key not in knowing}),
+        worst({key: score for key, score in lifts.items() if key in knowing}),
     )
 
 
@@ -62,6 +65,16 @@ def rows_of(report: RepairReport, view: JobView) -> Iterable[tuple[str, ...]]:
             *by_knowledge(item.lift, knowing),
             f"{seconds.get(f'k{k}/train', 0.0):.0f}",
         )
+
+
+def pairs_of(report: RepairReport, house: Services) -> Iterable[str]:
+    """Every attack's lift on the submission and on a candidate, and the paired difference."""
+    before = house.audits.get_report(report.before_quick_report_id)
+    for item in report.candidates:
+        for row in compare_reports(before, house.audits.get_report(item.report_id)):
+            if row.metric == "lift" and not row.attack.startswith("control/"):
+                told = f"{ratio(row.before)} -> {ratio(row.after)}, lowered by {ratio(row.difference)}"
+                yield f"{item.freeze.boundary} frozen, {row.attack}: {told}"
 
 
 def repaired(house: Services, request: RepairRequest) -> tuple[RepairReport, JobView]:
@@ -97,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         for row in rows_of(report, view):
             print("| " + " | ".join(row) + " |", flush=True)  # noqa: T201
-        for note in report.notes:
-            print(f"  {name}: {note}", flush=True)  # noqa: T201
+        for line in (*pairs_of(report, house), *report.notes):
+            print(f"  {line}", flush=True)  # noqa: T201
     house.close()
 
 
