@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 
 from auditor.contracts.base import digest_of
@@ -23,7 +23,7 @@ from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured, NotMeasured, Score
 from auditor.errors import InvalidInput
 from auditor.evaluation.intervals import Bootstrap
-from auditor.evaluation.paired import compare_reports
+from auditor.evaluation.paired import compare_reports, plan_differences
 from remediation.heuristic import check_heuristic
 from remediation.offers import offer_of
 
@@ -52,7 +52,7 @@ def require_same_plan(before: AuditReport, after: AuditReport) -> None:
             after may have attacks beside those before.
     """
     pairs = {
-        "the plan": (_shared_plan(before, before), _shared_plan(after, before)),
+        "the plan": ([], plan_differences(before, after)),
         "the seed": (before.provenance.seed, after.provenance.seed),
         "the data": (before.provenance.data_digest, after.provenance.data_digest),
         "the evaluator": (_digest(before.evaluator), _digest(after.evaluator)),
@@ -65,13 +65,6 @@ def require_same_plan(before: AuditReport, after: AuditReport) -> None:
             f"the audits before and after the repair cannot be compared: {', '.join(different)} differ",
             remedy="Audit both models with one plan, one seed and the same data.",
         )
-
-
-def _shared_plan(report: AuditReport, before: AuditReport) -> dict[str, object]:
-    """The report's plan without its name, and with the attacks alone that the plan before has."""
-    keys = {attack.key for attack in before.plan.attacks}
-    plan = report.plan.model_dump(mode="json", exclude={"name", "left_out"})
-    return plan | {"attacks": [a.model_dump(mode="json") for a in report.plan.attacks if a.key in keys]}
 
 
 def _digest(card: object) -> str | None:
@@ -215,7 +208,6 @@ def repair_report(
     if after is not None:
         require_same_plan(before, after)
     kept = trained.get(chosen) if chosen is not None and after is not None else None
-    static: Differences = ()
     adaptive: Differences = ()
     if chosen is not None and kept is not None:
         static, adaptive = quick_differences(start.defense, before_quick, quick_reports[chosen])
@@ -223,16 +215,10 @@ def repair_report(
         notes += hiding(static, adaptive, averaged)
         if len(candidates) > 1:
             notes += (_FLATTERED.format(len(candidates)),)
-    unaudited = sorted(set(trained) - set(quick_reports))
-    if unaudited:
-        notes += (f"The quick audit of boundary {', '.join(map(str, unaudited))} failed: not a candidate.",)
     if chosen is not None and after is None:
         notes += (_UNPROVED,)
-    notes += tuple(f"{key} failed: {words}" for key, words in failed.items())
-    verdict = after.verdict.verdict if after else None
-    if verdict is Verdict.PASS and start.defense == "tl-dmi" and start.small_private_set:
-        verdict = Verdict.INCONCLUSIVE
-        notes += (_TOO_FEW,)
+    verdict, why = _verdict_after(start, after)
+    notes += (*_failures(trained, quick_reports, failed), *why)
     content = {
         "start": start.model_dump(mode="json", exclude={"utility_before"}),  # a latency is never the same twice
         "candidates": [candidate.model_dump(mode="json") for candidate in candidates],
@@ -271,6 +257,23 @@ def repair_report(
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,
         notes=(*start.notes, *notes, *(kept.notes if kept else _notes_of(trained))),
     )
+
+
+def _verdict_after(start: RepairStart, after: AuditReport | None) -> tuple[Verdict | None, tuple[str, ...]]:
+    """That of the audit after; freezing alone does not pass on few private images."""
+    verdict = after.verdict.verdict if after else None
+    if verdict is Verdict.PASS and start.defense == "tl-dmi" and start.small_private_set:
+        return Verdict.INCONCLUSIVE, (_TOO_FEW,)
+    return verdict, ()
+
+
+def _failures(
+    trained: Mapping[int, TrainedCandidate], reports: Mapping[int, AuditReport], failed: Mapping[str, str]
+) -> Iterator[str]:
+    unaudited = sorted(set(trained) - set(reports))
+    if unaudited:
+        yield f"The quick audit of boundary {', '.join(map(str, unaudited))} failed: not a candidate."
+    yield from (f"{key} failed: {words}" for key, words in failed.items())
 
 
 def _notes_of(trained: Mapping[int, TrainedCandidate]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from pydantic import JsonValue, TypeAdapter
 
-from auditor.contracts.jobs import AuditJob, RepairJob, UnitResult, UnitSpec
+from auditor.contracts.jobs import WEIGHTS, AuditJob, RepairJob, UnitResult, UnitSpec
 from auditor.contracts.repair import RepairStart
 from auditor.service.pipeline import FINISH, Done, Failures, Pipeline, audit_units, is_tolerated
 
@@ -22,7 +22,7 @@ PRETRAIN, HALVE, CHOOSE, COMPARE = "pretrain", "halve", "choose", "compare"
 TRIAL = "trial"
 BEFORE, AFTER = "before/", "after/"
 _BOUNDARIES = TypeAdapter(tuple[int, ...])
-_REPAIR_INPUTS = ("model", "target.json", "manifest.json", "plan.json", "public.npz", "weights.safetensors")
+_REPAIR_INPUTS = ("model", "target.json", "manifest.json", "plan.json", "public.npz", WEIGHTS)
 
 
 def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec, ...]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from auditor.contracts.access import Access
 from auditor.contracts.base import Contract, as_written, canonical_json
-from auditor.contracts.jobs import JobKind, RepairJob
+from auditor.contracts.jobs import WEIGHTS, JobKind, RepairJob
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import Reach
@@ -19,8 +19,6 @@ from auditor.service.candidates import quick_version, trial_version, with_adapti
 from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore, Transactions
 from remediation.offers import offer_of
-
-WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)

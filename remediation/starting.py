@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from auditor.contracts.base import digest_of_file
+from auditor.contracts.jobs import WEIGHTS
 from auditor.contracts.submission import ModelFormat
 from auditor.data.cache import ContentCache
 from auditor.errors import InvalidInput
@@ -27,7 +28,6 @@ from remediation.preparation import Network, RepairInputs
 from remediation.pretraining import PublicTask, public_task
 from remediation.published_weights import fetch_weights
 
-WEIGHTS = "weights.safetensors"
 _RECORD = "accuracy.txt"
 _UNCHECKED = "That the supplied weights never saw private data is the team's statement; it cannot be verified."
 

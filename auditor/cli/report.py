@@ -148,12 +148,14 @@ def _unpaired(before: AuditReport, after: AuditReport) -> list[str]:
 
 
 def _comparable(before: AuditReport, after: AuditReport, *, force: bool) -> None:
+    from auditor.evaluation.paired import plan_differences
+
     if before.target.n_classes != after.target.n_classes:
         raise InvalidInput(
             f"the models have {before.target.n_classes} and {after.target.n_classes} classes: they cannot be paired",
             remedy="Compare audits of models with the same classes.",
         )
-    changed = _changed_fields(before, after)
+    changed = plan_differences(before, after)
     if changed and not force:
         raise InvalidInput(
             [f"the plans differ: {line}" for line in changed],
@@ -169,17 +171,6 @@ def _comparable(before: AuditReport, after: AuditReport, *, force: bool) -> None
             typer.echo(f"warning: the two audits had different {what}s: the rates may differ by that", err=True)
     if before.provenance.code_digest != after.provenance.code_digest:
         typer.echo("warning: the two audits ran on different versions of the auditor", err=True)
-
-
-def _changed_fields(before: AuditReport, after: AuditReport) -> list[str]:
-    """Plan fields that differ; the plan's name is no difference, nor are attacks that B has beside those of A."""
-    if before.provenance.plan_digest == after.provenance.plan_digest:
-        return []
-    shared = {attack.key for attack in before.plan.attacks}
-    further = tuple(attack for attack in after.plan.attacks if attack.key in shared)
-    one = before.plan.model_dump(mode="json")
-    other = after.plan.model_copy(update={"attacks": further}).model_dump(mode="json")
-    return [f"{key}: {one[key]} and {other[key]}" for key in one if key != "name" and one[key] != other[key]]
 
 
 def _digest(card: object) -> str | None:

@@ -39,6 +39,10 @@ class UnitState(StrEnum):
     FAILED = "failed"
 
 
+WEIGHTS = "weights.safetensors"
+"""Name of the file of public weights that a repair starts from."""
+
+
 class UnitSpec(Contract):
     """One idempotent piece of work, run in a fresh runner process.
 

@@ -111,6 +111,18 @@ def compare_reports(before: AuditReport, after: AuditReport) -> tuple[PairedDiff
     )
 
 
+def plan_differences(before: AuditReport, after: AuditReport) -> list[str]:
+    """Fields in which the plans differ; names do not count, nor do attacks that the audit after has beside the others.
+
+    So the audit of a repaired model, which also meets attacks that know its defense, has the plan of the one before.
+    """
+    shared = {attack.key for attack in before.plan.attacks}
+    both = tuple(attack for attack in after.plan.attacks if attack.key in shared)
+    one = before.plan.model_dump(mode="json", exclude={"name", "left_out"})
+    other = after.plan.model_copy(update={"attacks": both}).model_dump(mode="json", exclude={"name", "left_out"})
+    return [f"{key}: {one[key]} and {other[key]}" for key in one if one[key] != other[key]]
+
+
 def _matched(before: Sequence[ClassRow], after: Sequence[ClassRow]) -> list[tuple[ClassRow, ClassRow]]:
     """Rows of the same class, in class order."""
     others = {row.label: row for row in after}

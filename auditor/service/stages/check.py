@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from auditor.contracts.jobs import UnitSpec
+from auditor.contracts.jobs import WEIGHTS, UnitSpec
 from auditor.contracts.manifest import DataSpec, Manifest
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.submission import ModelFormat, TargetCard
@@ -32,8 +32,6 @@ from auditor.service.workspace import UnitValue, Workspace
 from auditor.targets.split import split_at, with_split
 from auditor.tensors import RunContext
 
-WEIGHTS = "weights.safetensors"
-"""Public weights that a repair starts from."""
 T = TypeVar("T")
 
 
