@@ -156,7 +156,6 @@ def with_copies(workspace: Workspace, sets: Sets, judge: Judge, target: Target, 
     parts = {
         "judge": judge.digest,
         "data": [fit.digest, heldout.digest, public.digest],
-        "seed": ctx.seed,
         **surroundings(target, ctx),
     }
     folder, _ = ContentCache(workspace.cache).load_or_build("overlap", parts, build)
