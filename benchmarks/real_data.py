@@ -249,7 +249,7 @@ def trained_submission(
 
 
 def identities(out: Path, args: argparse.Namespace) -> None:
-    """Procedural people, with every attack; 30 of 64 attacked."""
+    """Procedural people, with every attack; 30 of 64 attacked, 60 where repairs are compared."""
     data = demo_data("identities", args.size)
     plan = {"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY
     trained_submission(
@@ -258,7 +258,7 @@ def identities(out: Path, args: argparse.Namespace) -> None:
         (data.private, data.heldout, data.public),
         network=args.network,
         epochs=0 if args.random_weights else args.epochs,
-        plan=repair_plan(256, 30, args.samples) if args.for_repairs else plan,
+        plan=repair_plan(256, 60, args.samples) if args.for_repairs else plan,
         shuffled_labels=args.shuffled_labels,
         overfitted=args.overfitted,
     )

@@ -22,14 +22,12 @@ def _ppa(label: str, **params: Any) -> AttackSpec:
     return AttackSpec(name="ppa", label=label, params=params)
 
 
-SMOOTHED = _ppa("adaptive-averaged", averaged=6)
-"""Gradients averaged over transformations: what wins back most of what freezing and smoothing defenses take away."""
+AVERAGED = (_ppa("adaptive-averaged", averaged=6), _ppa("adaptive-erased", averaged=4, erase=0.4))
+"""Gradients averaged over transformations, and over half-hidden pictures: what every retrained model meets."""
 CAPPED = _ppa("adaptive-confidence", confidence=[0.5, 0.7, 0.88, 0.95, 1.0], candidates=5)
 """Towards several confidences, where the highest one is capped or a trap."""
 SCRUBBED = _ppa("adaptive-scrub", averaged=4, scrub=1.0)
 """Through blurred pictures, which carry no faint trigger."""
-ERASED = _ppa("adaptive-erased", averaged=4, erase=0.4)
-"""Through half-hidden pictures, as the model was trained on them."""
 NOISY = _ppa("adaptive-noise", averaged=4, noise=0.05)
 """In expectation over noise."""
 BY_LABEL = AttackSpec(name="brep-mi", label="adaptive-label", params={"iterations": 100, "patience": 20})
@@ -45,7 +43,7 @@ _OFFERS = (
         access=ANY,
         summary="Early layers trained on public data and frozen, the rest fine-tuned on the private data.",
         caveat="Averaged gradients win back much of its effect; with few private images the tuned layers alone leak.",
-        adaptive=(SMOOTHED, _ppa("adaptive-front", averaged=3, front_weight=0.1)),
+        adaptive=(*AVERAGED, _ppa("adaptive-front", averaged=3, front_weight=0.1)),
     ),
     Offer(
         name="neg-ls",
@@ -54,7 +52,7 @@ _OFFERS = (
         access=ANY,
         summary="Fine-tuned with labels smoothed by a negative factor, which drives the other classes further down.",
         caveat="Confidence no longer means a probability, and part of the effect may be gradients that mislead.",
-        adaptive=(SMOOTHED, BY_LABEL),
+        adaptive=(*AVERAGED, BY_LABEL),
     ),
     Offer(
         name="bido",
@@ -63,7 +61,7 @@ _OFFERS = (
         access=ANY,
         summary="Trained so that features depend less on the image and more on the label.",
         caveat="Sensitive to its two weights, and averaged gradients have been seen to undo it.",
-        adaptive=(SMOOTHED,),
+        adaptive=AVERAGED,
     ),
     Offer(
         name="midre",
@@ -72,7 +70,7 @@ _OFFERS = (
         access=ANY,
         summary="Trained on images of which a random part is erased, so that no whole object is ever seen.",
         caveat="An attack that erases while it optimises meets the model on its own ground.",
-        adaptive=(ERASED,),
+        adaptive=AVERAGED,
     ),
     Offer(
         name="trap-mid",
@@ -81,7 +79,7 @@ _OFFERS = (
         access=ANY,
         summary="Trained to answer to a faint secret trigger for every class, which attacks find first.",
         caveat="It deceives attacks and removes nothing: what scrubs its images or knows the triggers is not held up.",
-        adaptive=(SCRUBBED, CAPPED),
+        adaptive=(*AVERAGED, SCRUBBED, CAPPED),
     ),
     Offer(
         name="mid",
@@ -90,7 +88,7 @@ _OFFERS = (
         access=ANY,
         summary="A noisy bottleneck before the classifier while training, with a price on what it lets through.",
         caveat="Accuracy falls as the price grows, and the deployed model is the bottleneck's mean: no noise is left.",
-        adaptive=(SMOOTHED, NOISY),
+        adaptive=(*AVERAGED, NOISY),
     ),
     Offer(
         name="calor",
@@ -99,7 +97,7 @@ _OFFERS = (
         access=ANY,
         summary="A low-rank neck with tanh in place of the head, then training towards a confidence below 1.",
         caveat="An attacker may aim at the confidence that the model was trained to, instead of at 1.",
-        adaptive=(CAPPED, SMOOTHED),
+        adaptive=(*AVERAGED, CAPPED),
     ),
     Offer(
         name="confidence-adaptation",
@@ -108,7 +106,7 @@ _OFFERS = (
         access=ANY,
         summary="A short fine-tuning of the submitted model towards a confidence below 1.",
         caveat="The weights keep what they know: an attacker may aim at that confidence, or ask for labels only.",
-        adaptive=(CAPPED, SMOOTHED, BY_LABEL),
+        adaptive=(*AVERAGED, CAPPED, BY_LABEL),
     ),
     Offer(
         name="rolss",
@@ -117,7 +115,7 @@ _OFFERS = (
         access=ANY,
         summary="Skip connections of the last stage removed or scaled down, then retrained.",
         caveat="It makes gradients worse more than it takes information away; averaged gradients and labels win back.",
-        adaptive=(SMOOTHED, BY_LABEL),
+        adaptive=(*AVERAGED, BY_LABEL),
     ),
     Offer(
         name="dp-sgd",
@@ -126,7 +124,7 @@ _OFFERS = (
         access=ANY,
         summary="Per-image gradients clipped and noised, by default those of a new head on public layers.",
         caveat="The guarantee is for one image; for a class of many images, which inversion rebuilds, it is vacuous.",
-        adaptive=(SMOOTHED,),
+        adaptive=AVERAGED,
     ),
     Offer(
         name="output-controls",
