@@ -47,7 +47,9 @@ def _against(offer: Offer, report: AuditReport) -> list[str]:
     if offer.reach is Reach.RETRAIN and "public" not in roles:
         reasons.append("needs public images to pre-train on (or `--weights`), and the audit had none")
     target = report.target
-    unnamed = target.format is ModelFormat.ONNX and target.architecture.startswith("onnx:")
-    if unnamed and Access.WHITE_BOX not in target.access:
+    is_graph = target.architecture.startswith("onnx:")
+    if offer.families and not is_graph and not target.architecture.startswith(offer.families):
+        reasons.append(f"is for {', '.join(offer.families)}, and this is {target.architecture}")
+    if is_graph and target.format is ModelFormat.ONNX and Access.WHITE_BOX not in target.access:
         reasons.append("the graph cannot be differentiated: name `model.architecture` in the manifest")
     return reasons

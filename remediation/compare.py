@@ -10,7 +10,6 @@ from auditor.contracts.base import digest_of
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
-from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import (
     HeuristicCheck,
     PairedDifference,
@@ -30,11 +29,6 @@ from remediation.offers import offer_of
 _RANKED_BY = ("lift", "both_agree", "evaluator_top1")
 """What a candidate is judged by: the first of these that every candidate has for every attack."""
 Differences = tuple[PairedDifference, ...]
-_TOO_FEW = (
-    "The audit after would pass. With so few private images what is tuned after a frozen front is known to give them "
-    "away to attacks that are not in this suite, so freezing alone is not taken for safe: combine it with another "
-    "defense (`--boundary K --defense bido`), or train on more images."
-)
 _FLATTERED = (
     "The differences under attacks that know the defense are of the quick plan, by which this candidate was chosen "
     "among {}: they flatter it a little. The verdict is that of the full audit."
@@ -217,8 +211,7 @@ def repair_report(
             notes += (_FLATTERED.format(len(candidates)),)
     if chosen is not None and after is None:
         notes += (_UNPROVED,)
-    verdict, why = _verdict_after(start, after)
-    notes += (*_failures(trained, quick_reports, failed), *why)
+    notes += tuple(_failures(trained, quick_reports, failed))
     content = {
         "start": start.model_dump(mode="json", exclude={"utility_before"}),  # a latency is never the same twice
         "candidates": [candidate.model_dump(mode="json") for candidate in candidates],
@@ -251,20 +244,12 @@ def repair_report(
         differences=compare_reports(before, after) if after else (),
         adaptive_differences=adaptive,
         verdict_before=before.verdict.verdict,
-        verdict_after=verdict,
+        verdict_after=after.verdict.verdict if after else None,
         model_digest=kept.model_digest if kept else None,
         model_format=kept.model_format if kept else str(before.target.format),
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,
         notes=(*start.notes, *notes, *(kept.notes if kept else _notes_of(trained))),
     )
-
-
-def _verdict_after(start: RepairStart, after: AuditReport | None) -> tuple[Verdict | None, tuple[str, ...]]:
-    """That of the audit after; freezing alone does not pass on few private images."""
-    verdict = after.verdict.verdict if after else None
-    if verdict is Verdict.PASS and start.defense == "tl-dmi" and start.small_private_set:
-        return Verdict.INCONCLUSIVE, (_TOO_FEW,)
-    return verdict, ()
 
 
 def _failures(

@@ -116,6 +116,7 @@ _OFFERS = (
         summary="Skip connections of the last stage removed or scaled down, then retrained.",
         caveat="It makes gradients worse more than it takes information away; averaged gradients and labels win back.",
         adaptive=(*AVERAGED, BY_LABEL),
+        families=("resnet", "resnext", "wide_resnet", "regnet", "small-resnet"),
     ),
     Offer(
         name="dp-sgd",

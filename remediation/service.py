@@ -11,14 +11,17 @@ from auditor.contracts.access import Access
 from auditor.contracts.base import Contract, as_written, canonical_json
 from auditor.contracts.jobs import WEIGHTS, JobKind, RepairJob
 from auditor.contracts.manifest import RepairBudget
+from auditor.contracts.plan import Withheld
 from auditor.contracts.problems import problems_in
-from auditor.contracts.repair import Reach
+from auditor.contracts.repair import Offer, Reach
 from auditor.contracts.report import AuditReport
 from auditor.errors import InvalidInput
 from auditor.service.candidates import quick_version, trial_version, with_adaptive
 from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore, Transactions
 from remediation.offers import offer_of
+
+_FEW_IMAGES, _FEW_OF_A_CLASS = 1000, 10
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Repairs:
         if offer.reach is Reach.SERVING:  # only scores or labels are left to attack, and those who know it do so
             quick = quick.model_copy(update={"attacks": known})
         full, quick = with_adaptive(report.plan, known), with_adaptive(quick, known)
+        full = full.model_copy(update={"withheld": _withheld(offer, report)})
         trial = trial_version(quick)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
         inputs = submission.inputs
@@ -121,6 +125,19 @@ class Repairs:
 
     def _put(self, contract: Contract) -> str:
         return self._store.put_bytes(canonical_json(contract).encode())
+
+
+def _withheld(offer: Offer, report: AuditReport) -> Withheld | None:
+    """Transfer learning alone is known not to protect a small private set (card A.2): the tuned layers give it away."""
+    fit = next((card for card in report.data if card.role == "private-fit"), None)
+    n_images, n_classes = (fit.n_images, fit.n_classes or 1) if fit else (0, 1)
+    if offer.name != "tl-dmi" or (n_images >= _FEW_IMAGES and n_images >= _FEW_OF_A_CLASS * n_classes):
+        return None
+    return Withheld(
+        reason=f"with so few private images ({n_images} of {n_classes} classes) what is tuned after a frozen front is "
+        "known to give them away to attacks that are not in this suite, so freezing alone is not taken for safe",
+        need="another defense beside the freezing (`--boundary K --defense bido`), or more private images",
+    )
 
 
 def _budget(budget: RepairBudget, request: RepairRequest) -> RepairBudget:

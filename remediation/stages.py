@@ -22,7 +22,6 @@ from auditor.contracts.policy import Policy
 from auditor.contracts.repair import NormMode, RepairCandidate, RepairStart, TrainedCandidate
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Score
-from auditor.data.bundles import load_bundle
 from auditor.data.image_set import ImageSet
 from auditor.errors import AuditorError, InvalidInput
 from auditor.evaluation.cards import accuracy_score
@@ -59,8 +58,6 @@ _REPAIRED_BEFORE = (
     "before."
 )
 _FAILED = TypeAdapter(dict[str, str])
-_SMALL_SET, _SMALL_CLASS = 1000, 10
-"""Private images in all, and per class, under which transfer learning alone is known not to protect (card A.2)."""
 
 
 def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
@@ -110,7 +107,6 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
         accuracy_before=_accuracy(target, inputs.heldout().choice, inputs, ctx),
         test_accuracy_before=_test_accuracy(target, inputs, ctx),
         utility_before=measure_utility(target, workspace.input("model"), _test_images(inputs), ctx),
-        small_private_set=_is_small(load_bundle(workspace.input("fit.npz"))),
         notes=(*weights.notes, *_notes(inputs)),
     )
     workspace.output(START).write_text(start.model_dump_json())
@@ -293,12 +289,6 @@ def _audited(
 
 def _notes(inputs: RepairInputs) -> tuple[str, ...]:
     notes = []
-    fit = load_bundle(inputs.workspace.input("fit.npz"))
-    if _is_small(fit):
-        notes.append(
-            f"The private set is small ({len(fit)} images of {fit.n_classes} classes): in such cases images can be "
-            "rebuilt from the tuned layers alone, so transfer learning by itself is not taken for a proof of safety."
-        )
     if inputs.manifest.data.heldout is None:
         notes.append(
             "No held-out images were declared: a fifth of the private images stands in. The submission may have been "
@@ -312,10 +302,6 @@ def _notes(inputs: RepairInputs) -> tuple[str, ...]:
     if inputs.defense.config.weights_are_public:
         notes.append("The team states that layers shared by the submission and the public weights are public.")
     return tuple(notes)
-
-
-def _is_small(fit: ImageSet) -> bool:
-    return len(fit) < _SMALL_SET or len(fit) / max(1, fit.n_classes or 1) < _SMALL_CLASS
 
 
 def _training_notes(repaired: RepairedModel, inputs: RepairInputs) -> tuple[str, ...]:

@@ -64,6 +64,14 @@ class FisherSpec(Contract):
     """Fractions of the inversion at which images are taken."""
 
 
+class Withheld(Contract):
+    """Why no pass is given on the attacks of a plan, whatever they find."""
+
+    reason: str
+    need: str
+    """What would settle it."""
+
+
 class AuditPlan(Contract):
     """Everything that decides an audit's numbers, apart from the model and the data."""
 
@@ -96,6 +104,8 @@ class AuditPlan(Contract):
     """Resamples of the classes behind every interval."""
     left_out: tuple[str, ...] = ()
     """What a time budget took out of the plan: keys of attacks, and `fisher`."""
+    withheld: Withheld | None = None
+    """Set where a repaired model is audited whose defense is known to fail against attacks outside of every plan."""
 
     @model_validator(mode="after")
     def _priors(self) -> AuditPlan:

@@ -51,6 +51,8 @@ class Offer(Contract):
     """What a reader of its numbers has to know."""
     adaptive: tuple[AttackSpec, ...]
     """Attacks that know this defense: every repair by it is audited with them too."""
+    families: tuple[str, ...] = ()
+    """How the names of architectures begin that it is for; empty: any. Into an ONNX graph the repair itself looks."""
 
 
 class FreezePlan(Contract):
@@ -131,8 +133,6 @@ class RepairStart(Contract):
     test_accuracy_before: Score | None = None
     """On the other half, which chooses nothing; None: the held-out images are too few to be halved."""
     utility_before: Utility | None = None
-    small_private_set: bool = False
-    """Whether the private images are so few that freezing alone is known not to protect."""
     notes: tuple[str, ...] = ()
 
 

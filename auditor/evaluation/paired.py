@@ -112,14 +112,15 @@ def compare_reports(before: AuditReport, after: AuditReport) -> tuple[PairedDiff
 
 
 def plan_differences(before: AuditReport, after: AuditReport) -> list[str]:
-    """Fields in which the plans differ; names do not count, nor do attacks that the audit after has beside the others.
+    """Fields in which the plans differ; what they only tell does not count, nor do attacks that are in `after` alone.
 
     So the audit of a repaired model, which also meets attacks that know its defense, has the plan of the one before.
     """
     shared = {attack.key for attack in before.plan.attacks}
     both = tuple(attack for attack in after.plan.attacks if attack.key in shared)
-    one = before.plan.model_dump(mode="json", exclude={"name", "left_out"})
-    other = after.plan.model_copy(update={"attacks": both}).model_dump(mode="json", exclude={"name", "left_out"})
+    told = {"name", "left_out", "withheld"}
+    one = before.plan.model_dump(mode="json", exclude=told)
+    other = after.plan.model_copy(update={"attacks": both}).model_dump(mode="json", exclude=told)
     return [f"{key}: {one[key]} and {other[key]}" for key in one if one[key] != other[key]]
 
 

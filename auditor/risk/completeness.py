@@ -196,6 +196,8 @@ def suite_shortfalls(
         for item in evidence
         if item.outcome.key.startswith(KNOWING) and not _excused(item.outcome, deployment) and not counts(item, plan)
     ]
+    if plan.withheld is not None:
+        found.append(Shortfall(plan.withheld.reason, plan.withheld.need))
     if reaching and not any(item.outcome.adaptive for item in reaching):
         reason = "no working attack was built to see through a defense"
         need = "an adaptive attack in the plan (for example gradients averaged over augmentations)"

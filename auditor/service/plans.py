@@ -17,7 +17,11 @@ from auditor.service.candidates import PPA
 from auditor.service.pipeline import CONTROL_ATTACK
 
 Params = Mapping[str, JsonValue] | None
-NOT_SET = {"name": "the plan's name follows from its preset", "left_out": "it says what a time budget took out"}
+NOT_SET = {
+    "name": "the plan's name follows from its preset",
+    "left_out": "it says what a time budget took out",
+    "withheld": "a repair sets it",
+}
 """Fields of a plan that are not the manifest's to change, and why."""
 FISHER = "fisher"
 """The layer scores in `AuditPlan.left_out`."""

@@ -5,12 +5,14 @@ import pytest
 from auditor.contracts.jobs import JobKind, RepairJob
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.policy import Policy
+from auditor.contracts.report import AuditReport
 from auditor.errors import InvalidInput
 from auditor.service.audits import Audits, SubmitRequest
 from auditor.service.execution import Executor
 from auditor.service.jobs import Jobs
 from auditor.service.pipeline import AUDIT
 from auditor.testing.database import InMemoryTransactions
+from auditor.testing.evidence import sample_data
 from auditor.testing.handlers import fast_handlers
 from auditor.testing.ports import InMemoryQueue, InMemoryStore, InProcessRunner, SetClock
 from remediation.offers import OFFERS
@@ -46,6 +48,13 @@ class House:
         self.audit = audits.submit(SubmitRequest(folder / "model.onnx", manifest, folder, Policy(), False)).job_id
         self.jobs.run_in_place(self.audit)
         self.store, self.transactions = store, transactions
+
+    def changes_report(self, **changes):
+        """As if the audit had found something else."""
+        with self.transactions() as tx:
+            entry = tx.reports.find(self.audit)
+        report = AuditReport.model_validate_json(self.store.get_bytes(entry.digest)).model_copy(update=changes)
+        self.store.blobs[entry.digest] = report.model_dump_json().encode()
 
     def start(self, **options):
         """The payload of the repair job that starts."""
@@ -111,3 +120,21 @@ def test_attacks_that_read_activations_are_for_cut_models_alone(tmp_path):
     assert "adaptive-averaged" in {attack.key for attack in house.start(defense="tl-dmi").plan.attacks}
     (offered,) = {attack.name for attack in OFFERS["cem"].adaptive}
     assert offered not in {attack.name for attack in house.start(defense="cem").plan.attacks}
+
+
+@pytest.mark.parametrize(
+    ("defense", "n_images", "n_classes", "is_withheld"),
+    [
+        ("tl-dmi", 999, 5, True),
+        ("tl-dmi", 1000, 101, True),
+        ("tl-dmi", 1000, 100, False),
+        ("bido", 999, 5, False),
+    ],
+)
+def test_freezing_alone_does_not_pass_on_few_private_images(tmp_path, defense, n_images, n_classes, is_withheld):
+    house = House(tmp_path, public=True)
+    fit, *others = sample_data()
+    house.changes_report(data=(fit.model_copy(update={"n_images": n_images, "n_classes": n_classes}), *others))
+    payload = house.start(defense=defense)
+    assert (payload.plan.withheld is not None) == is_withheld
+    assert payload.quick_plan.withheld is None

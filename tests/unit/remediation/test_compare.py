@@ -240,26 +240,6 @@ def test_a_repair_report_pairs_before_and_after_by_class():
     assert found.model_dump_json() == report_of(sample_report(Verdict.PASS)).model_dump_json()
 
 
-@pytest.mark.parametrize(
-    ("small", "defense", "verdict"),
-    [
-        (True, "tl-dmi", Verdict.INCONCLUSIVE),
-        (False, "tl-dmi", Verdict.PASS),
-        (True, "bido", Verdict.PASS),
-    ],
-)
-def test_freezing_alone_does_not_pass_on_few_private_images(small, defense, verdict):
-    begun = start().model_copy(update={"small_private_set": small, "defense": defense})
-    reports = {"before": sample_report(Verdict.FAIL), "before_quick": quick(0.7), "after": sample_report(Verdict.PASS)}
-    found = repair_report(begun, {4: trained(4)}, {4: quick(0.3)}, budget=BUDGET, **reports)
-    assert found.verdict_after is verdict
-    assert any("so few private images" in note for note in found.notes) == (verdict is Verdict.INCONCLUSIVE)
-    failed = repair_report(
-        begun, {4: trained(4)}, {4: quick(0.3)}, budget=BUDGET, **reports | {"after": reports["before"]}
-    )
-    assert failed.verdict_after is Verdict.FAIL
-
-
 def test_the_accuracy_reported_is_of_images_that_chose_nothing():
     begun = start().model_copy(update={"test_accuracy_before": measured("heldout_accuracy", 0.71)})
     tested = {k: trained(k).model_copy(update={"test_accuracy": measured("heldout_accuracy", 0.6)}) for k in (2, 4)}

@@ -12,7 +12,7 @@ from auditor.contracts.access import Access
 from auditor.contracts.base import digest_of
 from auditor.contracts.cards import OverlapCheck
 from auditor.contracts.outcome import Coverage, OutcomeStatus
-from auditor.contracts.plan import AttackSpec
+from auditor.contracts.plan import AttackSpec, Withheld
 from auditor.contracts.policy import Policy, RiskLevel, Thresholds, Verdict
 from auditor.contracts.scores import NotMeasured
 from auditor.contracts.submission import ParityCheck
@@ -153,6 +153,15 @@ class TestAttacksThatKnowTheDefense:
         answer = decide(**self.with_knowing(**changes))
         assert answer.verdict is Verdict.INCONCLUSIVE
         assert any("adaptive-scrub" in reason for reason in answer.reasons)
+
+    def test_no_pass_where_none_of_them_could_prove_it(self):
+        """As freezing alone on few private images; a proven leak stays one."""
+        withheld = Withheld(reason="too few images", need="another defense")
+        plan = sample_plan().model_copy(update={"withheld": withheld})
+        answer = decide(**audit(plan=plan))
+        assert (answer.verdict, answer.needs) == (Verdict.INCONCLUSIVE, ("another defense",))
+        assert "too few images" in answer.reasons
+        assert decide(**audit(plan=plan, attacks=sample_attacks(LIFTS[Verdict.FAIL]))).verdict is Verdict.FAIL
 
     def test_one_with_nothing_to_work_on_is_excused(self):
         """As an attack on public layers is where none are."""

@@ -1,13 +1,17 @@
+import re
+from itertools import groupby
+
 import pytest
 import torch
 from torch import nn
 
 from auditor.contracts.submission import ModelFormat
-from auditor.targets.architectures import build_architecture
+from auditor.targets.architectures import architecture_names, build_architecture
 from auditor.targets.onnx_graph import GraphModule
 from auditor.tensors import RunContext
 from remediation.defenses.catalog import DEFENSES
 from remediation.model_source import same_build
+from remediation.offers import OFFERS
 from remediation.skips import Scale, last_stage, scale_last_stage
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -165,3 +169,12 @@ def test_a_network_without_known_skips_is_refused_with_what_to_do(make_bench, tm
     assert "submit it as ONNX" in rolss.inapplicable(built("mobilenet_v3_small"), (), "classifier.3")
     _, source = graph_of(make_bench, "small-cnn", tmp_path)
     assert "no skip" in rolss.inapplicable(source.submitted(), (), "head")
+
+
+def family(name):
+    return re.split(r"[\d_]", name)[0]
+
+
+@pytest.mark.parametrize("name", [next(names) for _, names in groupby(architecture_names(), family)])
+def test_what_the_offer_is_for_has_skips_and_nothing_else_has(name):
+    assert bool(last_stage(built(name))) == name.startswith(OFFERS["rolss"].families)
