@@ -109,9 +109,6 @@ def data_shortfalls(
     elif overlap.near_duplicates:
         reason = f"public images that look almost the same as private ones: {overlap.near_duplicates}"
         found.append(Shortfall(reason, "public data without copies of private images (the pairs are listed)"))
-    elif overlap.copies:
-        reason = f"public images that are copies of private ones, cropped or otherwise altered: {overlap.copies}"
-        found.append(Shortfall(reason, "public data without copies of private images (the pairs are listed)"))
     elif overlap.planted and overlap.planted_found < LEAST_FOUND * overlap.planted:
         reason = (
             f"the search for private images in the public data finds only {overlap.planted_found} of {overlap.planted} "
@@ -121,9 +118,12 @@ def data_shortfalls(
     elif overlap.cropped_found < LEAST_CROPPED_FOUND * overlap.cropped:
         reason = (
             f"the search by the judge's features finds only {overlap.cropped_found} of {overlap.cropped} cropped "
-            "copies, so that it finds none in the public data says little"
+            f"copies, so its findings in the public data ({overlap.copies} pairs) say little"
         )
         found.append(Shortfall(reason, "a better judge, or a look at both sets by a person"))
+    elif overlap.copies:
+        reason = f"public images that are copies of private ones, cropped or otherwise altered: {overlap.copies}"
+        found.append(Shortfall(reason, "public data without copies of private images (the pairs are listed)"))
     if isinstance(evaluator, ClassifierCard):
         found += _prior_contamination(evaluator, priors)
         found += _accuracy_shortfall(

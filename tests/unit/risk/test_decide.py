@@ -127,6 +127,14 @@ class TestTheThreeVerdicts:
         assert len(answers) == 1
 
 
+def test_a_search_that_finds_little_accuses_nobody():
+    weak = OverlapCheck(checked=True, planted=64, planted_found=64, copies=1, cropped=64, cropped_found=14)
+    answer = decide(**audit(overlap=weak))
+    assert answer.verdict is Verdict.INCONCLUSIVE
+    assert any("14 of 64" in reason and "1 pairs" in reason for reason in answer.reasons)
+    assert not any("are copies of private ones" in reason for reason in answer.reasons)
+
+
 class TestAttacksThatKnowTheDefense:
     """A repair adds them; the suite has another adaptive attack, which knows nothing of this defense."""
 
