@@ -134,3 +134,12 @@ class WaitTimeout(AuditorError):
     retryable = True
     exit_code = ExitCode.WAIT_TIMEOUT
     default_remedy = "Ask again with `auditor status ID`."
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, CUDA or torch's CPU allocator had no memory left; needs no torch to tell."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
+        or "DefaultCPUAllocator" in str(error)
+    )

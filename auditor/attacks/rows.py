@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from auditor.attacks.base import Inversion, KeyedContext, Rows
+from auditor.errors import ran_out_of_memory
 from auditor.priors.base import Prior
 from auditor.targets.views import LabelView, ScoreView
 from auditor.tensors import Snapshot
@@ -78,7 +79,7 @@ class Chunks:
             try:
                 results.append(function(slice(start, min(start + step, n))))
             except RuntimeError as error:
-                if step == 1 or not _out_of_memory(error):
+                if step == 1 or not ran_out_of_memory(error):
                     raise
                 self._halve()
                 continue
@@ -90,10 +91,6 @@ class Chunks:
             torch.cuda.empty_cache()
         self.size = max(1, self.size // 2)
         self.notes.append(f"memory ran out: batch halved to {self.size} rows")
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def affordable(view: LabelView, n_images: int) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from auditor.contracts.jobs import Failed, Finished, RunnerMessage, UnitSpec
-from auditor.errors import AuditorError, RunnerFailure, StorageFailure
+from auditor.errors import AuditorError, RunnerFailure, StorageFailure, ran_out_of_memory
 from auditor.runner.protocol import RunnerRequest, encode
 from auditor.service.failures import failure_of
 from auditor.service.session import Handler, Session
@@ -79,8 +79,12 @@ def _run(handlers: str, unit: UnitSpec, session: Session) -> Failed | None:
 
 def _named(error: Exception) -> AuditorError:
     """An error of Python or torch as one that says what to do; anything unknown is a defect, with its place."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
-        return RunnerFailure("the unit ran out of memory", remedy="Take a smaller batch or smaller images.")
+    if ran_out_of_memory(error):
+        remedy = (
+            "Take a smaller batch (`plan.overrides.batch_size`; for a repair `--params '{\"batch_size\": 32}'`) or "
+            "smaller images, or give the runner more (AUDITOR_RUNNER_MEMORY_BYTES)."
+        )
+        return RunnerFailure("the unit ran out of memory", remedy=remedy)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFailure(f"the unit's files could not be written: {error.strerror}")
     where = traceback.extract_tb(error.__traceback__)[-1]

@@ -15,21 +15,24 @@ CENTRES = torch.randn(7, 5, generator=torch.Generator().manual_seed(4))
 class Bowl:
     """Squared distance to each row's own centre; the target is charged but not asked."""
 
-    def __init__(self, view, queries=1, fail_above=None):
+    def __init__(self, view, queries=1, fail_above=None, *, on_gpu=True):
+        self.on_gpu = on_gpu
         self.view, self.queries_per_row, self.fail_above, self.sizes = view, queries, fail_above, []
 
     def __call__(self, latents, index, step):
         self.sizes.append(len(latents))
         if self.fail_above is not None and len(latents) > self.fail_above:
-            raise torch.OutOfMemoryError("out of memory")
+            if self.on_gpu:
+                raise torch.OutOfMemoryError("out of memory")
+            torch.empty(2**45)  # 128 TiB: what torch's CPU allocator says
         self.view.counter.charge(len(latents) * self.queries_per_row)
         return (latents - CENTRES[index]).square().sum(dim=1)
 
 
-def go(stepper, *, steps=30, batch=512, budget=None, queries=1, fail_above=None, **options):
+def go(stepper, *, steps=30, batch=512, budget=None, queries=1, fail_above=None, on_gpu=True, **options):
     view = narrow(ToyTarget(toy_templates(3)), Access.WHITE_BOX, max_queries=budget)
     ctx = KeyedContext(batch_size=batch)
-    bowl, chunks = Bowl(view, queries, fail_above), Chunks(ctx)
+    bowl, chunks = Bowl(view, queries, fail_above, on_gpu=on_gpu), Chunks(ctx)
     end = descend(START, bowl, stepper, steps=steps, view=view, chunks=chunks, ctx=ctx, stage="t", **options)
     return end, bowl, chunks, view
 
@@ -70,9 +73,10 @@ def test_copies_count_into_the_chunk_size():
     assert view.counter.forward == 2 * 7 * 3
 
 
-def test_out_of_memory_halves_once_per_level_and_says_so():
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_out_of_memory_halves_once_per_level_and_says_so(on_gpu):
     whole, *_ = go(Adam(0.1))
-    end, _, chunks, _ = go(Adam(0.1), batch=8, fail_above=2)
+    end, _, chunks, _ = go(Adam(0.1), batch=8, fail_above=2, on_gpu=on_gpu)
     assert torch.equal(end.latents, whole.latents)
     assert chunks.size == 2
     assert chunks.notes == ["memory ran out: batch halved to 4 rows", "memory ran out: batch halved to 2 rows"]

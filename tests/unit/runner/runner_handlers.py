@@ -91,6 +91,12 @@ def do_long_line(unit, workspace, session):
     time.sleep(60)
 
 
+def do_cpu_memory(unit, workspace, session):
+    import torch
+
+    return {"size": len(torch.empty(2**45))}
+
+
 def do_memory(unit, workspace, session):
     return {"size": len(bytearray(4 << 30))}
 

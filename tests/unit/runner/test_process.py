@@ -208,9 +208,10 @@ def test_a_memory_limit_is_an_error_that_says_so(run):
         run("do_memory", memory_bytes=2 << 30)
 
 
-def test_too_little_gpu_memory_says_what_to_do(run):
+@pytest.mark.parametrize("kind", ["do_gpu_memory", "do_cpu_memory"])
+def test_too_little_memory_for_torch_says_what_to_do(run, kind):
     with pytest.raises(RunnerFailure, match="ran out of memory") as caught:
-        run("do_gpu_memory")
+        run(kind)
     assert "smaller batch" in caught.value.remedy
 
 
