@@ -11,6 +11,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from auditor.service.records import LOCAL_TEAM
+
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
@@ -49,10 +51,22 @@ class Base(DeclarativeBase):
     )
 
 
+class TeamRow(Base):
+    """A tenant: nothing of one team is shown to another."""
+
+    __tablename__ = "teams"
+    __table_args__ = (UniqueConstraint("name"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class SubmissionRow(Base):
     """A checked submission."""
 
     __tablename__ = "submissions"
+    __table_args__ = (Index(None, "team_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
@@ -60,13 +74,18 @@ class SubmissionRow(Base):
     manifest: Mapped[dict[str, Any]] = mapped_column(JsonColumn)
     target: Mapped[dict[str, Any]] = mapped_column(JsonColumn)
     inputs: Mapped[dict[str, str]] = mapped_column(JsonColumn)
+    team_id: Mapped[str] = mapped_column(String(32), server_default=LOCAL_TEAM)
 
 
 class JobRow(Base):
     """A job."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "fingerprint", "created_at"), Index(None, "created_at"))
+    __table_args__ = (
+        Index(None, "fingerprint", "created_at"),
+        Index(None, "created_at"),
+        Index(None, "team_id", "created_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
@@ -79,6 +98,8 @@ class JobRow(Base):
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     error: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    team_id: Mapped[str] = mapped_column(String(32), server_default=LOCAL_TEAM)
+    priority: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
 class UnitRow(Base):

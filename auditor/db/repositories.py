@@ -37,6 +37,7 @@ class SqlSubmissions:
             manifest=submission.manifest.model_dump(mode="json"),
             target=submission.target.model_dump(mode="json"),
             inputs=dict(submission.inputs),
+            team_id=submission.team_id,
         )
         self._session.add(row)
         self._session.flush()
@@ -53,6 +54,7 @@ class SqlSubmissions:
             manifest=Manifest.model_validate(row.manifest),
             target=TargetCard.model_validate(row.target),
             inputs=dict(row.inputs),
+            team_id=row.team_id,
         )
 
 
@@ -76,6 +78,8 @@ class SqlJobs:
             cancel_requested=job.cancel_requested,
             error=json_of(job.error),
             finished_at=job.finished_at,
+            team_id=job.team_id,
+            priority=job.priority,
         )
         self._session.add(row)
         self._session.flush()
@@ -98,9 +102,9 @@ class SqlJobs:
         query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)
         return [job_of(row) for row in self._session.scalars(query)]
 
-    def with_fingerprint(self, fingerprint: str) -> Job | None:
-        """The newest job for this work."""
-        query = select(JobRow).where(JobRow.fingerprint == fingerprint)
+    def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
+        """The team's newest job for this work."""
+        query = select(JobRow).where(JobRow.fingerprint == fingerprint, JobRow.team_id == team_id)
         row = self._session.scalars(query.order_by(JobRow.created_at.desc(), JobRow.id).limit(1)).first()
         return None if row is None else job_of(row)
 

@@ -23,6 +23,8 @@ def job_of(row: JobRow) -> Job:
         cancel_requested=row.cancel_requested,
         error=None if row.error is None else Failed.model_validate(row.error),
         finished_at=row.finished_at,
+        team_id=row.team_id,
+        priority=row.priority,
     )
 
 

@@ -32,7 +32,7 @@ from auditor.errors import InvalidInput, NotFound, RunnerFailure
 from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore, Clock, Transactions
-from auditor.service.records import StoredReport, Submission
+from auditor.service.records import LOCAL_TEAM, StoredReport, Submission
 
 CHECK, PROBE = "check", "probe"
 _A = {JobKind.AUDIT: "an audit", JobKind.REPAIR: "a repair"}
@@ -49,6 +49,8 @@ class SubmitRequest:
         policy: the effective policy.
         fresh: run again even if the same audit is stored.
         budget_s: seconds for the whole audit, to which the plan is cut (see `auditor.service.budget`); None: no limit.
+        team_id: who submits; owns submission, job and report.
+        priority: of jobs that wait, those with a higher one go first.
     """
 
     model: Path
@@ -57,6 +59,8 @@ class SubmitRequest:
     policy: Policy
     fresh: bool = False
     budget_s: float | None = None
+    team_id: str = LOCAL_TEAM
+    priority: int = 0
 
 
 class Audits:
@@ -109,9 +113,17 @@ class Audits:
             manifest=request.manifest,
             target=target,
             inputs=inputs,
+            team_id=request.team_id,
         )
         payload = AuditJob(name=submission.name, plan=plan, inputs=inputs).model_dump(mode="json")
-        return self._jobs.start(JobKind.AUDIT, payload, submission, new_submission=True, fresh=request.fresh)
+        return self._jobs.start(
+            JobKind.AUDIT,
+            payload,
+            submission,
+            new_submission=True,
+            fresh=request.fresh,
+            priority=request.priority,
+        )
 
     def estimate(self, request: SubmitRequest, on_event: OnEvent = ignore) -> PlanEstimate:
         """A dry run: check model and data as `submit` does, measure, say what the plan would cost; nothing is kept.

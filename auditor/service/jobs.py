@@ -53,7 +53,14 @@ class Jobs:
         self._pipelines = pipelines
 
     def start(
-        self, kind: JobKind, payload: Mapping[str, Any], submission: Submission, *, new_submission: bool, fresh: bool
+        self,
+        kind: JobKind,
+        payload: Mapping[str, Any],
+        submission: Submission,
+        *,
+        new_submission: bool,
+        fresh: bool,
+        priority: int = 0,
     ) -> Started:
         """Create a job with its first units, in one transaction; or find the one that does this work already.
 
@@ -65,10 +72,11 @@ class Jobs:
             submission: what it works on.
             new_submission: the submission is stored with it.
             fresh: make a new job in any case.
+            priority: of jobs that wait, those with a higher one go first.
         """
         fingerprint = digest_of({"kind": kind.value, "payload": dict(payload), "code": code_digest()})
         with self._transactions() as tx:
-            found = None if fresh else tx.jobs.with_fingerprint(fingerprint)
+            found = None if fresh else tx.jobs.with_fingerprint(fingerprint, submission.team_id)
             if found is None:
                 job = Job(
                     id=secrets.token_hex(16),
@@ -78,6 +86,8 @@ class Jobs:
                     fingerprint=fingerprint,
                     payload=dict(payload),
                     created_at=self._clock.now(),
+                    team_id=submission.team_id,
+                    priority=priority,
                 )
                 if new_submission:
                     tx.submissions.add(submission)

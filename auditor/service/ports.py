@@ -73,8 +73,8 @@ class Jobs(Protocol):
         """Newest first."""
         ...
 
-    def with_fingerprint(self, fingerprint: str) -> Job | None:
-        """The newest job for exactly this work."""
+    def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
+        """The team's newest job for exactly this work; what another team did is not told."""
         ...
 
     def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:

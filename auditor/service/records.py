@@ -10,6 +10,9 @@ from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResu
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.submission import TargetCard
 
+LOCAL_TEAM = "local"
+"""The team of everything that is submitted without a server."""
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -17,6 +20,7 @@ class Submission:
 
     Attributes:
         inputs: workspace file name to artifact digest.
+        team_id: who owns it.
     """
 
     id: str
@@ -25,6 +29,7 @@ class Submission:
     manifest: Manifest
     target: TargetCard
     inputs: dict[str, str]
+    team_id: str = LOCAL_TEAM
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Job:
         fingerprint: sha256 over kind, inputs and code version; equal work has an equal fingerprint.
         payload: JSON contract of the job's kind (`AuditJob` for an audit).
         error: why it failed.
+        team_id: who owns it.
+        priority: of two jobs that wait, the one with the higher number goes first.
     """
 
     id: str
@@ -48,6 +55,8 @@ class Job:
     cancel_requested: bool = False
     error: Failed | None = None
     finished_at: datetime | None = None
+    team_id: str = LOCAL_TEAM
+    priority: int = 0
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,10 @@ class InMemoryJobs:
         """Newest first."""
         return sorted(self._tables.jobs.values(), key=lambda job: (-job.created_at.timestamp(), job.id))[:limit]
 
-    def with_fingerprint(self, fingerprint: str) -> Job | None:
-        """The newest job for this work."""
-        return next((job for job in self.latest(len(self._tables.jobs)) if job.fingerprint == fingerprint), None)
+    def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
+        """The team's newest job for this work."""
+        newest = self.latest(len(self._tables.jobs))
+        return next((job for job in newest if (job.fingerprint, job.team_id) == (fingerprint, team_id)), None)
 
     def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:
         """Move the job."""

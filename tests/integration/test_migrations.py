@@ -50,6 +50,31 @@ def test_down_and_up_again(engine):
     migrate.require_head(engine)
 
 
+def test_what_was_stored_before_teams_belongs_to_the_local_one(engine):
+    """Up, down and up again with rows in place."""
+    config = migrate.alembic_config(engine)
+    command.upgrade(config, "0001")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO submissions (id, name, created_at, manifest, target, inputs) "
+            "VALUES ('s', 'faces', '2030-01-01 00:00:00', '{}', '{}', '{}')"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (id, kind, name, submission_id, fingerprint, payload, created_at, state, "
+            "cancel_requested) "
+            "VALUES ('j', 'audit', 'faces', 's', 'f', '{}', '2030-01-01 00:00:00', 'done', false)"
+        )
+    for _ in range(2):
+        migrate.upgrade(engine)
+        with engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT id, team_id, priority FROM jobs").all()
+            assert [tuple(row) for row in rows] == [("j", "local", 0)]
+            assert connection.exec_driver_sql("SELECT team_id FROM submissions").scalar_one() == "local"
+        command.downgrade(config, "0001")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT id FROM jobs").scalar_one() == "j"
+
+
 @pytest.mark.integration
 def test_both_databases_have_the_same_columns_keys_and_indexes(sqlite_url, postgres_url):
     shapes = []

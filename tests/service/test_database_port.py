@@ -12,7 +12,7 @@ from auditor.db.engine import build_engine
 from auditor.db.migrate import upgrade
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import NotFound, StorageFailure
-from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.records import LOCAL_TEAM, Job, StoredReport, Submission, Unit
 from auditor.testing.database import InMemoryTransactions
 from auditor.testing.reports import sample_target
 
@@ -132,8 +132,9 @@ def test_jobs_are_listed_newest_first_and_found_by_their_work(filled):
         tx.jobs.add(newer)
         tx.jobs.add(other)
         assert [job.id for job in tx.jobs.latest(2)] == [other.id, newer.id]
-        assert tx.jobs.with_fingerprint("f" * 64) == newer
-        assert tx.jobs.with_fingerprint("0" * 64) is None
+        assert tx.jobs.with_fingerprint("f" * 64, LOCAL_TEAM) == newer
+        assert tx.jobs.with_fingerprint("0" * 64, LOCAL_TEAM) is None
+        assert tx.jobs.with_fingerprint("f" * 64, "others") is None
 
 
 def test_a_job_moves_and_keeps_why(filled):
