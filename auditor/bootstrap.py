@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
+from auditor.adapters.blobs import Blobs
 from auditor.adapters.clock import SystemClock
+from auditor.adapters.content_store import ContentStore
 from auditor.adapters.inline_queue import InlineQueue
-from auditor.adapters.local_store import LocalStore
+from auditor.adapters.local_blobs import LocalBlobs
+from auditor.adapters.sealing import Sealer
 from auditor.contracts.jobs import JobKind, UnitSpec
 from auditor.db.engine import build_engine
 from auditor.db.migrate import HEAD, require_head, upgrade
@@ -19,6 +22,7 @@ from auditor.db.unit_of_work import SqlTransactions
 from auditor.runner.process import ProcessRunner
 from auditor.service.audits import Audits
 from auditor.service.execution import Executor
+from auditor.service.garbage import Garbage
 from auditor.service.jobs import Jobs
 from auditor.service.pipeline import AUDIT, Pipeline
 from auditor.service.ports import ArtifactStore, JobQueue
@@ -69,6 +73,7 @@ class Services:
         jobs: run in place, wait, status, list, cancel, resume.
         executor: runs one unit; workers call it.
         store: artifacts.
+        garbage: deletes artifacts that nothing refers to.
         in_place: no broker is configured, so whoever submits also runs.
         close: ends a waiting runner process and gives the database connections back.
     """
@@ -78,6 +83,7 @@ class Services:
     jobs: Jobs
     executor: Executor
     store: ArtifactStore
+    garbage: Garbage
     in_place: bool
     close: Callable[[], None]
 
@@ -97,7 +103,7 @@ def build_services(
         InvalidInput: the database address cannot be read.
     """
     engine = _open_database(settings)
-    transactions, clock, store = SqlTransactions(engine), SystemClock(), LocalStore(settings.home / "artifacts")
+    transactions, clock, store = SqlTransactions(engine), SystemClock(), build_store(settings)
     runner = ProcessRunner(
         handlers=handlers,
         cache=settings.home / "cache",
@@ -129,6 +135,7 @@ def build_services(
         jobs=jobs,
         executor=executor,
         store=store,
+        garbage=Garbage(store=store, transactions=transactions, clock=clock),
         in_place=settings.broker_url is None,
         close=close,
     )
@@ -169,6 +176,17 @@ def _open_database(settings: Settings) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def build_store(settings: Settings) -> ContentStore:
+    """Artifacts where the settings say, encrypted if they hold keys."""
+    blobs: Blobs = LocalBlobs(settings.home / "artifacts")
+    if settings.artifacts is not None:
+        from auditor.adapters.s3_blobs import S3Blobs
+
+        blobs = S3Blobs(settings.artifacts, settings.s3_endpoint)
+    keys = settings.encryption_keys
+    return ContentStore(blobs, None if keys is None else Sealer(keys.get_secret_value().split(",")))
 
 
 def _queue(settings: Settings) -> JobQueue:

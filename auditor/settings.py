@@ -26,6 +26,12 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; unset means SQLite under `home`."""
     broker_url: SecretStr | None = None
     """Redis URL of the Celery broker; unset means jobs run in place."""
+    artifacts: str | None = None
+    """`s3://bucket/prefix`; unset means a folder under `home`. Credentials are found as boto3 finds them."""
+    s3_endpoint: str | None = None
+    """Address of an S3-compatible server other than Amazon's."""
+    encryption_keys: SecretStr | None = None
+    """Keys that artifacts are encrypted with: base64 of 32 bytes, the newest first, separated by commas."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`, `cpu` or `cuda`: what the runner computes on."""
     unit_timeout_s: int = 6 * 3600

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
     app.command("worker")(worker)
     app.command("migrate")(migrate)
+    app.command("gc")(collect_garbage)
 
 
 def catalog(
@@ -132,3 +133,18 @@ def migrate() -> None:
     from auditor.bootstrap import migrate as bring_up_to_date
 
     typer.echo(f"database is at revision {bring_up_to_date(read_settings())}", err=True)
+
+
+def collect_garbage(
+    older_than: Annotated[str, typer.Option("--older-than", help="Keep what is younger, e.g. 90m, 24h.")] = "24h",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+) -> None:
+    """Delete artifacts that no submission, job or report refers to any more."""
+    from datetime import timedelta
+
+    from auditor.cli.options import parse_duration, services
+
+    age = timedelta(seconds=parse_duration(older_than, option="--older-than") or 0.0)
+    found = services().garbage.collect(age, dry_run=dry_run)
+    verb = "would be deleted" if dry_run else "deleted"
+    typer.echo(f"{found.deleted} artifacts {verb} ({found.freed_bytes / 2**20:.1f} MiB), {found.kept} kept", err=True)

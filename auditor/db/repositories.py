@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, or_, select, update
+from sqlalchemy import JSON, CursorResult, String, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from auditor.contracts.jobs import Failed, JobState, Progress, UnitResult, UnitState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.submission import TargetCard
-from auditor.db.models import JobRow, OutboxRow, ReportRow, SubmissionRow, UnitRow
+from auditor.db.models import Base, JobRow, OutboxRow, ReportRow, SubmissionRow, UnitRow
 from auditor.db.rows import job_of, json_of, report_of, unit_of
 from auditor.errors import NotFound
 from auditor.service.records import Job, StoredReport, Submission, Unit
 
+_SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 _REFERENCE = re.compile(r"[0-9a-f]{4,64}")
 """Ids are lower-case hexadecimal; four characters are the least a person may abbreviate one to."""
 
@@ -279,3 +281,19 @@ class SqlOutbox:
     def remove(self, entry: int) -> None:
         """It was sent."""
         self._session.execute(delete(OutboxRow).where(OutboxRow.id == entry))
+
+
+class SqlReferences:
+    """Mentions of artifacts, in SQL."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def mentioned(self) -> frozenset[str]:
+        """Every sha256 in any text or JSON column of any table, so that a new table cannot be forgotten here."""
+        found: set[str] = set()
+        for table in Base.metadata.sorted_tables:
+            columns = [column for column in table.columns if isinstance(column.type, String | JSON)]
+            for row in self._session.execute(select(*columns).execution_options(yield_per=500)) if columns else ():
+                found.update(_SHA256.findall(json.dumps(list(row), default=str)))
+        return frozenset(found)

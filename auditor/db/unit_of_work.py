@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from auditor.db.repositories import SqlJobs, SqlOutbox, SqlReports, SqlSubmissions, SqlUnits
+from auditor.db.repositories import SqlJobs, SqlOutbox, SqlReferences, SqlReports, SqlSubmissions, SqlUnits
 from auditor.errors import StorageFailure
 
 
@@ -23,6 +23,7 @@ class SqlUnitOfWork:
     units: SqlUnits
     reports: SqlReports
     outbox: SqlOutbox
+    references: SqlReferences
 
 
 class SqlTransactions:
@@ -42,6 +43,7 @@ class SqlTransactions:
                     units=SqlUnits(session),
                     reports=SqlReports(session),
                     outbox=SqlOutbox(session),
+                    references=SqlReferences(session),
                 )
         except SQLAlchemyError as error:
             raise StorageFailure(f"the database could not be used: {summary_of(error)}") from error

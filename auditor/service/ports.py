@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from auditor.contracts.jobs import Failed, Finished, JobState, Progress, RunnerMessage, UnitResult, UnitSpec
-from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.records import Job, StoredArtifact, StoredReport, Submission, Unit
 
 
 class ArtifactStore(Protocol):
@@ -38,6 +38,14 @@ class ArtifactStore(Protocol):
 
     def exists(self, digest: str) -> bool:
         """Whether the blob is stored."""
+        ...
+
+    def delete(self, digest: str) -> None:
+        """Forget the blob; nothing happens where it is not there."""
+        ...
+
+    def list(self) -> Iterator[StoredArtifact]:
+        """Everything that is stored, in no order."""
         ...
 
 
@@ -162,6 +170,14 @@ class Outbox(Protocol):
         ...
 
 
+class References(Protocol):
+    """What the database says of artifacts."""
+
+    def mentioned(self) -> frozenset[str]:
+        """Every sha256 that stands anywhere in it, so also those of no artifact."""
+        ...
+
+
 class UnitOfWork(Protocol):
     """One transaction over all repositories."""
 
@@ -188,6 +204,11 @@ class UnitOfWork(Protocol):
     @property
     def outbox(self) -> Outbox:
         """The outbox in this transaction."""
+        ...
+
+    @property
+    def references(self) -> References:
+        """Mentions of artifacts in this transaction."""
         ...
 
 

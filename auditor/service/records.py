@@ -60,6 +60,21 @@ class Job:
 
 
 @dataclass(frozen=True)
+class StoredArtifact:
+    """An artifact in a listing of the store.
+
+    Attributes:
+        digest: its name.
+        size: bytes as they lie there, which encryption makes a little more.
+        modified: when it was last written, UTC.
+    """
+
+    digest: str
+    size: int
+    modified: datetime
+
+
+@dataclass(frozen=True)
 class Unit:
     """A unit of a job and where it is.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -209,6 +210,17 @@ class InMemoryOutbox:
         del self._tables.outbox[entry]
 
 
+class InMemoryReferences:
+    """Mentions of artifacts, in memory."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    def mentioned(self) -> frozenset[str]:
+        """Every sha256 in any record."""
+        return frozenset(re.findall(r"\b[0-9a-f]{64}\b", repr(self._tables)))
+
+
 @dataclass(frozen=True)
 class InMemoryUnitOfWork:
     """The repositories of one open transaction."""
@@ -218,6 +230,7 @@ class InMemoryUnitOfWork:
     units: InMemoryUnits
     reports: InMemoryReports
     outbox: InMemoryOutbox
+    references: InMemoryReferences
 
 
 class InMemoryTransactions:
@@ -251,6 +264,7 @@ class InMemoryTransactions:
                 InMemoryUnits(tables),
                 InMemoryReports(tables),
                 InMemoryOutbox(tables),
+                InMemoryReferences(tables),
             )
             yield work
             self.before_commit(work)

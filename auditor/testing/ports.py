@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +11,7 @@ from typing import TypeVar
 from auditor.contracts.base import digest_of
 from auditor.contracts.jobs import Finished, RunnerMessage, UnitSpec
 from auditor.errors import Cancelled, NotFound, StorageFailure
+from auditor.service.records import StoredArtifact
 from auditor.service.session import Handler, Session
 from auditor.service.workspace import Workspace
 
@@ -54,6 +55,15 @@ class InMemoryStore:
     def exists(self, digest: str) -> bool:
         """Whether the blob is stored."""
         return digest in self.blobs
+
+    def delete(self, digest: str) -> None:
+        """Forget the blob."""
+        self.blobs.pop(digest, None)
+
+    def list(self) -> Iterator[StoredArtifact]:
+        """Everything, as if it had been there for long."""
+        long_ago = datetime(2000, 1, 1, tzinfo=UTC)
+        return (StoredArtifact(digest, len(data), long_ago) for digest, data in list(self.blobs.items()))
 
 
 class InMemoryQueue:

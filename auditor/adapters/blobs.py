@@ -1,0 +1,41 @@
+"""What a content store keeps its bytes in: named blobs that appear whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from auditor.service.records import StoredArtifact
+
+
+class Readable(Protocol):
+    """Something that is read in parts."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        ...
+
+
+class Blobs(Protocol):
+    """Named blobs. Raises StorageFailure where nothing else is named."""
+
+    def write(self, name: str, source: Readable) -> None:
+        """Store all that `source` gives; what is there under the name is replaced, and nothing is left half-written."""
+        ...
+
+    def open(self, name: str) -> AbstractContextManager[Readable]:
+        """The bytes; raises NotFound."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether it is stored."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Forget it; nothing happens where it is not there."""
+        ...
+
+    def list(self) -> Iterator[StoredArtifact]:
+        """All of them, in no order."""
+        ...

@@ -1,0 +1,101 @@
+"""Blobs in a local folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from auditor.adapters.blobs import Readable
+from auditor.errors import NotFound, StorageFailure
+from auditor.service.records import StoredArtifact
+
+_PART = 1 << 20
+
+
+class LocalBlobs:
+    """A folder of files, `ab/abcdef...`; a file appears only when it is complete and on disk.
+
+    Args:
+        root: the folder; made when first written to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def write(self, name: str, source: Readable) -> None:
+        """Copy to a temporary file, flush it to disk, then rename: complete or absent, never half."""
+        try:
+            self._write(name, source)
+        except OSError as error:
+            raise _failure("stored", error) from error
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Readable]:
+        """The bytes."""
+        try:
+            handle = self._path(name).open("rb")
+        except FileNotFoundError:
+            raise NotFound(f"there is no blob '{name}'") from None
+        except OSError as error:
+            raise _failure("read", error) from error
+        with handle:
+            yield handle
+
+    def exists(self, name: str) -> bool:
+        """Whether it is stored."""
+        return self._path(name).is_file()
+
+    def delete(self, name: str) -> None:
+        """Forget it."""
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _failure("deleted", error) from error
+
+    def list(self) -> Iterator[StoredArtifact]:
+        """All of them; unfinished files of writers that died are left out."""
+        for path in self._root.glob("??/*"):
+            try:
+                facts = path.stat()
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            yield StoredArtifact(path.name, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+    def _path(self, name: str) -> Path:
+        return self._root / name[:2] / name
+
+    def _write(self, name: str, source: Readable) -> None:
+        folder = self._root / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary_name = tempfile.mkstemp(dir=folder)
+        temporary = Path(temporary_name)
+        try:
+            with os.fdopen(descriptor, "wb") as target:
+                while part := source.read(_PART):
+                    target.write(part)
+                target.flush()
+                os.fsync(target.fileno())
+            place = self._path(name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary.chmod(0o400)
+            temporary.replace(place)
+            _flush_folder(place.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failure(verb: str, error: OSError) -> StorageFailure:
+    return StorageFailure(f"an artifact could not be {verb}: {error.strerror or error}")

@@ -1,0 +1,104 @@
+"""Blobs in a bucket that speaks S3: Amazon's, or any compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from auditor.adapters.blobs import Readable
+from auditor.errors import InvalidInput, NotFound, StorageFailure
+from auditor.service.records import StoredArtifact
+
+FRESH = timedelta(hours=1)
+"""A blob written within this time is not sent again; garbage is collected only when it is much older."""
+_REMEDY = "Check AUDITOR_ARTIFACTS, AUDITOR_S3_ENDPOINT and the credentials (AWS_ACCESS_KEY_ID, ...)."
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+class S3Blobs:
+    """Objects under a prefix of one bucket. An upload appears when it is complete, which S3 itself sees to.
+
+    Credentials are found as boto3 finds them: environment, files of a profile, role of the machine.
+
+    Args:
+        url: `s3://bucket` or `s3://bucket/prefix`.
+        endpoint: address of a server other than Amazon's.
+    """
+
+    def __init__(self, url: str, endpoint: str | None = None) -> None:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not url.startswith("s3://") or not bucket:
+            raise InvalidInput(f"'{url}' is not an address of the form s3://bucket/prefix", remedy=_REMEDY)
+        self._bucket, self._prefix = bucket, prefix.strip("/") + "/" if prefix.strip("/") else ""
+        config = Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 3, "mode": "standard"})
+        with _failures("reached"):
+            self._client: Any = boto3.client("s3", endpoint_url=endpoint, config=config)
+        self._transfer = TransferConfig(use_threads=False)
+
+    def write(self, name: str, source: Readable) -> None:
+        """Upload, in parts where it is large; what was written within the hour is left as it is."""
+        with _failures("stored"):
+            found = self._head(name)
+            if found is None or datetime.now(UTC) - found["LastModified"] > FRESH:
+                self._client.upload_fileobj(source, self._bucket, self._prefix + name, Config=self._transfer)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Readable]:
+        """The bytes, as they arrive."""
+        with _failures("read"):
+            try:
+                body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
+            except ClientError as error:
+                if error.response["Error"]["Code"] in _MISSING:
+                    raise NotFound(f"there is no blob '{name}'") from None
+                raise
+            try:
+                yield body
+            finally:
+                body.close()
+
+    def exists(self, name: str) -> bool:
+        """Whether it is stored."""
+        with _failures("looked up"):
+            return self._head(name) is not None
+
+    def delete(self, name: str) -> None:
+        """Forget it."""
+        with _failures("deleted"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+
+    def list(self) -> Iterator[StoredArtifact]:
+        """All of them."""
+        with _failures("listed"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            for page in pages:
+                for row in page.get("Contents", ()):
+                    yield StoredArtifact(row["Key"].removeprefix(self._prefix), row["Size"], row["LastModified"])
+
+    def _head(self, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _MISSING:
+                return None
+            raise
+        return found
+
+
+@contextmanager
+def _failures(verb: str) -> Iterator[None]:
+    """What boto3 reports, without addresses or keys."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"].get("Code", "unknown")
+        raise StorageFailure(f"an artifact could not be {verb}: the store answered {code}", remedy=_REMEDY) from error
+    except (BotoCoreError, OSError) as error:
+        raise StorageFailure(f"an artifact could not be {verb}: {type(error).__name__}", remedy=_REMEDY) from error

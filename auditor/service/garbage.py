@@ -1,0 +1,60 @@
+"""Garbage: artifacts that nothing stored refers to any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from auditor.errors import InvalidInput
+from auditor.service.ports import ArtifactStore, Clock, Transactions
+
+LEAST_AGE = timedelta(hours=2)
+"""Younger artifacts may belong to work whose transaction is still to come."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection found.
+
+    Attributes:
+        kept: artifacts that something refers to, or that are too young.
+        deleted: the others; with `dry_run` they are only counted.
+        freed_bytes: their size.
+    """
+
+    kept: int
+    deleted: int
+    freed_bytes: int
+
+
+class Garbage:
+    """Collects garbage.
+
+    Args:
+        store: artifacts.
+        transactions: the database, whose every mention of a digest keeps an artifact.
+        clock: the time.
+    """
+
+    def __init__(self, *, store: ArtifactStore, transactions: Transactions, clock: Clock) -> None:
+        self._store, self._transactions, self._clock = store, transactions, clock
+
+    def collect(self, older_than: timedelta, *, dry_run: bool = False) -> Collected:
+        """Delete artifacts older than this that nothing refers to.
+
+        The artifacts are listed before the references are read, so that what is stored meanwhile is never taken.
+
+        Raises:
+            InvalidInput: `older_than` is under two hours.
+        """
+        if older_than < LEAST_AGE:
+            raise InvalidInput(f"artifacts younger than {LEAST_AGE} may be in use; collect older ones")
+        blobs = list(self._store.list())
+        with self._transactions() as tx:
+            mentioned = tx.references.mentioned()
+        oldest = self._clock.now() - older_than
+        waste = [blob for blob in blobs if blob.digest not in mentioned and blob.modified < oldest]
+        if not dry_run:
+            for blob in waste:
+                self._store.delete(blob.digest)
+        return Collected(len(blobs) - len(waste), len(waste), sum(blob.size for blob in waste))

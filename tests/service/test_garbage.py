@@ -1,0 +1,81 @@
+"""Artifacts that nothing refers to are deleted, and no others."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from auditor.adapters.content_store import ContentStore
+from auditor.adapters.local_blobs import LocalBlobs
+from auditor.contracts.base import digest_of
+from auditor.contracts.jobs import JobKind, UnitSpec
+from auditor.contracts.manifest import Manifest
+from auditor.db.engine import build_engine
+from auditor.db.migrate import upgrade
+from auditor.db.unit_of_work import SqlTransactions
+from auditor.errors import InvalidInput
+from auditor.service.garbage import Garbage
+from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.testing.database import InMemoryTransactions
+from auditor.testing.ports import InMemoryStore, SetClock
+from auditor.testing.reports import sample_target
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
+def transactions(request):
+    if request.param == "memory":
+        yield InMemoryTransactions()
+        return
+    engine = build_engine(request.getfixturevalue(f"{request.param}_url"))
+    upgrade(engine)
+    yield SqlTransactions(engine)
+    engine.dispose()
+
+
+def fill(transactions, digests):
+    """One submission, job, unit and report, which refer to these artifacts in turn."""
+    model, plan, private, pictures, text = digests
+    manifest = Manifest.model_validate({"model": {"name": "faces"}})
+    submission = Submission("5" * 32, "faces", NOW, manifest, sample_target(), {"model": model})
+    job = Job("a" * 32, JobKind.AUDIT, "faces", submission.id, "f" * 64, {"inputs": {"plan.json": plan}}, NOW)
+    spec = UnitSpec(kind="prepare", key="prepare", inputs={"private.npz": private})
+    report = StoredReport("e" * 64, job.id, "finish", JobKind.AUDIT, "faces", text, pictures, "pass", "low", NOW)
+    with transactions() as tx:
+        tx.submissions.add(submission)
+        tx.jobs.add(job)
+        tx.units.add([Unit("b" * 32, job.id, 0, spec)])
+        tx.reports.add(report)
+
+
+def test_what_anything_refers_to_stays(transactions):
+    store = InMemoryStore()
+    kept = [store.put_bytes(f"kept {number}".encode()) for number in range(5)]
+    waste = store.put_bytes(b"waste")
+    fill(transactions, kept)
+    garbage = Garbage(store=store, transactions=transactions, clock=SetClock())
+    counted = garbage.collect(DAY, dry_run=True)
+    assert (counted.kept, counted.deleted, counted.freed_bytes) == (5, 1, len(b"waste"))
+    assert store.exists(waste)
+    assert garbage.collect(DAY) == counted
+    assert sorted(store.blobs) == sorted(kept)
+    assert garbage.collect(DAY).deleted == 0
+
+
+def test_what_is_young_stays(tmp_path):
+    store = ContentStore(LocalBlobs(tmp_path))
+    digest = store.put_bytes(b"of a submission that is being stored")
+    clock = SetClock(datetime.now(UTC))
+    garbage = Garbage(store=store, transactions=InMemoryTransactions(), clock=clock)
+    assert garbage.collect(DAY).deleted == 0
+    clock.sleep(DAY.total_seconds() + 60)
+    assert garbage.collect(DAY).deleted == 1
+    assert not store.exists(digest)
+    assert digest == digest_of(b"of a submission that is being stored")
+
+
+def test_too_young_an_age_is_refused():
+    garbage = Garbage(store=InMemoryStore(), transactions=InMemoryTransactions(), clock=SetClock())
+    with pytest.raises(InvalidInput, match="2:00:00"):
+        garbage.collect(timedelta(hours=1))

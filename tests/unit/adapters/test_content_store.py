@@ -1,0 +1,258 @@
+"""Artifacts in a folder and in a bucket, plain and encrypted: one contract."""
+
+import base64
+import errno
+import io
+import os
+import stat
+import threading
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from auditor.adapters.content_store import ContentStore
+from auditor.adapters.local_blobs import LocalBlobs
+from auditor.adapters.s3_blobs import S3Blobs
+from auditor.adapters.sealing import MAGIC, Sealer
+from auditor.contracts.base import digest_of
+from auditor.errors import InvalidInput, NotFound, StorageFailure
+
+KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """A server that speaks S3, on this machine."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint, monkeypatch):
+    """Address of an empty place in a bucket."""
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="artifacts")
+    return f"s3://artifacts/{os.urandom(4).hex()}"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def blobs(request, tmp_path):
+    if request.param == "folder":
+        return LocalBlobs(tmp_path / "artifacts")
+    return S3Blobs(request.getfixturevalue("bucket"), request.getfixturevalue("endpoint"))
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def store(request, blobs):
+    return ContentStore(blobs, Sealer(KEYS) if request.param == "encrypted" else None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return ContentStore(LocalBlobs(tmp_path / "artifacts"))
+
+
+def files_of(tmp_path):
+    return [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_what_goes_in_comes_out_under_its_sha256(store, tmp_path, size):
+    data = os.urandom(size)
+    (tmp_path / "in").write_bytes(data)
+    assert store.put_file(tmp_path / "in") == store.put_bytes(data) == digest_of(data)
+    store.get_path(digest_of(data), tmp_path / "deep" / "out")
+    assert (tmp_path / "deep" / "out").read_bytes() == store.get_bytes(digest_of(data)) == data
+    assert store.exists(digest_of(data))
+    assert [blob.digest for blob in store.list()] == [digest_of(data)]
+
+
+def test_what_was_deleted_is_not_there(store):
+    kept, gone = store.put_bytes(b"kept"), store.put_bytes(b"gone")
+    store.delete(gone)
+    store.delete(gone)
+    assert not store.exists(gone)
+    assert [blob.digest for blob in store.list()] == [kept]
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "../../etc/passwd", "", "A" * 64])
+def test_what_is_not_there_is_not_found(store, digest, tmp_path):
+    with pytest.raises(NotFound):
+        store.get_bytes(digest)
+    with pytest.raises(NotFound):
+        store.get_path(digest, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", ["path", "bytes"])
+def test_a_damaged_blob_is_never_given_out(store, blobs, tmp_path, how):
+    digest = store.put_bytes(b"the truth")
+    with blobs.open(digest) as source:
+        stored = source.read()
+    blobs.delete(digest)
+    blobs.write(digest, io.BytesIO(stored[:-1] + bytes([stored[-1] ^ 1])))
+    with pytest.raises(StorageFailure, match="damaged"):
+        store.get_path(digest, tmp_path / "out") if how == "path" else store.get_bytes(digest)
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_writers_of_one_artifact_leave_it_whole(store):
+    data = os.urandom(2 << 20)
+    writers = [threading.Thread(target=store.put_bytes, args=(data,)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert store.get_bytes(digest_of(data)) == data
+
+
+class TestEncryption:
+    def test_nothing_of_the_plain_bytes_is_stored(self, blobs):
+        secret = b"a private face" * 100_000
+        digest = ContentStore(blobs, Sealer(KEYS)).put_bytes(secret)
+        with blobs.open(digest) as source:
+            stored = source.read()
+        assert b"a private face" not in stored
+        assert stored.startswith(MAGIC)
+
+    def test_an_older_key_still_opens_and_the_newest_seals(self, blobs):
+        old = ContentStore(blobs, Sealer(KEYS[1:])).put_bytes(b"old")
+        both = ContentStore(blobs, Sealer(KEYS))
+        new = both.put_bytes(b"new")
+        assert (both.get_bytes(old), both.get_bytes(new)) == (b"old", b"new")
+        with pytest.raises(StorageFailure, match="another key"):
+            ContentStore(blobs, Sealer(KEYS[1:])).get_bytes(new)
+
+    def test_turning_it_on_keeps_what_was_plain(self, blobs):
+        digest = ContentStore(blobs).put_bytes(b"plain")
+        assert ContentStore(blobs, Sealer(KEYS)).get_bytes(digest) == b"plain"
+
+    def test_without_keys_it_says_which_setting_is_missing(self, blobs):
+        digest = ContentStore(blobs, Sealer(KEYS)).put_bytes(b"sealed")
+        with pytest.raises(StorageFailure, match="no key") as caught:
+            ContentStore(blobs).get_bytes(digest)
+        assert "AUDITOR_ENCRYPTION_KEYS" in caught.value.remedy
+
+    @pytest.mark.parametrize("change", ["cut", "swapped", "extended", "renamed"])
+    def test_parts_cannot_be_dropped_moved_or_taken_elsewhere(self, tmp_path, change):
+        blobs = LocalBlobs(tmp_path)
+        store = ContentStore(blobs, Sealer(KEYS))
+        digest = store.put_bytes(os.urandom(3 << 20))
+        with blobs.open(digest) as source:
+            stored = source.read()
+        size, head = (1 << 20) + 16, len(MAGIC) + 16
+        header, parts = stored[:head], [stored[at : at + size] for at in range(head, len(stored), size)]
+        assert len(parts) == 3
+        if change == "cut":
+            parts.pop()
+        elif change == "swapped":
+            parts[0], parts[1] = parts[1], parts[0]
+        elif change == "extended":
+            parts.append(parts[-1])
+        else:
+            digest = "0" * 64
+        blobs.write(digest, io.BytesIO(header + b"".join(parts)))
+        with pytest.raises(StorageFailure, match="seal is broken"):
+            store.get_bytes(digest)
+
+    @pytest.mark.parametrize("key", ["", "short", "!" * 44, base64.b64encode(b"x" * 16).decode()])
+    def test_what_is_no_key_is_refused_with_how_to_make_one(self, key):
+        with pytest.raises(InvalidInput, match="32 bytes") as caught:
+            Sealer([KEYS[0], key])
+        assert "openssl rand" in caught.value.remedy
+
+
+class TestFolder:
+    def test_a_stored_file_cannot_be_written_by_accident_and_a_copy_can(self, folder, tmp_path):
+        digest = folder.put_bytes(b"x")
+        (path,) = files_of(tmp_path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o400
+        folder.get_path(digest, tmp_path / "copy")
+        assert os.access(tmp_path / "copy", os.W_OK)
+
+    @pytest.mark.parametrize("step", ["fsync", "replace", "write"])
+    def test_a_full_disk_leaves_nothing_half_written(self, folder, tmp_path, monkeypatch, step):
+        def full(*_args, **_kwargs):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        if step == "fsync":
+            monkeypatch.setattr(os, "fsync", full)
+        elif step == "replace":
+            monkeypatch.setattr("pathlib.Path.replace", full)
+        else:
+            real = os.fdopen
+
+            def fdopen(*args, **kwargs):
+                handle = real(*args, **kwargs)
+                return Full(handle)
+
+            class Full:
+                def __init__(self, handle):
+                    self.handle = handle
+
+                def __enter__(self):
+                    return self
+
+                def __exit__(self, *_error):
+                    self.handle.close()
+
+                write = full
+
+            monkeypatch.setattr(os, "fdopen", fdopen)
+        with pytest.raises(StorageFailure, match="No space left"):
+            folder.put_bytes(b"data")
+        monkeypatch.undo()
+        assert files_of(tmp_path) == []
+        assert not folder.exists(digest_of(b"data"))
+
+    def test_a_really_full_file_system_is_a_storage_failure(self, folder, tmp_path):
+        (tmp_path / "artifacts").write_text("a file where the folder should be")
+        with pytest.raises(StorageFailure):
+            folder.put_bytes(b"data")
+
+    def test_storing_a_damaged_artifact_again_heals_it(self, folder, tmp_path):
+        digest = folder.put_bytes(b"the truth")
+        (path,) = files_of(tmp_path)
+        path.chmod(0o600)
+        path.write_bytes(b"the trutH")
+        assert folder.put_bytes(b"the truth") == digest
+        assert folder.get_bytes(digest) == b"the truth"
+
+    def test_a_missing_source_is_a_storage_failure(self, folder, tmp_path):
+        with pytest.raises(StorageFailure, match="No such file"):
+            folder.put_file(tmp_path / "nowhere")
+
+    def test_a_file_that_changes_while_it_is_stored_is_refused(self, tmp_path):
+        class Late(LocalBlobs):
+            def write(self, name, source):
+                (tmp_path / "in").write_bytes(b"after!")
+                super().write(name, source)
+
+        (tmp_path / "in").write_bytes(b"before")
+        store = ContentStore(Late(tmp_path / "artifacts"))
+        with pytest.raises(StorageFailure, match="changed while"):
+            store.put_file(tmp_path / "in")
+        assert files_of(tmp_path) == []
+
+
+class TestBucket:
+    @pytest.mark.parametrize("url", ["artifacts", "s3://", "https://bucket"])
+    def test_another_address_is_refused(self, url):
+        with pytest.raises(InvalidInput, match="s3://bucket/prefix"):
+            S3Blobs(url)
+
+    def test_a_bucket_that_is_not_there_says_so(self, bucket, endpoint):
+        store = ContentStore(S3Blobs("s3://nowhere", endpoint))
+        with pytest.raises(StorageFailure, match="NoSuchBucket") as caught:
+            store.put_bytes(b"x")
+        assert "AUDITOR_S3_ENDPOINT" in caught.value.remedy
+
+    def test_a_server_that_is_down_is_a_storage_failure(self, bucket):
+        store = ContentStore(S3Blobs(bucket, "http://127.0.0.1:1"))
+        with pytest.raises(StorageFailure, match="EndpointConnectionError"):
+            store.get_bytes("0" * 64)
