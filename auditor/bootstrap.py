@@ -46,6 +46,7 @@ HANDLERS = {
     "split-attack": "auditor.service.stages.split:run",
     "fisher": "auditor.service.stages.fisher:run",
     "finish": "auditor.service.stages.finish:run",
+    "repair-fetch": "remediation.published_weights:run",
     "repair-pretrain": "remediation.stages:repair_pretrain",
     "repair-train": "remediation.stages:repair_train",
     "repair-halve": "remediation.stages:repair_halve",
@@ -112,6 +113,8 @@ def build_services(
         timeout_s=settings.unit_timeout_s,
         memory_bytes=settings.runner_memory_bytes,
         threads=settings.threads,
+        isolation=settings.isolation,
+        private=settings.home,
     )
 
     def close() -> None:

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     """Wall-clock limit of one unit of work in the runner process."""
     runner_memory_bytes: int = 0
     """Address-space limit of the runner process; 0 means none (CUDA reserves far more than it uses)."""
+    isolation: Literal["auto", "required", "off"] = "auto"
+    """Of the runner process: `required` refuses to compute where network and files cannot be taken from it."""
     threads: int = 0
     """Compute threads of the runner; 0 leaves the choice to torch."""
 

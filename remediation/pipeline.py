@@ -18,7 +18,7 @@ from auditor.contracts.jobs import WEIGHTS, AuditJob, RepairJob, UnitResult, Uni
 from auditor.contracts.repair import RepairStart
 from auditor.service.pipeline import FINISH, Done, Failures, Pipeline, audit_units, is_tolerated
 
-PRETRAIN, HALVE, CHOOSE, COMPARE = "pretrain", "halve", "choose", "compare"
+FETCH, PRETRAIN, HALVE, CHOOSE, COMPARE = "fetch", "pretrain", "halve", "choose", "compare"
 TRIAL = "trial"
 BEFORE, AFTER = "before/", "after/"
 _BOUNDARIES = TypeAdapter(tuple[int, ...])
@@ -28,7 +28,13 @@ _REPAIR_INPUTS = ("model", "target.json", "manifest.json", "plan.json", "public.
 def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec, ...]:
     """Every unit of a repair that may run now; pure, as `auditor.service.pipeline.audit_units` is."""
     own = {name: job.inputs[name] for name in _REPAIR_INPUTS if name in job.inputs} | job.data
-    units = [UnitSpec(kind="repair-pretrain", key=PRETRAIN, inputs=own)]
+    units = []
+    if job.published is not None:
+        units.append(UnitSpec(kind="repair-fetch", key=FETCH, params=job.published, needs_network=True))
+        if FETCH not in done:
+            return tuple(units)
+        own |= done[FETCH].outputs
+    units.append(UnitSpec(kind="repair-pretrain", key=PRETRAIN, inputs=own))
     if PRETRAIN not in done:
         return tuple(units)
     start = RepairStart.model_validate(done[PRETRAIN].value)

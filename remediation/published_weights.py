@@ -9,19 +9,36 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models
 
 from auditor.contracts.base import digest_of_file
+from auditor.contracts.jobs import WEIGHTS, WEIGHTS_ORIGIN, UnitSpec
 from auditor.contracts.submission import ModelFormat
 from auditor.errors import InvalidInput
 from auditor.loading.problems import Problems
 from auditor.loading.weights_file import read_weights
+from auditor.service.workspace import UnitValue, Workspace
+from auditor.tensors import RunContext
 
 _ELSEWHERE = "Where they cannot be fetched, save them as safetensors elsewhere and pass the file (`--weights FILE`)."
 
 _OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 """DenseNet's files keep the names that its layers had at first."""
+
+
+def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """The `repair-fetch` unit: `unit.params` name `weights`, `architecture` and `channels` (see `fetch_weights`).
+
+    It has the network and no file of a stranger; the units after it have both the other way round. Writes
+    `weights.safetensors` and, in words, `weights.txt`.
+    """
+    channels = int(str(unit.params["channels"]))
+    tensors, described = fetch_weights(str(unit.params["weights"]), str(unit.params["architecture"]), channels)
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, workspace.output(WEIGHTS))
+    workspace.output(WEIGHTS_ORIGIN).write_text(described)
+    return {"origin": described}
 
 
 def fetch_weights(name: str, architecture: str, channels: int) -> tuple[Mapping[str, Tensor], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from auditor.contracts.access import Access
 from auditor.contracts.base import Contract, as_written, canonical_json
@@ -19,6 +19,7 @@ from auditor.errors import InvalidInput
 from auditor.service.candidates import quick_version, trial_version, with_adaptive
 from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore, Transactions
+from auditor.service.records import Submission
 from remediation.offers import offer_of
 
 _FEW_IMAGES, _FEW_OF_A_CLASS = 1000, 10
@@ -109,6 +110,9 @@ class Repairs:
             inputs = {name: digest for name, digest in inputs.items() if name != WEIGHTS}
         if file is not None:
             data[WEIGHTS] = self._store.put_file(file)
+        published = manifest.repair.published_weights if retrains and file is None else None
+        if published is not None:
+            inputs = {name: digest for name, digest in inputs.items() if name != WEIGHTS}
         payload = RepairJob(
             name=submission.name,
             plan=full,
@@ -118,6 +122,7 @@ class Repairs:
             trial_plan_digest=self._put(trial),
             inputs=inputs | {"manifest.json": self._put(manifest), "plan.json": self._put(full)},
             data=data,
+            published=None if published is None else _published(published, submission),
         )
         return self._jobs.start(
             JobKind.REPAIR, payload.model_dump(mode="json"), submission, new_submission=False, fresh=request.fresh
@@ -125,6 +130,12 @@ class Repairs:
 
     def _put(self, contract: Contract) -> str:
         return self._store.put_bytes(canonical_json(contract).encode())
+
+
+def _published(weights: str, submission: Submission) -> dict[str, JsonValue]:
+    target = submission.target
+    architecture = submission.manifest.model.architecture or target.architecture
+    return {"weights": weights, "architecture": architecture, "channels": target.input.channels}
 
 
 def _withheld(offer: Offer, report: AuditReport) -> Withheld | None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from auditor.contracts.base import digest_of_file
-from auditor.contracts.jobs import WEIGHTS
+from auditor.contracts.jobs import WEIGHTS, WEIGHTS_ORIGIN
 from auditor.contracts.submission import ModelFormat
 from auditor.data.cache import ContentCache
 from auditor.errors import InvalidInput
@@ -26,7 +26,6 @@ from remediation.heads import replace_head
 from remediation.model_source import SUBMITTED_GRAPH
 from remediation.preparation import Network, RepairInputs
 from remediation.pretraining import PublicTask, public_task
-from remediation.published_weights import fetch_weights
 
 _RECORD = "accuracy.txt"
 _UNCHECKED = "That the supplied weights never saw private data is the team's statement; it cannot be verified."
@@ -50,16 +49,13 @@ class PublicWeights:
 
 
 def public_weights(inputs: RepairInputs, network: Network, ctx: RunContext) -> PublicWeights:
-    """The supplied weights, else torchvision's, else those pre-trained on the public data (cached when trained before).
+    """The supplied or fetched weights, else those pre-trained on the public data (cached when trained before).
 
     Raises:
         InvalidInput: neither weights nor public data, or weights that cannot be had or read.
     """
     if inputs.workspace.has(WEIGHTS):
         return _supplied(inputs)
-    if (published := inputs.manifest.repair.published_weights) is not None:
-        tensors, described = fetch_weights(published, inputs.source.description, inputs.card.input.channels)
-        return PublicWeights(tensors, described, (_UNCHECKED,))
     public = inputs.public()
     if public is None:
         raise InvalidInput(
@@ -91,6 +87,8 @@ def _supplied(inputs: RepairInputs) -> PublicWeights:
     tensors = read_weights(path, ModelFormat.SAFETENSORS, problems, {})
     problems.raise_any()
     described = f"weights supplied by the team (sha256 {digest_of_file(path)}), stated to be public"
+    if inputs.workspace.has(WEIGHTS_ORIGIN):
+        described = inputs.workspace.input(WEIGHTS_ORIGIN).read_text()
     return PublicWeights(tensors or {}, described, (_UNCHECKED,))
 
 

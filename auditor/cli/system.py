@@ -57,7 +57,14 @@ def catalog(
 def doctor() -> None:
     """Check this installation: versions, device, database, broker, artifact folder."""
     settings = read_settings()
-    checks = [_versions(), _device(settings), _database(settings), _store(settings), _broker(settings)]
+    checks = [
+        _versions(),
+        _device(settings),
+        _database(settings),
+        _store(settings),
+        _broker(settings),
+        _isolation(settings),
+    ]
     for name, ok, text in checks:
         typer.echo(f"{'ok  ' if ok else 'FAIL'} {name:10} {text}")
     if not all(ok for _, ok, _ in checks):
@@ -114,6 +121,17 @@ def _broker(settings: Any) -> tuple[str, bool, str]:
     except redis.RedisError as error:
         return "broker", False, f"cannot be reached: {error}"
     return "broker", True, "reached"
+
+
+def _isolation(settings: Any) -> tuple[str, bool, str]:
+    from auditor.runner.isolation import FILES, NETWORK, layers_here
+
+    if settings.isolation == "off":
+        return "isolation", True, "off: the runner process may do what this user may (AUDITOR_ISOLATION)"
+    layers = layers_here(settings.home)
+    held = {layer.name for layer in layers if layer.active}
+    text = ", ".join(f"{layer.name} {'yes' if layer.active else f'NO ({layer.note})'}" for layer in layers)
+    return "isolation", settings.isolation == "auto" or {NETWORK, FILES} <= held, text
 
 
 def worker(

@@ -39,8 +39,8 @@ class UnitState(StrEnum):
     FAILED = "failed"
 
 
-WEIGHTS = "weights.safetensors"
-"""Name of the file of public weights that a repair starts from."""
+WEIGHTS, WEIGHTS_ORIGIN = "weights.safetensors", "weights.txt"
+"""Names of the file of public weights that a repair starts from, and of the one that says where they were fetched."""
 
 
 class UnitSpec(Contract):
@@ -56,6 +56,10 @@ class UnitSpec(Contract):
     params: dict[str, JsonValue] = {}
     inputs: dict[str, str] = {}
     """Input name to artifact digest. The name is the file name in the workspace."""
+    places: tuple[str, ...] = ()
+    """Folders outside the workspace that it reads: a check works on files where they are."""
+    needs_network: bool = False
+    """It fetches what is published, and is given no file of a stranger."""
 
 
 class UnitResult(Contract):
@@ -205,3 +209,5 @@ class RepairJob(Contract):
     """As in AuditJob; `manifest.json` carries the budget."""
     data: dict[str, str]
     """What the audit before left: `fit.npz`, `heldout.npz`, `report.json`; and `weights.safetensors` where given."""
+    published: dict[str, JsonValue] | None = None
+    """Weights to be fetched first: torchvision's name for them (`weights`), `architecture`, `channels`."""

@@ -23,10 +23,14 @@ from typing import IO
 
 from auditor.contracts.jobs import Failed, Finished, RunnerMessage, UnitSpec
 from auditor.errors import AuditorError, RunnerFailure, StorageFailure, ran_out_of_memory
+from auditor.runner.isolation import isolate, limit, own_code, require
 from auditor.runner.protocol import RunnerRequest, encode
 from auditor.service.failures import failure_of
 from auditor.service.session import Handler, Session
 from auditor.service.workspace import Workspace
+
+_COMPILERS = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
+"""Where compilers keep code: nowhere, since a later unit would execute what an earlier one left."""
 
 
 def main(handlers: str, preload: Sequence[str]) -> int:
@@ -46,8 +50,12 @@ def main(handlers: str, preload: Sequence[str]) -> int:
 
     request = RunnerRequest.model_validate_json(line)
     root = Path(request.root)
-    _limit(request.memory_bytes)
     _move_to(root)
+    try:
+        _confine(request)
+    except RunnerFailure as error:
+        send(failure_of(error))
+        return 1
     session = Session(Workspace(root, Path(request.cache)), request.device, send)
     signal.signal(signal.SIGTERM, lambda _number, _frame: session.stopped.set())
     threading.Thread(target=_watch_parent, daemon=True).start()
@@ -119,15 +127,23 @@ def _move_to(root: Path) -> None:
     scratch = root / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     os.chdir(root)
-    os.environ["TMPDIR"] = str(scratch)
+    os.environ |= dict.fromkeys(("TMPDIR", *_COMPILERS), str(scratch))
     tempfile.tempdir = None
 
 
-def _limit(memory_bytes: int) -> None:
-    """No core dumps, since they would hold private images; and the address-space limit."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+def _confine(request: RunnerRequest) -> None:
+    """Give up what the unit does not need; one that fetches keeps network and files, and reads nothing of strangers."""
+    if request.isolation == "off" or request.unit.needs_network:
+        limit(request.memory_bytes)
+        return
+    layers = isolate(
+        readable=[*own_code(), *(Path(place) for place in request.unit.places)],
+        writable=[Path(request.root), Path(request.cache)],
+        hidden=[Path(folder) for folder in request.hidden],
+        memory_bytes=request.memory_bytes,
+    )
+    if request.isolation == "required":
+        require(layers)
 
 
 def _watch_parent() -> None:

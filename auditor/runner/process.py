@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from auditor.contracts.jobs import Failed, Finished, RunnerMessage, UnitSpec
 from auditor.errors import Cancelled, RunnerFailure
-from auditor.runner.protocol import MAX_LINE_BYTES, MESSAGES, RunnerRequest
+from auditor.runner.protocol import MAX_LINE_BYTES, MESSAGES, Isolation, RunnerRequest
 from auditor.service.failures import error_of
 
 GRACE_S = 5.0
@@ -104,6 +104,8 @@ class ProcessRunner:
         timeout_s: wall-clock limit of one unit.
         memory_bytes: address-space limit of a child; 0 means none.
         threads: compute threads of a child; 0 leaves the choice to torch.
+        isolation: `auto`, `required` or `off`; see `auditor.runner.isolation`.
+        private: the installation's own folder, with database and artifacts; None: there is none to hide.
     """
 
     def __init__(
@@ -116,7 +118,10 @@ class ProcessRunner:
         timeout_s: float = 6 * 3600,
         memory_bytes: int = 0,
         threads: int = 0,
+        isolation: Isolation = "auto",
+        private: Path | None = None,
     ) -> None:
+        self._isolation, self._private = isolation, private
         self._cache = cache
         self._device = device
         self._timeout_s = timeout_s
@@ -186,11 +191,19 @@ class ProcessRunner:
             cache=str(self._cache),
             device=self._device,
             memory_bytes=self._memory_bytes,
+            isolation=self._isolation,
+            hidden=self._hidden(unit),
         )
         stdin = _pipe(process.stdin)
         with contextlib.suppress(BrokenPipeError):  # it died at once: its exit status tells more
             stdin.write(request.model_dump_json().encode() + b"\n")
             stdin.flush()
+
+    def _hidden(self, unit: UnitSpec) -> tuple[str, ...]:
+        """The installation's folder, and the user's, unless the unit reads the submitter's files where they are."""
+        home = Path.home()
+        folders = [self._private, None if unit.places or home == Path("/") else home]
+        return tuple(str(folder.absolute()) for folder in folders if folder is not None)
 
     def _follow(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import TypeAdapter
 
 from auditor.contracts.base import Contract
@@ -9,6 +11,8 @@ from auditor.contracts.jobs import RunnerMessage, UnitSpec
 
 MESSAGES: TypeAdapter[RunnerMessage] = TypeAdapter(RunnerMessage)
 
+Isolation = Literal["auto", "required", "off"]
+"""`auto`: whatever layers the machine has; `required`: no unit runs without those of network and files."""
 MAX_LINE_BYTES = 8 << 20
 """A longer line is a broken protocol: large results belong into output files."""
 
@@ -25,6 +29,9 @@ class RunnerRequest(Contract):
     """`auto`, `cpu` or `cuda`."""
     memory_bytes: int = 0
     """Address-space limit; 0 means none."""
+    isolation: Isolation = "auto"
+    hidden: tuple[str, ...] = ()
+    """Folders that the process may no longer read, but for cache, workspace and the unit's own places."""
 
 
 def encode(message: RunnerMessage) -> bytes:

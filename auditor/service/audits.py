@@ -151,7 +151,8 @@ class Audits:
             if isinstance(message, Progress | Log):
                 on_event(JobEvent(job_id="", unit_key=kind, unit_state=UnitState.RUNNING, message=message))
 
-        unit = UnitSpec(kind=kind, key=kind, params=params)
+        places = (str(request.model.absolute().parent), str(request.base.absolute()))
+        unit = UnitSpec(kind=kind, key=kind, params=params, places=places)
         return self._executor.compute(unit, on_message=on_message, should_stop=lambda: False, files=files)
 
     def _store_model(self, path: Path, target: TargetCard) -> str:

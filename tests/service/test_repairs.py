@@ -73,6 +73,7 @@ def test_what_retrains_needs_public_images_or_weights(tmp_path):
     assert house.store.get_bytes(payload.data["weights.safetensors"]) == b"public"
     payload = house.start(weights="torchvision:ResNet18_Weights.IMAGENET1K_V1")
     assert "weights.safetensors" not in payload.data | payload.inputs
+    assert payload.published["weights"] == "ResNet18_Weights.IMAGENET1K_V1"
 
 
 @pytest.mark.parametrize("defense", ["neg-ls", "confidence-adaptation", "output-controls"])

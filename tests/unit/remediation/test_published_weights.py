@@ -3,11 +3,15 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torchvision import models
 
+from auditor.contracts.jobs import UnitSpec
 from auditor.errors import InvalidInput
+from auditor.service.workspace import Workspace
 from auditor.targets.architectures import build_architecture
-from remediation.published_weights import fetch_weights
+from auditor.tensors import RunContext
+from remediation.published_weights import fetch_weights, run
 
 
 @pytest.fixture
@@ -86,3 +90,14 @@ def test_every_address_of_torchvision_holds_a_hash(folder, name, monkeypatch):
     for member in models.get_model_weights(name):
         with pytest.raises(InvalidInput, match="cannot be fetched"):
             fetch_weights(str(member), name, 3)
+
+
+def test_the_unit_leaves_the_weights_and_says_where_they_are_from(folder, monkeypatch, tmp_path):
+    module, _ = publish(folder, monkeypatch, keep=False)
+    workspace = Workspace(tmp_path / "unit", tmp_path / "cache")
+    params = {"weights": "PUBLIC_V1", "architecture": "small-cnn", "channels": 3}
+    value = run(UnitSpec(kind="repair-fetch", key="fetch", params=params), workspace, RunContext())
+    tensors = load_file(workspace.output("weights.safetensors"))
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in module.state_dict().items())
+    assert workspace.output("weights.txt").read_text() == value["origin"]
+    assert "PUBLIC_V1" in value["origin"]

@@ -31,7 +31,7 @@ def start(trials):
     )  # fmt: skip
 
 
-def follow(*, trials, kept=(), failing=()):
+def follow(*, trials, kept=(), failing=(), job=JOB):
     """Every unit of the repair in the order in which it could run, and what each was given."""
     values = {
         "repair-pretrain": start(trials).model_dump(mode="json"),
@@ -41,7 +41,7 @@ def follow(*, trials, kept=(), failing=()):
     }
     done, failed, seen = {}, {}, {}
     while COMPARE not in done:
-        waiting = [u for u in repair_units(JOB, done, failed) if u.key not in done and u.key not in failed]
+        waiting = [u for u in repair_units(job, done, failed) if u.key not in done and u.key not in failed]
         assert waiting, "the repair stands still"
         for unit in waiting:
             seen[unit.key] = unit
@@ -90,3 +90,13 @@ def test_a_trial_that_fails_is_left_out_and_does_not_end_the_sweep():
     units = follow(trials=True, kept=(1,), failing=("trial3/train", "trial0/finish"))
     assert units["halve"].params == {"boundaries": [0, 1, 2]}
     assert "trial0.report.json" not in units["halve"].inputs
+
+
+def test_published_weights_are_fetched_by_a_unit_that_is_given_no_file():
+    published = {"weights": "IMAGENET1K_V1", "architecture": "resnet18", "channels": 3}
+    units = follow(trials=False, job=JOB.model_copy(update={"published": published}))
+    fetch, *others = units.values()
+    assert (fetch.kind, fetch.params, fetch.inputs, fetch.needs_network) == ("repair-fetch", published, {}, True)
+    assert not any(unit.needs_network for unit in others)
+    assert units["pretrain"].inputs["report.json"] == digest_of("fetch report.json")  # whatever the fetch left
+    assert "fetch" not in follow(trials=False)

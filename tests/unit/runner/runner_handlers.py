@@ -1,11 +1,17 @@
 """Handlers that misbehave, for tests of the runner process."""
 
+import ctypes
 import errno
+import json
 import os
+import platform
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from auditor.contracts.jobs import Progress
@@ -89,6 +95,45 @@ def do_break_protocol(unit, workspace, session):
 def do_long_line(unit, workspace, session):
     os.write(int(unit.params["descriptor"]), b"x" * (9 << 20))
     time.sleep(60)
+
+
+def do_trespass(unit, workspace, session):
+    """Try what no unit may do; returns what came of each."""
+    private = Path(str(unit.params["private"]))
+    by_child = subprocess.run(["/bin/cat", private / "auditor.db"], capture_output=True)  # noqa: S603
+    return {
+        "own file": _outcome(lambda: workspace.output("mine").write_text("x")),
+        "cache": _outcome(lambda: (workspace.cache / "entry").write_text("x")),
+        "own place": _outcome(lambda: (private / "place" / "model").read_text()),
+        "library": _outcome(lambda: Path(json.__file__).read_text()),
+        "database": _outcome(lambda: (private / "auditor.db").read_text()),
+        "database by a child": by_child.returncode,
+        "write elsewhere": _outcome(lambda: Path(str(unit.params["elsewhere"])).write_text("x")),
+        "socket": _outcome(lambda: socket.socket(socket.AF_INET)),
+        "socket of another thread": _in_thread(lambda: socket.socket(socket.AF_INET6)),
+        "local connection": _outcome(lambda: socket.socket(socket.AF_UNIX).connect("/nowhere")),
+        "trace": _outcome(lambda: _call(101 if platform.machine() == "x86_64" else 117)),
+        "capabilities": Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0],
+        "core dump": resource.getrlimit(resource.RLIMIT_CORE)[0],
+    }
+
+
+def _outcome(act):
+    try:
+        act()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+
+
+def _in_thread(act):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_outcome, act).result()
+
+
+def _call(number):
+    if ctypes.CDLL(None, use_errno=True).syscall(number, 0, 0, 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
 
 
 def do_cpu_memory(unit, workspace, session):

@@ -1,0 +1,97 @@
+"""What a runner process cannot do, tried in real ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from auditor.contracts.jobs import UnitSpec
+from auditor.errors import RunnerFailure
+from auditor.runner import isolation
+from auditor.runner.isolation import Layer, layers_here, require
+from auditor.runner.process import ProcessRunner
+
+LAYERS = {layer.name: layer for layer in layers_here(Path("/nowhere"))}
+needs_all = pytest.mark.skipif(
+    not all(layer.active for layer in LAYERS.values()), reason=f"this machine lacks layers: {LAYERS}"
+)
+
+
+@pytest.fixture
+def trespass(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    private = tmp_path / "home"
+    (private / "place").mkdir(parents=True)
+    (private / "auditor.db").write_text("secret")
+    (private / "place" / "model").write_text("model")
+
+    def call(isolation="required", **changes):
+        root = private / "scratch" / "unit"
+        (root / "inputs").mkdir(parents=True)
+        params = {"private": str(private), "elsewhere": str(tmp_path / "elsewhere")}
+        unit = UnitSpec(kind="do_trespass", key="x", params=params, places=(str(private / "place"),), **changes)
+        runner = ProcessRunner(
+            handlers="runner_handlers:table", cache=private / "cache", isolation=isolation, private=private
+        )
+        return runner.run(unit, root, on_message=lambda _message: None, should_stop=lambda: False).value
+
+    return call
+
+
+@needs_all
+def test_a_unit_reads_what_it_was_given_and_reaches_nothing_else(trespass):
+    came = trespass()
+    allowed = {"own file", "cache", "own place", "library"}
+    assert {key for key, outcome in came.items() if outcome == "done"} == allowed
+    assert came["database"] == came["write elsewhere"] == "EACCES"
+    assert came["database by a child"] == 1
+    refused = {"socket", "socket of another thread", "local connection", "trace"}
+    assert {came[key] for key in refused} == {"EPERM"}
+    assert (int(came["capabilities"], 16), came["core dump"]) == (0, 0)
+
+
+@needs_all
+def test_what_fetches_keeps_network_and_files(trespass):
+    came = trespass(needs_network=True)
+    assert came["socket"] == came["database"] == "done"
+    assert came["core dump"] == 0
+
+
+def test_it_can_be_switched_off(trespass):
+    came = trespass("off")
+    assert came["socket"] == came["database"] == came["write elsewhere"] == "done"
+
+
+@needs_all
+@pytest.mark.skipif(os.getuid() != 0, reason="needs the right to become another user")
+def test_it_works_without_any_privilege():
+    code = (
+        "import os, pathlib\n"
+        "from auditor.runner.isolation import isolate\n"
+        "os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        "layers = isolate(readable=[], writable=[], hidden=[pathlib.Path('/root')])\n"
+        "assert all(layer.active for layer in layers), layers\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
+
+
+def test_a_machine_that_lacks_a_layer_is_told_apart(monkeypatch):
+    monkeypatch.setattr(isolation.platform, "machine", lambda: "riscv64")
+    with pytest.raises(OSError, match="not known for riscv64"):
+        isolation._machine()
+    layers = (Layer("network", False, "not known for riscv64"), Layer("files", True), Layer("limits", False))
+    with pytest.raises(RunnerFailure, match=r"network \(not known for riscv64\)$") as caught:
+        require(layers)
+    assert "AUDITOR_ISOLATION=auto" in caught.value.remedy
+    require(layers[1:])
+
+
+def test_everything_around_a_hidden_folder_is_shown(tmp_path):
+    for name in ("a/hidden/deep", "a/shown", "b"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "hidden")
+    shown = set(isolation._around(tmp_path, {tmp_path / "a" / "hidden"}))
+    assert shown == {tmp_path / "a" / "shown", tmp_path / "b", tmp_path / "file"}
