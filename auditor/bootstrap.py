@@ -145,7 +145,11 @@ def build_services(
 
 
 def migrate(settings: Settings) -> str:
-    """Bring the database of `settings` up to date; returns its revision."""
+    """Bring the database of `settings` up to date and make the bucket, if there is to be one; returns the revision."""
+    if settings.artifacts is not None:
+        from auditor.adapters.s3_blobs import S3Blobs
+
+        S3Blobs(settings.artifacts, settings.s3_endpoint).make_bucket()
     engine = build_engine(settings.effective_database_url)
     try:
         upgrade(engine)

@@ -42,6 +42,16 @@ class S3Blobs:
             self._client: Any = boto3.client("s3", endpoint_url=endpoint, config=config)
         self._transfer = TransferConfig(use_threads=False)
 
+    def make_bucket(self) -> None:
+        """Create the bucket unless it is there."""
+        with _failures("stored"):
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in _MISSING:
+                    raise
+                self._client.create_bucket(Bucket=self._bucket)
+
     def write(self, name: str, source: Readable) -> None:
         """Upload, in parts where it is large; what was written within the hour is left as it is."""
         with _failures("stored"):

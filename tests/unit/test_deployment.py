@@ -17,6 +17,12 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+OWN = ("migrate", "api", "worker", "worker-cpu", "auditor")
+SECRETS = {
+    "AUDITOR_POSTGRES_PASSWORD": "postgrespass",
+    "AUDITOR_REDIS_PASSWORD": "redispass",
+    "AUDITOR_S3_PASSWORD": "s3pass",
+}
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:[-?][^}]*)?\}")
 
 
@@ -40,21 +46,19 @@ def substitute(value, environment):
 
 @pytest.fixture(scope="module")
 def compose():
-    secrets = {"AUDITOR_POSTGRES_PASSWORD": "pgpass", "AUDITOR_REDIS_PASSWORD": "redispass"}
-    return substitute(yaml.safe_load(COMPOSE), secrets)
+    return substitute(yaml.safe_load(COMPOSE), SECRETS)
 
 
 def test_it_keeps_to_the_compose_specification(compose):
     parsed = compose_spec.PyCompose.from_json(json.dumps(compose))
     parsed.validate()
-    assert set(parsed.service_names()) == {"postgres", "redis", "migrate", "worker", "worker-cpu", "auditor"}
+    assert set(parsed.service_names()) == {*OWN, "postgres", "redis", "store"}
 
 
-def test_there_is_no_default_password():
-    with pytest.raises(LookupError, match="AUDITOR_POSTGRES_PASSWORD"):
-        substitute(yaml.safe_load(COMPOSE), {"AUDITOR_REDIS_PASSWORD": "x"})
-    with pytest.raises(LookupError, match="AUDITOR_REDIS_PASSWORD"):
-        substitute(yaml.safe_load(COMPOSE), {"AUDITOR_POSTGRES_PASSWORD": "x"})
+@pytest.mark.parametrize("missing", SECRETS)
+def test_there_is_no_default_password(missing):
+    with pytest.raises(LookupError, match=missing):
+        substitute(yaml.safe_load(COMPOSE), {name: value for name, value in SECRETS.items() if name != missing})
 
 
 def test_nothing_runs_as_root_or_writes_its_own_image(compose):
@@ -66,9 +70,15 @@ def test_nothing_runs_as_root_or_writes_its_own_image(compose):
         assert not service.get("privileged"), name
 
 
-def test_nothing_is_published_and_nothing_reaches_out(compose):
-    assert compose["networks"] == {"inside": {"internal": True}}
-    for name, service in compose["services"].items():
+def test_the_api_alone_is_published_to_this_machine_alone_and_nothing_reaches_out(compose):
+    inside, front = compose["networks"]["inside"], compose["networks"]["front"]
+    assert inside == {"internal": True}
+    assert front["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+    services = dict(compose["services"])
+    api = services.pop("api")
+    assert (api["ports"], api["networks"]) == (["127.0.0.1:8000:8000"], ["inside", "front"])
+    assert api["healthcheck"]["test"]
+    for name, service in services.items():
         assert "ports" not in service, name
         assert service["networks"] == ["inside"], name
 
@@ -79,13 +89,14 @@ def test_images_have_a_version(compose):
 
 
 def test_workers_wait_for_servers_and_migrations(compose):
-    for name in ("worker", "worker-cpu", "auditor"):
+    for name in ("api", "worker", "worker-cpu", "auditor"):
         assert compose["services"][name]["depends_on"] == {
             "postgres": {"condition": "service_healthy"},
             "redis": {"condition": "service_healthy"},
+            "store": {"condition": "service_healthy"},
             "migrate": {"condition": "service_completed_successfully"},
         }
-    for name in ("postgres", "redis"):
+    for name in ("postgres", "redis", "store"):
         assert compose["services"][name]["healthcheck"]["test"]
 
 
@@ -102,13 +113,24 @@ def test_every_part_of_ours_knows_the_settings_and_keeps_telemetry_off(compose):
     from auditor.settings import Settings
 
     known = {f"AUDITOR_{name.upper()}" for name in Settings.model_fields}
-    for name in ("migrate", "worker", "worker-cpu", "auditor"):
+    for name in OWN:
         environment = compose["services"][name]["environment"]
         assert environment["ORT_DISABLE_TELEMETRY"] == "1"
         assert {key for key in environment if key.startswith("AUDITOR_")} <= known
-        assert environment["AUDITOR_DATABASE_URL"] == "postgresql://auditor:pgpass@postgres:5432/auditor"
+        assert environment["AUDITOR_DATABASE_URL"] == "postgresql://auditor:postgrespass@postgres:5432/auditor"
         assert environment["AUDITOR_BROKER_URL"] == "redis://:redispass@redis:6379/0"
+        assert environment["AUDITOR_ARTIFACTS"] == "s3://auditor"
+        assert environment["AWS_SECRET_ACCESS_KEY"] == SECRETS["AUDITOR_S3_PASSWORD"]
         assert "auditor-home:/var/lib/auditor" in compose["services"][name]["volumes"]
+
+
+def test_the_store_lets_in_who_has_the_password_alone(compose):
+    service = compose["services"]["store"]
+    (script,) = service["command"]
+    assert "s3pass" not in script
+    text = script.partition("<<CONFIG\n")[2].partition("CONFIG")[0].replace("$AUDITOR_S3_PASSWORD", "s3pass")
+    (identity,) = json.loads(text)["identities"]
+    assert identity["credentials"] == [{"accessKey": "auditor", "secretKey": "s3pass"}]
 
 
 def test_the_redis_password_is_in_no_process_list_and_the_command_works(compose, tmp_path):

@@ -246,6 +246,13 @@ class TestBucket:
         with pytest.raises(InvalidInput, match="s3://bucket/prefix"):
             S3Blobs(url)
 
+    def test_a_bucket_is_made_once(self, bucket, endpoint):
+        blobs = S3Blobs("s3://made-by-migrate", endpoint)
+        blobs.make_bucket()
+        blobs.make_bucket()
+        store = ContentStore(blobs)
+        assert store.get_bytes(store.put_bytes(b"x")) == b"x"
+
     def test_a_bucket_that_is_not_there_says_so(self, bucket, endpoint):
         store = ContentStore(S3Blobs("s3://nowhere", endpoint))
         with pytest.raises(StorageFailure, match="NoSuchBucket") as caught:
