@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
@@ -21,11 +22,13 @@ from auditor.db.migrate import HEAD, require_head, upgrade
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.runner.process import ProcessRunner
 from auditor.service.audits import Audits
+from auditor.service.claims import ClaimRules
 from auditor.service.execution import Executor
 from auditor.service.garbage import Garbage
 from auditor.service.jobs import Jobs
 from auditor.service.pipeline import AUDIT, Pipeline
 from auditor.service.ports import ArtifactStore, JobQueue
+from auditor.service.reaper import Reaper
 from auditor.service.workspace import Workspace
 from auditor.settings import Settings
 from remediation.pipeline import REPAIR
@@ -73,6 +76,7 @@ class Services:
         repairs: repair what an audit found.
         jobs: run in place, wait, status, list, cancel, resume.
         executor: runs one unit; workers call it.
+        reaper: puts back what was lost; workers call it.
         store: artifacts.
         garbage: deletes artifacts that nothing refers to.
         in_place: no broker is configured, so whoever submits also runs.
@@ -83,6 +87,7 @@ class Services:
     repairs: Repairs
     jobs: Jobs
     executor: Executor
+    reaper: Reaper
     store: ArtifactStore
     garbage: Garbage
     in_place: bool
@@ -121,14 +126,16 @@ def build_services(
         runner.close()
         engine.dispose()
 
+    queue = _queue(settings)
     executor = Executor(
         store=store,
         transactions=transactions,
-        queue=_queue(settings),
+        queue=queue,
         runner=runner,
         clock=clock,
         pipelines=pipelines,
         scratch=settings.home / "scratch",
+        rules=_rules(settings),
     )
     jobs = Jobs(transactions=transactions, executor=executor, clock=clock, pipelines=pipelines)
     audits = Audits(store=store, transactions=transactions, executor=executor, jobs=jobs, clock=clock)
@@ -137,6 +144,7 @@ def build_services(
         repairs=Repairs(store=store, transactions=transactions, jobs=jobs),
         jobs=jobs,
         executor=executor,
+        reaper=Reaper(transactions=transactions, jobs=jobs, queue=queue, clock=clock),
         store=store,
         garbage=Garbage(store=store, transactions=transactions, clock=clock),
         in_place=settings.broker_url is None,
@@ -194,6 +202,16 @@ def build_store(settings: Settings) -> ContentStore:
         blobs = S3Blobs(settings.artifacts, settings.s3_endpoint)
     keys = settings.encryption_keys
     return ContentStore(blobs, None if keys is None else Sealer(keys.get_secret_value().split(",")))
+
+
+def _rules(settings: Settings) -> ClaimRules:
+    return ClaimRules(
+        lease=timedelta(seconds=settings.lease_s),
+        heartbeat_s=settings.heartbeat_s,
+        max_attempts=settings.max_attempts,
+        retry_delay_s=settings.retry_delay_s,
+        team_units=settings.team_units,
+    )
 
 
 def _queue(settings: Settings) -> JobQueue:

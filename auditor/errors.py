@@ -109,11 +109,24 @@ class StorageFailure(AuditorError):
 
 
 class RunnerFailure(AuditorError):
-    """The sandboxed compute process died or broke its protocol."""
+    """The sandboxed compute process broke its protocol, ran out of time or memory, or left what cannot be used."""
 
     code = "runner_failure"
-    retryable = True
     default_remedy = "See the log of the unit; run the audit again, with a smaller batch if memory ran out."
+
+
+class RunnerDied(RunnerFailure):
+    """The sandboxed compute process, or the worker that started it, ended without a word: nobody knows whose fault."""
+
+    code = "runner_died"
+    retryable = True
+
+
+class IllegalMove(AuditorError):
+    """A job was to go where its state does not lead."""
+
+    code = "illegal_move"
+    http_status = 409
 
 
 class Cancelled(AuditorError):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -42,6 +42,24 @@ class Settings(BaseSettings):
     """Of the runner process: `required` refuses to compute where network and files cannot be taken from it."""
     threads: int = 0
     """Compute threads of the runner; 0 leaves the choice to torch."""
+    lease_s: float = Field(default=60.0, gt=0)
+    """A unit whose worker was not heard of for this long is given to another one."""
+    heartbeat_s: float = Field(default=5.0, gt=0)
+    """Seconds between a worker's signs of life; also how soon it sees that a job was cancelled."""
+    reap_s: float = Field(default=15.0, gt=0)
+    """Seconds between a worker's looks for lost units and lost announcements."""
+    max_attempts: int = Field(default=3, ge=1)
+    """How often a unit is tried whose worker, runner process or storage fails. Its own failure is never tried again."""
+    retry_delay_s: float = Field(default=5.0, ge=0)
+    """Seconds before the second try; each further one waits twice as long."""
+    team_units: int = Field(default=0, ge=0)
+    """Units of one team that may run at a time; 0 means no limit."""
+
+    @model_validator(mode="after")
+    def _a_lease_outlives_a_heartbeat(self) -> Settings:
+        if self.lease_s < 2 * self.heartbeat_s:
+            raise ValueError("AUDITOR_LEASE_S must be at least twice AUDITOR_HEARTBEAT_S")
+        return self
 
     @property
     def effective_database_url(self) -> str:

@@ -1,9 +1,10 @@
-"""Announces units to workers through a Celery broker."""
+"""Wakes workers through a Celery broker: a message says that a unit waits, and the database says whose turn it is."""
 
 from __future__ import annotations
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import RedisError
 
 from auditor.errors import StorageFailure
 
@@ -36,7 +37,21 @@ class CeleryQueue:
         try:
             self._app.send_task(RUN_UNIT, args=[unit_id], queue=QUEUE, retry=True, retry_policy=_RETRY)
         except (OperationalError, OSError) as error:
-            raise StorageFailure(
-                f"the broker could not be reached: {type(error).__name__}",
-                remedy="Check AUDITOR_BROKER_URL and that Redis runs; the work is stored and is announced again.",
-            ) from error
+            raise _unreachable(error) from error
+
+    def backlog(self) -> int:
+        """Messages that no worker has taken."""
+        try:
+            with self._app.connection_for_read() as connection, connection.channel() as channel:
+                return int(channel.queue_declare(queue=QUEUE, passive=True).message_count)
+        except ChannelError:  # Redis keeps no empty queue
+            return 0
+        except (OperationalError, RedisError, OSError) as error:
+            raise _unreachable(error) from error
+
+
+def _unreachable(error: Exception) -> StorageFailure:
+    return StorageFailure(
+        f"the broker could not be reached: {type(error).__name__}",
+        remedy="Check AUDITOR_BROKER_URL and that Redis runs; the work is stored and is announced again.",
+    )

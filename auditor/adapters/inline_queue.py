@@ -8,3 +8,7 @@ class InlineQueue:
 
     def enqueue(self, unit_id: str) -> None:
         """Nothing to send."""
+
+    def backlog(self) -> int:
+        """Nothing was sent."""
+        return 0

@@ -168,6 +168,15 @@ class JobView(Contract):
     kind: JobKind
     name: str
     state: JobState
+    """`running` only while a unit of it runs under a live lease; between units, or when its worker died, `queued`."""
+    stalled: bool = False
+    """A unit of it says it runs, but its worker has not been heard of; it is put back within seconds."""
+    priority: int = 0
+    """Of jobs that wait, those with a higher one go first."""
+    queue_position: int | None = None
+    """Of a job that waits for a worker: 1 is next."""
+    eta_s: float | None = None
+    """Seconds until it is likely to go on, from the units ahead that are known by now; None: nothing to tell by."""
     created_at: str
     """ISO 8601, UTC."""
     finished_at: str | None = None

@@ -15,13 +15,19 @@ from auditor.contracts.jobs import Failed, JobState, Progress, UnitResult, UnitS
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.submission import TargetCard
 from auditor.db.models import Base, JobRow, OutboxRow, ReportRow, SubmissionRow, UnitRow
+from auditor.db.queue import claimed
 from auditor.db.rows import job_of, json_of, report_of, unit_of
 from auditor.errors import NotFound
 from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.states import require_move, unit_sources
 
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 _REFERENCE = re.compile(r"[0-9a-f]{4,64}")
 """Ids are lower-case hexadecimal; four characters are the least a person may abbreviate one to."""
+
+
+def _sources(after: UnitState) -> list[str]:
+    return [state.value for state in unit_sources(after)]
 
 
 class SqlSubmissions:
@@ -111,7 +117,9 @@ class SqlJobs:
         return None if row is None else job_of(row)
 
     def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:
-        """Move the job."""
+        """Move the job, if it may go there."""
+        before = self._session.scalars(select(JobRow.state).where(JobRow.id == job_id).with_for_update()).one()
+        require_move(job_id, JobState(before), state)
         self._update(job_id, state=state.value, error=json_of(error), finished_at=finished_at)
 
     def set_cancel_requested(self, job_id: str, requested: bool) -> None:
@@ -157,54 +165,47 @@ class SqlUnits:
 
     def claim(self, unit_id: str, *, worker: str, now: datetime, lease_until: datetime) -> Unit | None:
         """Take a pending unit, atomically."""
-        change = (
-            update(UnitRow)
-            .where(UnitRow.id == unit_id, UnitRow.state == UnitState.PENDING.value)
-            .values(
-                state=UnitState.RUNNING.value,
-                attempt=UnitRow.attempt + 1,
-                worker=worker,
-                lease_until=lease_until,
-                heartbeat_at=now,
-                progress=None,
-                error=None,
-            )
-        )
+        pending = update(UnitRow).where(UnitRow.id == unit_id, UnitRow.state.in_(_sources(UnitState.RUNNING)))
+        change = pending.values(**claimed(worker=worker, now=now, until=lease_until))
         return self.get(unit_id) if self._changed(change) else None
 
     def renew(self, unit: Unit, *, now: datetime, lease_until: datetime, progress: Progress | None) -> bool:
         """Heartbeat of a claim."""
         values = {"lease_until": lease_until, "heartbeat_at": now, "progress": json_of(progress)}
-        return self._changed(self._held(unit).values(**values))
+        renewed = update(UnitRow).where(
+            UnitRow.id == unit.id, UnitRow.attempt == unit.attempt, UnitRow.state == UnitState.RUNNING.value
+        )
+        return self._changed(renewed.values(**values))
 
     def complete(self, unit: Unit, result: UnitResult) -> bool:
         """Mark done."""
-        return self._settle(unit, state=UnitState.DONE.value, result=json_of(result))
+        return self._settle(unit, UnitState.DONE, result=json_of(result))
 
     def fail(self, unit: Unit, error: Failed) -> bool:
         """Mark failed."""
-        return self._settle(unit, state=UnitState.FAILED.value, error=json_of(error))
+        return self._settle(unit, UnitState.FAILED, error=json_of(error))
 
-    def release(self, unit: Unit) -> bool:
+    def release(self, unit: Unit, *, error: Failed | None = None, not_before: datetime | None = None) -> bool:
         """Give a claimed or failed unit back as pending."""
-        change = update(UnitRow).where(
-            UnitRow.id == unit.id,
-            UnitRow.attempt == unit.attempt,
-            or_(UnitRow.state == UnitState.RUNNING.value, UnitRow.state == UnitState.FAILED.value),
+        reason = {} if error is None else {"error": json_of(error)}
+        change = self._held(unit, UnitState.PENDING).values(
+            state=UnitState.PENDING.value, worker=None, lease_until=not_before, progress=None, **reason
         )
-        return self._changed(change.values(state=UnitState.PENDING.value, worker=None, lease_until=None, progress=None))
+        return self._changed(change)
 
     def expired(self, now: datetime) -> Sequence[Unit]:
         """Running units whose lease ran out."""
         query = select(UnitRow).where(UnitRow.state == UnitState.RUNNING.value, UnitRow.lease_until < now)
         return [unit_of(row) for row in self._session.scalars(query.order_by(UnitRow.job_id, UnitRow.position))]
 
-    def _settle(self, unit: Unit, **values: Any) -> bool:
-        return self._changed(self._held(unit).values(lease_until=None, progress=None, **values))
+    def _settle(self, unit: Unit, state: UnitState, **values: Any) -> bool:
+        change = self._held(unit, state).values(state=state.value, lease_until=None, progress=None, **values)
+        return self._changed(change)
 
-    def _held(self, unit: Unit) -> Any:
+    def _held(self, unit: Unit, after: UnitState) -> Any:
+        """An update of this claim, while the unit is in a state from which it may go to `after`."""
         return update(UnitRow).where(
-            UnitRow.id == unit.id, UnitRow.attempt == unit.attempt, UnitRow.state == UnitState.RUNNING.value
+            UnitRow.id == unit.id, UnitRow.attempt == unit.attempt, UnitRow.state.in_(_sources(after))
         )
 
     def _changed(self, change: Any) -> bool:

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from auditor.db.queue import SqlQueue
 from auditor.db.repositories import SqlJobs, SqlOutbox, SqlReferences, SqlReports, SqlSubmissions, SqlUnits
 from auditor.errors import StorageFailure
 
@@ -21,6 +22,7 @@ class SqlUnitOfWork:
     submissions: SqlSubmissions
     jobs: SqlJobs
     units: SqlUnits
+    queue: SqlQueue
     reports: SqlReports
     outbox: SqlOutbox
     references: SqlReferences
@@ -41,6 +43,7 @@ class SqlTransactions:
                     submissions=SqlSubmissions(session),
                     jobs=SqlJobs(session),
                     units=SqlUnits(session),
+                    queue=SqlQueue(session),
                     reports=SqlReports(session),
                     outbox=SqlOutbox(session),
                     references=SqlReferences(session),

@@ -22,7 +22,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from auditor.contracts.jobs import Failed, Finished, RunnerMessage, UnitSpec
-from auditor.errors import Cancelled, RunnerFailure
+from auditor.errors import Cancelled, RunnerDied, RunnerFailure
 from auditor.runner.protocol import MAX_LINE_BYTES, MESSAGES, Isolation, RunnerRequest
 from auditor.service.failures import error_of
 
@@ -250,8 +250,8 @@ def _conclude(process: subprocess.Popen[bytes], last: RunnerMessage | None, pipe
     if status < 0:
         name = signal.Signals(-status).name
         note = " (mostly this means that the machine ran out of memory)" if -status == signal.SIGKILL else ""
-        raise RunnerFailure(f"the runner process was killed by {name}{note}{pipes.tail}")
-    raise RunnerFailure(f"the runner process ended with status {status} and no result{pipes.tail}")
+        raise RunnerDied(f"the runner process was killed by {name}{note}{pipes.tail}")
+    raise RunnerDied(f"the runner process ended with status {status} and no result{pipes.tail}")
 
 
 def _end(process: subprocess.Popen[bytes], *, polite: bool) -> None:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
 
 from auditor.contracts.jobs import (
@@ -25,53 +19,23 @@ from auditor.contracts.jobs import (
     UnitSpec,
     UnitState,
 )
-from auditor.errors import AuditorError, Cancelled, RunnerFailure, StorageFailure
+from auditor.errors import AuditorError, Cancelled, RunnerDied, StorageFailure
+from auditor.service.advance import advance, stop_if_idle
+from auditor.service.claims import ClaimRules, Heartbeat, never, worker_name
 from auditor.service.failures import failure_of
+from auditor.service.journal import tell
 from auditor.service.pipeline import Pipeline
 from auditor.service.ports import ArtifactStore, Clock, JobQueue, Transactions, UnitOfWork, UnitRunner
 from auditor.service.records import Job, StoredReport, Unit
 from auditor.service.reports import reports_left_by
-
-LEASE = timedelta(seconds=60)
-"""A claim that was not renewed for this long counts as abandoned."""
-HEARTBEAT_S = 5.0
-MAX_ATTEMPTS = 3
-"""A unit whose worker died this often is failed instead of being tried again."""
+from auditor.service.scratch import inside, unit_folder
+from auditor.service.states import LIVE
 
 OnEvent = Callable[[JobEvent], None]
-TERMINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
-
-
-def worker_name() -> str:
-    """Who claims: machine, process, and a random part, so that a reused process number is not taken for it."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def ignore(_event: JobEvent) -> None:
     """Nobody follows."""
-
-
-@dataclass
-class _Heartbeat:
-    """Renews a claim while its unit runs, and learns from the database whether to stop."""
-
-    transactions: Transactions
-    clock: Clock
-    unit: Unit
-    progress: Progress | None = None
-    cancelled: bool = False
-    lost: bool = False
-    _next: float = field(default_factory=lambda: time.monotonic() + HEARTBEAT_S)
-
-    def should_stop(self) -> bool:
-        """Polled by the runner; touches the database only every few seconds."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + HEARTBEAT_S
-            now = self.clock.now()
-            with suppress(StorageFailure), self.transactions() as tx:  # a database that restarts costs no hour of work
-                self.cancelled = tx.jobs.get(self.unit.job_id).cancel_requested
-                self.lost = not tx.units.renew(self.unit, now=now, lease_until=now + LEASE, progress=self.progress)
-        return self.cancelled or self.lost
 
 
 class Executor:
@@ -85,6 +49,7 @@ class Executor:
         clock: the time.
         pipelines: how each kind of job runs.
         scratch: folder for the units' workspaces.
+        rules: leases, tries and shares.
     """
 
     def __init__(
@@ -97,6 +62,7 @@ class Executor:
         clock: Clock,
         pipelines: Mapping[JobKind, Pipeline],
         scratch: Path,
+        rules: ClaimRules | None = None,
     ) -> None:
         self._store = store
         self._transactions = transactions
@@ -105,9 +71,10 @@ class Executor:
         self._clock = clock
         self._pipelines = pipelines
         self._scratch = scratch
+        self.rules = rules or ClaimRules()
 
     def execute_unit(self, unit_id: str, on_event: OnEvent = ignore) -> bool:
-        """Run a unit, if it still waits; a second delivery of the same id does nothing.
+        """Run this unit, if it still waits; called again for the same id it does nothing.
 
         Returns:
             Whether this call ran the unit.
@@ -116,18 +83,37 @@ class Executor:
             Cancelled: the job was cancelled meanwhile; the unit waits again.
             StorageFailure: the database or the store failed; the unit waits again, at the latest when its lease ends.
         """
-        unit = self._claim(unit_id)
+        now = self._clock.now()
+        with self._transactions() as tx:
+            job = tx.jobs.get(tx.units.get(unit_id).job_id, lock=True)
+            until = now + self.rules.lease
+            unit = tx.units.claim(unit_id, worker=worker_name(), now=now, lease_until=until) if _goes_on(job) else None
+            if unit is not None:
+                self._begin(tx, unit, job)
+        if unit is not None:
+            self._run(unit, on_event, never)
+        self.announce()  # also what an earlier call could not: it may have died between its commit and this
+        return unit is not None
+
+    def execute_next(self, *, interrupted: Callable[[], bool] = never) -> bool:
+        """Run the waiting unit whose turn it is, of any job: see the Queue port for the order.
+
+        Args:
+            interrupted: polled; True stops the unit's process and gives the unit back.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            Cancelled: the job was cancelled or this worker interrupted; the unit waits again.
+            StorageFailure: the database or the store failed; the unit waits again, at the latest when its lease ends.
+        """
+        unit = self._claim_next()
         if unit is None:
-            self.announce()  # the first delivery may have died between its commit and this
             return False
-        try:
-            self._tell(unit, UnitState.RUNNING, None, on_event)
-            self._compute_and_settle(unit, on_event)
-        except BaseException:
-            with suppress(StorageFailure):  # a claim that cannot be given back ends with its lease
-                self._release(unit)
-            raise
-        self.announce()
+        self._run(unit, ignore, interrupted)
+        with suppress(StorageFailure):  # what cannot be announced stays in the outbox, and the reaper sends it
+            self.announce()
         return True
 
     def compute(
@@ -146,16 +132,16 @@ class Executor:
             should_stop: polled.
             files: further inputs, not from the store.
         """
-        with _workspace(self._scratch) as folder:
+        with unit_folder(self._scratch) as folder:
             root = Path(folder)
             for name, digest in unit.inputs.items():
-                self._store.get_path(digest, _inside(root / "inputs", name))
+                self._store.get_path(digest, inside(root / "inputs", name))
             for name, data in (files or {}).items():
-                path = _inside(root / "inputs", name)
+                path = inside(root / "inputs", name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
             finished = self._runner.run(unit, root, on_message=on_message, should_stop=should_stop)
-            outputs = {name: self._store.put_file(_inside(root / "outputs", name)) for name in finished.outputs}
+            outputs = {name: self._store.put_file(inside(root / "outputs", name)) for name in finished.outputs}
         return UnitResult(
             value=finished.value,
             outputs=outputs,
@@ -170,38 +156,74 @@ class Executor:
                 self._queue.enqueue(unit_id)
                 tx.outbox.remove(entry)
 
-    def _claim(self, unit_id: str) -> Unit | None:
-        now = self._clock.now()
+    def _claim_next(self) -> Unit | None:
+        now, worker, shares = self._clock.now(), worker_name(), self.rules.team_units
+        until = now + self.rules.lease
         with self._transactions() as tx:
-            found = tx.units.get(unit_id)
-            job = tx.jobs.get(found.job_id, lock=True)
-            if job.state in TERMINAL or job.cancel_requested:
-                return None
-            unit = tx.units.claim(unit_id, worker=worker_name(), now=now, lease_until=now + LEASE)
-            if unit is not None and job.state is not JobState.RUNNING:
-                tx.jobs.set_state(job.id, JobState.RUNNING, error=None, finished_at=None)
-            return unit
+            while True:
+                unit = tx.queue.claim_next(worker=worker, now=now, lease_until=until, team_units=shares)
+                if unit is None:
+                    return None
+                job = tx.jobs.get(unit.job_id, lock=True)
+                if _goes_on(job):
+                    self._begin(tx, unit, job)
+                    return unit
+                tx.units.release(unit)  # it was stopped between the choice and the lock
 
-    def _compute_and_settle(self, unit: Unit, on_event: OnEvent) -> None:
-        heartbeat = _Heartbeat(self._transactions, self._clock, unit)
+    def _begin(self, tx: UnitOfWork, unit: Unit, job: Job) -> None:
+        if job.state is not JobState.RUNNING:
+            tx.jobs.set_state(job.id, JobState.RUNNING, error=None, finished_at=None)
+        tell("unit_claimed", unit, job)
+
+    def _run(self, unit: Unit, on_event: OnEvent, interrupted: Callable[[], bool]) -> None:
+        """Compute a claimed unit and settle it; whatever happens, the claim is settled or given back."""
+        heartbeat = Heartbeat(self._transactions, self._clock, unit, self.rules, interrupted)
+        try:
+            self._show(unit, UnitState.RUNNING, None, on_event)
+            outcome, reports = self._outcome(unit, heartbeat, on_event)
+            self._settle_surely(unit, outcome, reports, on_event)
+        except (Cancelled, RunnerDied, StorageFailure) as error:
+            if heartbeat.lost:
+                tell("claim_lost", unit)
+                return
+            self._give_back(unit, error, on_event)
+            if not isinstance(error, RunnerDied):
+                raise
+        except BaseException as error:
+            self._give_back(unit, error, on_event)
+            raise
+
+    def _outcome(
+        self, unit: Unit, heartbeat: Heartbeat, on_event: OnEvent
+    ) -> tuple[UnitResult | Failed, tuple[StoredReport, ...]]:
+        """The unit's result with its reports, or its own failure; what is nobody's fault is raised."""
 
         def on_message(message: RunnerMessage) -> None:
             if isinstance(message, Progress):
                 heartbeat.progress = message
             if isinstance(message, Progress | Log):
-                self._tell(unit, UnitState.RUNNING, message, on_event)
+                self._show(unit, UnitState.RUNNING, message, on_event)
 
         try:
             result = self.compute(unit.spec, on_message=on_message, should_stop=heartbeat.should_stop)
-            reports = reports_left_by(unit, result, self._store, self._clock.now())
-        except (Cancelled, StorageFailure):
-            if heartbeat.lost:
-                return
+            return result, tuple(reports_left_by(unit, result, self._store, self._clock.now()))
+        except (Cancelled, RunnerDied, StorageFailure):
             raise
         except AuditorError as error:
-            self._settle(unit, failure_of(error), (), on_event)
-        else:
-            self._settle(unit, result, reports, on_event)
+            return failure_of(error), ()
+
+    def _settle_surely(
+        self, unit: Unit, outcome: UnitResult | Failed, reports: Sequence[StoredReport], on_event: OnEvent
+    ) -> None:
+        """Settle, trying for as long as a lease: a database that restarts must not cost the work that is done."""
+        give_up = self._clock.now() + self.rules.lease
+        while True:
+            try:
+                return self._settle(unit, outcome, reports, on_event)
+            except StorageFailure:
+                if self._clock.now() >= give_up:
+                    raise
+                self._clock.sleep(self.rules.heartbeat_s)
 
     def _settle(
         self, unit: Unit, outcome: UnitResult | Failed, reports: Sequence[StoredReport], on_event: OnEvent
@@ -212,56 +234,38 @@ class Executor:
             good = isinstance(outcome, UnitResult)
             held = tx.units.complete(unit, outcome) if isinstance(outcome, UnitResult) else tx.units.fail(unit, outcome)
             if not held:
+                tell("claim_lost", unit, job)
                 return
             for report in reports:
                 tx.reports.add(replace(report, name=job.name))
-            self.advance(tx, job)
-        self._tell(unit, UnitState.DONE if good else UnitState.FAILED, None, on_event)
+            advance(tx, job, self._pipelines[job.kind], self._clock.now())
+        if isinstance(outcome, UnitResult):
+            tell("unit_done", unit, job, seconds=outcome.seconds)
+        else:
+            tell("unit_failed", unit, job, code=outcome.code)
+        self._show(unit, UnitState.DONE if good else UnitState.FAILED, None, on_event)
 
-    def advance(self, tx: UnitOfWork, job: Job) -> None:
-        """Move the job on after a unit ended: failed, done, or with new units. The caller holds the job's lock."""
-        if job.state in TERMINAL:
-            return
-        units = tx.units.of_job(job.id)
-        pipeline, now = self._pipelines[job.kind], self._clock.now()
-        fatal = [unit for unit in units if unit.state is UnitState.FAILED and not pipeline.tolerates(unit.spec.key)]
-        if fatal:
-            tx.jobs.set_state(job.id, JobState.FAILED, error=fatal[0].error, finished_at=now)
-            return
-        if any(unit.spec.key == pipeline.final and unit.state is UnitState.DONE for unit in units):
-            tx.jobs.set_state(job.id, JobState.DONE, error=None, finished_at=now)
-            return
-        try:
-            new = self._add_ready_units(tx, job, units)
-        except AuditorError as error:
-            tx.jobs.set_state(job.id, JobState.FAILED, error=failure_of(error), finished_at=now)
-            return
-        if not new and not any(unit.state in (UnitState.PENDING, UnitState.RUNNING) for unit in units):
-            stuck = RunnerFailure(f"no unit follows, but '{pipeline.final}' has not run")
-            tx.jobs.set_state(job.id, JobState.FAILED, error=failure_of(stuck), finished_at=now)
+    def _give_back(self, unit: Unit, error: BaseException, on_event: OnEvent) -> None:
+        """Let the unit wait again, and say why; what was tried often enough fails with its reason instead.
 
-    def _add_ready_units(self, tx: UnitOfWork, job: Job, units: Sequence[Unit]) -> Sequence[Unit]:
-        """Create the units that may run now and do not exist yet, and note that they are to be announced."""
-        done = {unit.spec.key: unit.result for unit in units if unit.result is not None}
-        failed = {unit.spec.key: unit.error for unit in units if unit.state is UnitState.FAILED and unit.error}
-        known = {unit.spec.key for unit in units}
-        ready = self._pipelines[job.kind].next_units(job.payload, done, failed)
-        new = [
-            Unit(id=secrets.token_hex(16), job_id=job.id, position=len(units) + offset, spec=spec)
-            for offset, spec in enumerate(spec for spec in ready if spec.key not in known)
-        ]
-        tx.units.add(new)
-        tx.outbox.add([unit.id for unit in new])
-        return new
+        A claim that cannot be given back, because the database cannot be reached, ends with its lease.
+        """
+        faulty = isinstance(error, RunnerDied | StorageFailure)
+        failure = failure_of(error) if faulty and isinstance(error, AuditorError) else None
+        with suppress(StorageFailure):
+            if failure is not None and unit.attempt >= self.rules.max_attempts:
+                tried = f"tried {unit.attempt} times"
+                self._settle(unit, failure.model_copy(update={"problems": (*failure.problems, tried)}), (), on_event)
+                return
+            now = self._clock.now()
+            later = None if failure is None else now + self.rules.delay_after(unit.attempt)
+            with self._transactions() as tx:
+                job = tx.jobs.get(unit.job_id, lock=True)
+                if tx.units.release(unit, error=failure, not_before=later):
+                    stop_if_idle(tx, job, now)
+                    tell("unit_given_back", unit, job, code="" if failure is None else failure.code)
 
-    def _release(self, unit: Unit) -> None:
-        """Give the claim back, so that the unit can run again at once; a job to be cancelled stops with it."""
-        with self._transactions() as tx:
-            job = tx.jobs.get(unit.job_id, lock=True)
-            if tx.units.release(unit):
-                stop_if_idle(tx, job, self._clock.now())
-
-    def _tell(self, unit: Unit, state: UnitState, message: Progress | Log | None, on_event: OnEvent) -> None:
+    def _show(self, unit: Unit, state: UnitState, message: Progress | Log | None, on_event: OnEvent) -> None:
         if on_event is ignore:
             return
         event = JobEvent(job_id=unit.job_id, unit_key=unit.spec.key, unit_state=state, message=message)
@@ -273,27 +277,5 @@ class Executor:
         on_event(event)
 
 
-def stop_if_idle(tx: UnitOfWork, job: Job, now: datetime) -> None:
-    """A job that was asked to stop has stopped when none of its units runs."""
-    if job.cancel_requested and job.state not in TERMINAL:
-        units = tx.units.of_job(job.id)
-        if not any(unit.state is UnitState.RUNNING for unit in units):
-            tx.jobs.set_state(job.id, JobState.CANCELLED, error=None, finished_at=now)
-
-
-def _workspace(scratch: Path) -> tempfile.TemporaryDirectory[str]:
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=scratch, prefix="unit-")
-    except OSError as error:
-        raise StorageFailure(f"no folder for the unit's files could be made: {error.strerror}") from error
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """`folder / name`, where `name` is a plain file name: a child cannot make the parent read or write elsewhere."""
-    if not name or name in (".", "..") or Path(name).name != name:
-        raise RunnerFailure(f"'{name[:80]}' is not a plain file name")
-    path = folder / name
-    if path.is_symlink():
-        raise RunnerFailure(f"the unit left a link, '{name}', instead of a file")
-    return path
+def _goes_on(job: Job) -> bool:
+    return job.state in LIVE and not job.cancel_requested

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from auditor.contracts.base import code_digest, digest_of
-from auditor.contracts.jobs import JobEvent, JobKind, JobState, JobView, UnitState, UnitView
-from auditor.errors import Cancelled, RunnerFailure, StorageFailure, WaitTimeout
-from auditor.service.execution import MAX_ATTEMPTS, TERMINAL, Executor, OnEvent, ignore, stop_if_idle
+from auditor.contracts.jobs import JobKind, JobState, JobView, UnitState, UnitView
+from auditor.errors import Cancelled, RunnerDied, StorageFailure, WaitTimeout
+from auditor.service.advance import advance, stop_if_idle
+from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.failures import failure_of
+from auditor.service.journal import tell
 from auditor.service.pipeline import Pipeline
 from auditor.service.ports import Clock, Transactions, UnitOfWork
-from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.records import Job, Submission, Unit
+from auditor.service.states import TERMINAL
+from auditor.service.views import Line, changes, job_view
 
 POLL_S = 1.0
 
@@ -92,7 +96,7 @@ class Jobs:
                 if new_submission:
                     tx.submissions.add(submission)
                 tx.jobs.add(job)
-                self._executor.advance(tx, job)
+                self._advance(tx, job)
         if found is not None:
             state = found.state
             if state in (JobState.CANCELLED, JobState.FAILED):
@@ -140,7 +144,7 @@ class Jobs:
         told: dict[str, UnitView] = {}
         while True:
             view = self.status(job_id)
-            for event in _changes(view, told):
+            for event in changes(view, told):
                 on_event(event)
             if view.state in TERMINAL:
                 return view
@@ -150,14 +154,18 @@ class Jobs:
 
     def status(self, job_id: str) -> JobView:
         """Where a job is, with its units."""
+        now = self._clock.now()
         with self._transactions() as tx:
             job = tx.jobs.get(job_id)
-            return self._view(job, tx.units.of_job(job.id), tx.reports.of_job(job.id))
+            line = Line() if job.state in TERMINAL else Line.read(tx, now)
+            return job_view(job, tx.units.of_job(job.id), tx.reports.of_job(job.id), line, now)
 
     def list(self, limit: int = 50) -> tuple[JobView, ...]:
         """The newest jobs, without their units."""
+        now = self._clock.now()
         with self._transactions() as tx:
-            return tuple(self._view(job, (), tx.reports.of_job(job.id)) for job in tx.jobs.latest(limit))
+            line = Line.read(tx, now)
+            return tuple(job_view(job, (), tx.reports.of_job(job.id), line, now) for job in tx.jobs.latest(limit))
 
     def cancel(self, job_id: str) -> JobView:
         """Ask a job to stop. Running units are stopped within seconds and wait; finished ones are kept."""
@@ -179,7 +187,9 @@ class Jobs:
                 pipeline, waiting = self._pipelines[job.kind], []
                 tx.jobs.set_cancel_requested(job.id, False)
                 if job.state in TERMINAL:
-                    tx.jobs.set_state(job.id, JobState.QUEUED, error=None, finished_at=None)
+                    runs = any(unit.state is UnitState.RUNNING for unit in tx.units.of_job(job.id))
+                    state = JobState.RUNNING if runs else JobState.QUEUED
+                    tx.jobs.set_state(job.id, state, error=None, finished_at=None)
                 self._recover(tx, [unit for unit in tx.units.expired(self._clock.now()) if unit.job_id == job.id])
                 for unit in tx.units.of_job(job.id):
                     if unit.state is UnitState.FAILED and not pipeline.tolerates(unit.spec.key):
@@ -188,7 +198,7 @@ class Jobs:
                     elif unit.state is UnitState.PENDING:
                         waiting.append(unit.id)
                 tx.outbox.add(waiting)
-                self._executor.advance(tx, tx.jobs.get(job.id))
+                self._advance(tx, tx.jobs.get(job.id))
         self._executor.announce()
         return self.status(job_id)
 
@@ -204,14 +214,19 @@ class Jobs:
 
     def _recover(self, tx: UnitOfWork, expired: Sequence[Unit]) -> None:
         for unit in expired:
-            job = tx.jobs.get(unit.job_id)
-            if unit.attempt >= MAX_ATTEMPTS:
-                error = RunnerFailure(f"the worker died {unit.attempt} times while it ran unit '{unit.spec.key}'")
-                tx.units.fail(unit, failure_of(error))
-                self._executor.advance(tx, job)
-            elif tx.units.release(unit):
+            job, last = tx.jobs.get(unit.job_id), unit.attempt >= self._executor.rules.max_attempts
+            died = f"the worker that ran unit '{unit.spec.key}' died"
+            failure = failure_of(RunnerDied(f"{died}; tried {unit.attempt} times" if last else died))
+            tell("lease_expired", unit, job)
+            if last:
+                tx.units.fail(unit, failure)
+                self._advance(tx, job)
+            elif tx.units.release(unit, error=failure):
                 tx.outbox.add([unit.id])
                 stop_if_idle(tx, job, self._clock.now())
+
+    def _advance(self, tx: UnitOfWork, job: Job) -> None:
+        advance(tx, job, self._pipelines[job.kind], self._clock.now())
 
     def _mark_failed(self, job_id: str, error: StorageFailure) -> None:
         try:
@@ -222,53 +237,3 @@ class Jobs:
                     tx.jobs.set_state(job_id, JobState.FAILED, error=failure_of(error), finished_at=now)
         except StorageFailure:
             return  # the database is what failed: its last committed state is still true, and resume goes on from it
-
-    def _view(self, job: Job, units: Sequence[Unit], reports: Sequence[StoredReport]) -> JobView:
-        return JobView(
-            id=job.id,
-            kind=job.kind,
-            name=job.name,
-            state=job.state,
-            created_at=job.created_at.isoformat(),
-            finished_at=None if job.finished_at is None else job.finished_at.isoformat(),
-            cancel_requested=job.cancel_requested,
-            error=job.error,
-            report_ids=tuple(report.report_id for report in reports),
-            units=tuple(self._unit_view(unit) for unit in units),
-        )
-
-    def _unit_view(self, unit: Unit) -> UnitView:
-        running = unit.state is UnitState.RUNNING
-        return UnitView(
-            key=unit.spec.key,
-            kind=unit.spec.kind,
-            state=unit.state,
-            attempt=unit.attempt,
-            worker=unit.worker,
-            stalled=running and unit.lease_until is not None and unit.lease_until < self._clock.now(),
-            progress=unit.progress,
-            error=unit.error,
-            seconds=None if unit.result is None else unit.result.seconds,
-        )
-
-
-def _changes(view: JobView, told: dict[str, UnitView]) -> list[JobEvent]:
-    """Events for the units that look different from when they were last told; `told` is brought up to date."""
-    finished = sum(unit.state in (UnitState.DONE, UnitState.FAILED) for unit in view.units)
-    events = []
-    for unit in view.units:
-        before = told.get(unit.key)
-        changed = before is None or before.state is not unit.state or before.progress != unit.progress
-        if changed and (before is not None or unit.state is not UnitState.PENDING):
-            events.append(
-                JobEvent(
-                    job_id=view.id,
-                    unit_key=unit.key,
-                    unit_state=unit.state,
-                    message=unit.progress,
-                    units_done=finished,
-                    units_known=len(view.units),
-                )
-            )
-        told[unit.key] = unit
-    return events

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from auditor.contracts.jobs import Failed, Finished, JobState, Progress, RunnerMessage, UnitResult, UnitSpec
-from auditor.service.records import Job, StoredArtifact, StoredReport, Submission, Unit
+from auditor.service.records import Job, QueuedUnit, Statistics, StoredArtifact, StoredReport, Submission, Unit
 
 
 class ArtifactStore(Protocol):
@@ -86,7 +86,7 @@ class Jobs(Protocol):
         ...
 
     def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:
-        """Move the job; `error` and `finished_at` are replaced."""
+        """Move the job; `error` and `finished_at` are replaced. Raises IllegalMove, see `auditor.service.states`."""
         ...
 
     def set_cancel_requested(self, job_id: str, requested: bool) -> None:
@@ -110,7 +110,7 @@ class Units(Protocol):
         ...
 
     def claim(self, unit_id: str, *, worker: str, now: datetime, lease_until: datetime) -> Unit | None:
-        """Take a pending unit, atomically; None when it is not pending (any more)."""
+        """Take this pending unit, atomically and whoever's turn it is; None when it is not pending (any more)."""
         ...
 
     def renew(self, unit: Unit, *, now: datetime, lease_until: datetime, progress: Progress | None) -> bool:
@@ -125,12 +125,47 @@ class Units(Protocol):
         """Mark a claimed unit failed; False when the claim was lost."""
         ...
 
-    def release(self, unit: Unit) -> bool:
-        """Give a claimed or failed unit back as pending; False when the claim was lost."""
+    def release(self, unit: Unit, *, error: Failed | None = None, not_before: datetime | None = None) -> bool:
+        """Give a claimed or failed unit back as pending; False when the claim was lost.
+
+        Args:
+            unit: as it was claimed.
+            error: why it has to run again; None keeps what is there.
+            not_before: `Queue.claim_next` leaves it until then.
+        """
         ...
 
     def expired(self, now: datetime) -> Sequence[Unit]:
         """Running units, of any job, whose lease ran out."""
+        ...
+
+
+class Queue(Protocol):
+    """The units of all jobs that wait for a worker, and whose turn it is."""
+
+    def claim_next(self, *, worker: str, now: datetime, lease_until: datetime, team_units: int) -> Unit | None:
+        """Take the unit whose turn it is, atomically; None when no unit may run.
+
+        That of the highest priority; of those, one of the team with the fewest running units; of those, one of the
+        oldest job; and of its units the first. Left out: jobs that are to stop, units that wait for a later time, and
+        teams that have `team_units` running already (0: no limit). A unit runs while its lease lasts.
+        """
+        ...
+
+    def waiting(self, now: datetime) -> Sequence[QueuedUnit]:
+        """Every unit that waits for a worker, in no order; teams at their limit are among them."""
+        ...
+
+    def running(self, now: datetime) -> Sequence[QueuedUnit]:
+        """Every unit under a live lease."""
+        ...
+
+    def typical_seconds(self) -> Mapping[str, float]:
+        """By kind of unit, the median of what the last finished ones took."""
+        ...
+
+    def statistics(self, now: datetime) -> Statistics:
+        """Counts for whoever watches the service."""
         ...
 
 
@@ -197,6 +232,11 @@ class UnitOfWork(Protocol):
         ...
 
     @property
+    def queue(self) -> Queue:
+        """The queue in this transaction."""
+        ...
+
+    @property
     def reports(self) -> Reports:
         """Reports in this transaction."""
         ...
@@ -220,10 +260,14 @@ A database that cannot be used raises StorageFailure.
 
 
 class JobQueue(Protocol):
-    """Tells workers that a unit waits. It may tell them twice or never: the database is the truth."""
+    """Wakes workers, which then ask the database whose turn it is. It may wake them twice or never."""
 
     def enqueue(self, unit_id: str) -> None:
         """Announce a unit; raises StorageFailure when the broker cannot be reached."""
+        ...
+
+    def backlog(self) -> int:
+        """How many announcements no worker has taken yet; raises StorageFailure when the broker cannot be reached."""
         ...
 
 

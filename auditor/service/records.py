@@ -80,8 +80,9 @@ class Unit:
 
     Attributes:
         attempt: how many times it was claimed; with the id it names one claim.
-        lease_until: when a claim counts as abandoned unless it is renewed.
+        lease_until: when a claim counts as abandoned unless it is renewed; workers leave a waiting unit until then.
         heartbeat_at: when the claim was last renewed.
+        error: why it failed; of a waiting unit: why it has to run again.
     """
 
     id: str
@@ -96,6 +97,24 @@ class Unit:
     progress: Progress | None = None
     result: UnitResult | None = None
     error: Failed | None = None
+
+
+@dataclass(frozen=True)
+class QueuedUnit:
+    """A unit that waits or runs, with what decides about its turn.
+
+    Attributes:
+        kind: of the unit, e.g. `attack`.
+        created_at: of the job.
+    """
+
+    unit_id: str
+    job_id: str
+    team_id: str
+    kind: str
+    priority: int
+    created_at: datetime
+    position: int
 
 
 @dataclass(frozen=True)
@@ -120,3 +139,30 @@ class StoredReport:
     verdict: str | None
     level: str | None
     created_at: datetime
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counts of everything stored.
+
+    Attributes:
+        jobs: by (kind, state as stored, team).
+        jobs_running: jobs with a unit under a live lease.
+        units: by (kind, state).
+        units_stalled: units that say they run, with a lease that has run out.
+        unit_seconds: by kind, what the finished ones took together.
+        units_redone: claims of units beyond each unit's first.
+        oldest_waiting: when the oldest job with a unit that waits for a worker was made.
+        outbox: units that are yet to be announced.
+        reports: by (kind, verdict); the verdict is empty where there is none.
+    """
+
+    jobs: dict[tuple[str, str, str], int]
+    jobs_running: int
+    units: dict[tuple[str, str], int]
+    units_stalled: int
+    unit_seconds: dict[str, float]
+    units_redone: int
+    oldest_waiting: datetime | None
+    outbox: int
+    reports: dict[tuple[str, str], int]

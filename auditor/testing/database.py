@@ -6,39 +6,24 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
 from auditor.contracts.jobs import Failed, JobState, Progress, UnitResult, UnitState
 from auditor.errors import NotFound, StorageFailure
 from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.states import require_move, unit_sources
+from auditor.testing.tables import Tables
+from auditor.testing.unit_queue import InMemoryUnitQueue, claimed
 
 R = TypeVar("R")
-
-
-@dataclass
-class _Tables:
-    """Everything that is committed."""
-
-    submissions: dict[str, Submission] = field(default_factory=dict)
-    jobs: dict[str, Job] = field(default_factory=dict)
-    units: dict[str, Unit] = field(default_factory=dict)
-    reports: dict[tuple[str, str], StoredReport] = field(default_factory=dict)
-    outbox: dict[int, str] = field(default_factory=dict)
-    sent: int = 0
-
-    def copy(self) -> _Tables:
-        """Records are frozen, so copying the dictionaries is enough."""
-        return _Tables(
-            dict(self.submissions), dict(self.jobs), dict(self.units), dict(self.reports), dict(self.outbox), self.sent
-        )
 
 
 class InMemorySubmissions:
     """Submissions in memory."""
 
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def add(self, submission: Submission) -> None:
@@ -55,7 +40,7 @@ class InMemorySubmissions:
 class InMemoryJobs:
     """Jobs in memory."""
 
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def add(self, job: Job) -> None:
@@ -81,8 +66,9 @@ class InMemoryJobs:
         return next((job for job in newest if (job.fingerprint, job.team_id) == (fingerprint, team_id)), None)
 
     def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:
-        """Move the job."""
+        """Move the job, if it may go there."""
         jobs = self._tables.jobs
+        require_move(job_id, jobs[job_id].state, state)
         jobs[job_id] = replace(jobs[job_id], state=state, error=error, finished_at=finished_at)
 
     def set_cancel_requested(self, job_id: str, requested: bool) -> None:
@@ -93,7 +79,7 @@ class InMemoryJobs:
 class InMemoryUnits:
     """Units in memory."""
 
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def add(self, units: Sequence[Unit]) -> None:
@@ -118,25 +104,25 @@ class InMemoryUnits:
         unit = self.get(unit_id)
         if unit.state is not UnitState.PENDING:
             return None
-        claim = {"worker": worker, "lease_until": lease_until, "heartbeat_at": now, "attempt": unit.attempt + 1}
-        return self._put(unit, state=UnitState.RUNNING, progress=None, error=None, **claim)
+        return self._put(unit, **claimed(unit, worker=worker, now=now, until=lease_until))
 
     def renew(self, unit: Unit, *, now: datetime, lease_until: datetime, progress: Progress | None) -> bool:
         """Heartbeat."""
-        return self._change(unit, heartbeat_at=now, lease_until=lease_until, progress=progress)
+        renewed = {"heartbeat_at": now, "lease_until": lease_until, "progress": progress}
+        return self._change(unit, (UnitState.RUNNING,), **renewed)
 
     def complete(self, unit: Unit, result: UnitResult) -> bool:
         """Mark done."""
-        return self._change(unit, state=UnitState.DONE, result=result, lease_until=None, progress=None)
+        return self._move(unit, UnitState.DONE, result=result)
 
     def fail(self, unit: Unit, error: Failed) -> bool:
         """Mark failed."""
-        return self._change(unit, state=UnitState.FAILED, error=error, lease_until=None, progress=None)
+        return self._move(unit, UnitState.FAILED, error=error)
 
-    def release(self, unit: Unit) -> bool:
+    def release(self, unit: Unit, *, error: Failed | None = None, not_before: datetime | None = None) -> bool:
         """Give back."""
-        states = (UnitState.RUNNING, UnitState.FAILED)
-        return self._change(unit, states, state=UnitState.PENDING, worker=None, lease_until=None, progress=None)
+        reason = {} if error is None else {"error": error}
+        return self._move(unit, UnitState.PENDING, worker=None, lease_until=not_before, **reason)
 
     def expired(self, now: datetime) -> Sequence[Unit]:
         """Running units whose lease ran out."""
@@ -144,7 +130,11 @@ class InMemoryUnits:
         late = [unit for unit in running if unit.lease_until is not None and unit.lease_until < now]
         return sorted(late, key=lambda unit: (unit.job_id, unit.position))
 
-    def _change(self, unit: Unit, states: Sequence[UnitState] = (UnitState.RUNNING,), **values: Any) -> bool:
+    def _move(self, unit: Unit, after: UnitState, **values: Any) -> bool:
+        ended = {"lease_until": None, "progress": None, "state": after}
+        return self._change(unit, unit_sources(after), **ended | values)
+
+    def _change(self, unit: Unit, states: Sequence[UnitState], **values: Any) -> bool:
         current = self.get(unit.id)
         if current.attempt != unit.attempt or current.state not in states:
             return False
@@ -159,7 +149,7 @@ class InMemoryUnits:
 class InMemoryReports:
     """Reports in memory."""
 
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def add(self, report: StoredReport) -> None:
@@ -192,7 +182,7 @@ class InMemoryReports:
 class InMemoryOutbox:
     """Units to announce, in memory."""
 
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def add(self, unit_ids: Sequence[str]) -> None:
@@ -228,6 +218,7 @@ class InMemoryUnitOfWork:
     submissions: InMemorySubmissions
     jobs: InMemoryJobs
     units: InMemoryUnits
+    queue: InMemoryUnitQueue
     reports: InMemoryReports
     outbox: InMemoryOutbox
     references: InMemoryReferences
@@ -246,7 +237,7 @@ class InMemoryTransactions:
         self.broken = False
         self.committed = 0
         self.before_commit: Callable[[InMemoryUnitOfWork], None] = lambda _work: None
-        self.tables = _Tables()
+        self.tables = Tables()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -262,6 +253,7 @@ class InMemoryTransactions:
                 InMemorySubmissions(tables),
                 InMemoryJobs(tables),
                 InMemoryUnits(tables),
+                InMemoryUnitQueue(tables),
                 InMemoryReports(tables),
                 InMemoryOutbox(tables),
                 InMemoryReferences(tables),

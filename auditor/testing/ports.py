@@ -84,6 +84,12 @@ class InMemoryQueue:
             raise StorageFailure("the broker could not be reached")
         self.sent.append(unit_id)
 
+    def backlog(self) -> int:
+        """What nobody took."""
+        if self.down:
+            raise StorageFailure("the broker could not be reached")
+        return len(self.sent)
+
 
 class SetClock:
     """A clock that stands still until it is moved; sleeping moves it."""

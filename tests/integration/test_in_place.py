@@ -13,7 +13,7 @@ from auditor.contracts.manifest import Manifest
 from auditor.contracts.policy import Policy
 from auditor.errors import InvalidInput
 from auditor.service.audits import SubmitRequest
-from auditor.service.execution import LEASE
+from auditor.service.claims import ClaimRules
 from auditor.settings import Settings
 from auditor.testing.handlers import wait_for
 
@@ -92,8 +92,9 @@ def test_a_runner_killed_from_outside_fails_its_unit_and_the_job_tells_the_truth
     view = services.jobs.run_in_place(submit(services, tmp_path, "killed"))
     assert view.state is JobState.DONE
     (killed,) = [unit for unit in view.units if unit.key == "attack/ppa/0"]
-    assert killed.error.code == "runner_failure"
+    assert killed.error.code == "runner_died"
     assert "SIGKILL" in killed.error.problems[0]
+    assert (killed.attempt, killed.error.problems[1]) == (3, "tried 3 times")
 
 
 def test_ctrl_c_leaves_no_process_and_a_job_that_can_be_resumed(services, settings, tmp_path):
@@ -123,7 +124,7 @@ def test_kill_9_of_the_whole_program_is_seen_and_can_be_resumed(services, settin
     wait_for(lambda: runner_processes(tmp_path) == [])
     assert states(services.jobs.status(job_id))["attack/ppa/0"] is UnitState.RUNNING
     real = services.jobs._clock.now
-    monkeypatch.setattr(services.jobs._clock, "now", lambda: real() + LEASE * 1.1)
+    monkeypatch.setattr(services.jobs._clock, "now", lambda: real() + ClaimRules().lease * 1.1)
     (stalled,) = [unit for unit in services.jobs.status(job_id).units if unit.state is UnitState.RUNNING]
     assert stalled.stalled
     (settings.home / "cache" / "go").write_text("")

@@ -1,5 +1,6 @@
 """The use-cases on in-memory ports: every path an audit can take, without a process, a disk or a database."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,17 +10,20 @@ from auditor.contracts.jobs import JobKind, JobState, UnitState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy
-from auditor.errors import Cancelled, InvalidInput, NotFound, RunnerFailure, StorageFailure, WaitTimeout
+from auditor.errors import Cancelled, InvalidInput, NotFound, RunnerDied, RunnerFailure, StorageFailure, WaitTimeout
 from auditor.service.audits import Audits, SubmitRequest
-from auditor.service.execution import LEASE, MAX_ATTEMPTS, Executor
+from auditor.service.claims import ClaimRules
+from auditor.service.execution import Executor
 from auditor.service.jobs import Jobs
 from auditor.service.pipeline import AUDIT
 from auditor.service.plans import plan_problems
+from auditor.service.reaper import Reaped, Reaper
 from auditor.testing.database import InMemoryTransactions
 from auditor.testing.handlers import PLAN, fast_handlers
 from auditor.testing.ports import InMemoryQueue, InMemoryStore, InProcessRunner, SetClock
 from auditor.testing.reports import sample_report
 
+RULES = ClaimRules()
 ALL_UNITS = [
     "prepare",
     "attack/ppa/0", "attack/ppa/1",
@@ -55,6 +59,7 @@ class House:
             clock=self.clock,
             pipelines={JobKind.AUDIT: AUDIT},
         )
+        self.reaper = Reaper(transactions=self.transactions, jobs=self.jobs, queue=self.queue, clock=self.clock)
         self.audits = Audits(
             store=self.store,
             transactions=self.transactions,
@@ -388,7 +393,7 @@ def test_when_the_database_goes_away_while_a_unit_runs_its_lease_brings_it_back(
     house.replace("prepare", prepare)
     assert states(house.jobs.status(started.job_id)) == {"prepare": UnitState.RUNNING}
     assert house.jobs.status(started.job_id).units[0].stalled is False
-    house.clock.sleep(LEASE.total_seconds() + 1)
+    house.clock.sleep(RULES.lease.total_seconds() + 1)
     assert house.jobs.status(started.job_id).units[0].stalled is True, "truthful: nobody works on it"
     assert house.jobs.recover() == 1
     house.work()
@@ -418,15 +423,15 @@ def test_a_broken_database_in_place_is_told_as_such(house):
 def test_a_unit_that_keeps_killing_its_worker_is_given_up(house):
     started = house.submit()
     unit_id = house.queue.sent.popleft()
-    for attempt in range(MAX_ATTEMPTS):
+    for attempt in range(RULES.max_attempts):
         with house.transactions() as tx:
             now = house.clock.now()
-            assert tx.units.claim(unit_id, worker="w", now=now, lease_until=now + LEASE) is not None, attempt
-        house.clock.sleep(LEASE.total_seconds() + 1)
+            assert tx.units.claim(unit_id, worker="w", now=now, lease_until=now + RULES.lease) is not None, attempt
+        house.clock.sleep(RULES.lease.total_seconds() + 1)
         assert house.jobs.recover() == 1
     view = house.jobs.status(started.job_id)
     assert view.state is JobState.FAILED
-    assert "died 3 times" in view.error.problems[0]
+    assert view.error.problems == ("the worker that ran unit 'prepare' died; tried 3 times",)
     house.jobs.resume(started.job_id)
     assert house.jobs.run_in_place(started.job_id).state is JobState.DONE, "a person may still try again"
 
@@ -438,10 +443,12 @@ def test_a_claim_that_was_lost_changes_nothing(house):
     prepare = house.handlers["prepare"]
 
     def sleep_through(unit, workspace, session):
-        house.clock.sleep(LEASE.total_seconds() + 1)
+        house.clock.sleep(RULES.lease.total_seconds() + 1)
         house.jobs.recover()
         with house.transactions() as tx:
-            assert tx.units.claim(unit_id, worker="other", now=house.clock.now(), lease_until=house.clock.now() + LEASE)
+            assert tx.units.claim(
+                unit_id, worker="other", now=house.clock.now(), lease_until=house.clock.now() + RULES.lease
+            )
         return prepare(unit, workspace, session)
 
     house.replace("prepare", sleep_through)
@@ -461,6 +468,191 @@ def test_followers_are_announced_even_if_the_first_delivery_died_before_it_could
     assert house.executor.execute_unit(first) is False
     house.work()
     assert house.jobs.status(started.job_id).state is JobState.DONE
+
+
+def test_a_runner_that_dies_is_tried_again_and_its_reason_shown(house):
+    started = house.submit()
+    prepare, tries = house.handlers["prepare"], []
+
+    def die_once(unit, workspace, session):
+        tries.append(unit.key)
+        if len(tries) == 1:
+            raise RunnerDied("the runner process was killed by SIGKILL")
+        return prepare(unit, workspace, session)
+
+    house.replace("prepare", die_once)
+    assert house.executor.execute_next() is True
+    (unit,) = house.jobs.status(started.job_id).units
+    assert (unit.state, unit.attempt, unit.error.problems) == (
+        UnitState.PENDING, 1, ("the runner process was killed by SIGKILL",),
+    )  # fmt: skip
+    assert house.executor.execute_next() is False, "not before its time"
+    house.clock.sleep(RULES.retry_delay_s)
+    assert house.executor.execute_next() is True
+    (unit, *_) = house.jobs.status(started.job_id).units
+    assert (unit.state, unit.attempt, unit.error) == (UnitState.DONE, 2, None)
+
+
+def test_a_store_that_stays_full_is_tried_three_times_ever_later_and_then_told(house):
+    started = house.submit()
+    house.store.full = True
+    waits = []
+    for _ in range(RULES.max_attempts):
+        while house.transactions.tables.jobs[started.job_id].state is not JobState.FAILED:
+            try:
+                assert house.executor.execute_next() is False
+                house.clock.sleep(1)
+                waits.append(1)
+            except StorageFailure:
+                waits.append(0)
+                break
+    view = house.jobs.status(started.job_id)
+    assert (view.state, view.error.code, view.error.problems[1]) == (
+        JobState.FAILED,
+        "storage_failure",
+        "tried 3 times",
+    )
+    assert waits == [0, *[1] * 5, 0, *[1] * 10, 0]
+    assert house.executor.execute_next() is False
+
+
+def test_a_units_own_failure_is_never_tried_again(house):
+    started = house.submit("broken-prepare")
+    assert house.executor.execute_next() is True
+    assert house.executor.execute_next() is False
+    (unit,) = house.jobs.status(started.job_id).units
+    assert (unit.state, unit.attempt) == (UnitState.FAILED, 1)
+
+
+def test_a_database_that_restarts_while_a_unit_is_settled_costs_nothing(house):
+    started = house.submit()
+    prepare = house.handlers["prepare"]
+
+    def lose_database(unit, workspace, session):
+        house.transactions.broken = True
+        return prepare(unit, workspace, session)
+
+    sleep = house.clock.sleep
+    house.replace("prepare", lose_database)
+    house.clock.sleep = lambda seconds: [sleep(seconds), setattr(house.transactions, "broken", False)]
+    assert house.executor.execute_next() is True
+    (unit, *_) = house.jobs.status(started.job_id).units
+    assert (unit.key, unit.state, unit.attempt) == ("prepare", UnitState.DONE, 1)
+
+
+def test_a_worker_whose_claim_was_lost_stops_its_runner(house):
+    house.executor.rules = replace(RULES, heartbeat_s=0.0)
+    started = house.submit()
+    unit_id = house.queue.sent[0]
+    seen = []
+
+    def run(unit, root, *, on_message, should_stop):
+        seen.append(should_stop())
+        house.clock.sleep(RULES.lease.total_seconds() + 1)
+        house.jobs.recover()
+        with house.transactions() as tx:
+            assert tx.units.claim(unit_id, worker="other", now=house.clock.now(), lease_until=house.clock.now())
+        seen.append(should_stop())
+        raise Cancelled("stopped")
+
+    house.runner.run = run
+    assert house.executor.execute_next() is True
+    assert seen == [False, True]
+    (unit,) = house.jobs.status(started.job_id).units
+    assert (unit.state, unit.worker, unit.attempt) == (UnitState.RUNNING, "other", 2)
+
+
+# --- the queue and the reaper
+
+
+def test_a_worker_takes_what_is_next_until_nothing_waits(house):
+    first = house.submit("one")
+    house.clock.sleep(1)
+    second = house.submit("two")
+    while house.executor.execute_next():
+        pass
+    assert {house.jobs.status(started.job_id).state for started in (first, second)} == {JobState.DONE}
+    assert house.runner.ran == ["check", "check", *ALL_UNITS, *ALL_UNITS]
+
+
+def test_an_interrupted_worker_gives_its_unit_back(house):
+    started = house.submit()
+    with pytest.raises(Cancelled):
+        house.executor.execute_next(interrupted=lambda: True)
+    view = house.jobs.status(started.job_id)
+    assert (view.state, states(view), view.cancel_requested) == (
+        JobState.QUEUED, {"prepare": UnitState.PENDING}, False,
+    )  # fmt: skip
+    while house.executor.execute_next():
+        pass
+    assert house.jobs.status(started.job_id).state is JobState.DONE
+
+
+def test_jobs_that_wait_say_where_and_for_how_long(house):
+    done = house.submit("one")
+    house.jobs.run_in_place(done.job_id)
+    house.clock.sleep(1)
+    first = house.submit("two")
+    house.clock.sleep(1)
+    second = house.submit("three")
+    assert house.jobs.status(done.job_id).queue_position is None
+    view = house.jobs.status(first.job_id)
+    assert (view.queue_position, view.eta_s) == (1, 0.0)
+    view = house.jobs.status(second.job_id)
+    assert (view.queue_position, view.eta_s) == (2, 1.0), "the runner of these tests takes a second for each unit"
+    assert [view.queue_position for view in house.jobs.list()] == [2, 1, None]
+
+
+def test_a_job_is_shown_running_only_under_a_live_lease(house):
+    started = house.submit()
+    with house.transactions() as tx:
+        now = house.clock.now()
+        tx.queue.claim_next(worker="w", now=now, lease_until=now + RULES.lease, team_units=0)
+        tx.jobs.set_state(started.job_id, JobState.RUNNING, error=None, finished_at=None)
+    view = house.jobs.status(started.job_id)
+    assert (view.state, view.stalled, view.queue_position) == (JobState.RUNNING, False, None)
+    house.clock.sleep(RULES.lease.total_seconds() + 1)
+    for view in (house.jobs.status(started.job_id), *house.jobs.list()):
+        assert (view.state, view.stalled) == (JobState.QUEUED, True)
+    house.reaper.reap()
+    view = house.jobs.status(started.job_id)
+    assert (view.state, view.stalled, view.queue_position) == (JobState.QUEUED, False, 1)
+    assert "died" in view.units[0].error.problems[0]
+
+
+def test_what_a_broker_forgot_is_announced_again_and_only_once(house):
+    first, second = house.submit("one"), house.submit("two")
+    house.queue.sent.clear()
+    assert house.reaper.reap() == Reaped(put_back=0, announced=2)
+    assert house.reaper.reap() == Reaped(put_back=0, announced=0)
+    house.queue.sent.popleft()
+    assert house.reaper.reap() == Reaped(put_back=0, announced=1)
+    while house.executor.execute_next():
+        pass
+    assert {house.jobs.status(job.job_id).state for job in (first, second)} == {JobState.DONE}
+    house.queue.sent.clear()
+    assert house.reaper.reap() == Reaped(put_back=0, announced=0)
+
+
+def test_the_reaper_sends_what_could_not_be_sent(house):
+    house.queue.down = True
+    with pytest.raises(StorageFailure):
+        house.submit()
+    with pytest.raises(StorageFailure):
+        house.reaper.reap()
+    house.queue.down = False
+    house.reaper.reap()
+    assert (len(house.queue.sent), house.transactions.tables.outbox) == (1, {})
+
+
+def test_a_job_resumed_while_a_unit_of_it_still_runs_is_running(house):
+    started = house.submit()
+    now = house.clock.now()
+    with house.transactions() as tx:
+        unit = tx.queue.claim_next(worker="w", now=now, lease_until=now + RULES.lease, team_units=0)
+        tx.jobs.set_state(started.job_id, JobState.FAILED, error=None, finished_at=now)
+    assert unit is not None
+    assert house.jobs.resume(started.job_id).state is JobState.RUNNING
 
 
 # --- stop and go on
@@ -498,8 +690,8 @@ def test_cancelling_a_waiting_job_stops_it_at_once_and_its_messages_do_nothing(h
     assert house.jobs.status(started.job_id).state is JobState.DONE
 
 
-def test_cancelling_a_running_job_stops_its_unit(house, monkeypatch):
-    monkeypatch.setattr("auditor.service.execution.HEARTBEAT_S", 0.0)
+def test_cancelling_a_running_job_stops_its_unit(house):
+    house.executor.rules = replace(RULES, heartbeat_s=0.0)
     started = house.submit()
     real = house.runner.run
 
@@ -518,8 +710,8 @@ def test_cancelling_a_running_job_stops_its_unit(house, monkeypatch):
     assert states(view) == {"prepare": UnitState.PENDING}
 
 
-def test_a_heartbeat_survives_a_database_that_restarts(house, monkeypatch):
-    monkeypatch.setattr("auditor.service.execution.HEARTBEAT_S", 0.0)
+def test_a_heartbeat_survives_a_database_that_restarts(house):
+    house.executor.rules = replace(RULES, heartbeat_s=0.0)
     started = house.submit()
     real = house.runner.run
 

@@ -94,7 +94,7 @@ def test_records_come_back_as_they_went_in(filled):
 def test_a_block_that_raises_changes_nothing(filled):
     def change_much_and_raise():
         with filled() as tx:
-            tx.jobs.set_state(JOB.id, JobState.DONE, error=None, finished_at=NOW)
+            tx.jobs.set_state(JOB.id, JobState.RUNNING, error=None, finished_at=None)
             tx.units.add([unit(3)])
             tx.outbox.add([unit(1).id])
             raise RuntimeError
