@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types imports serve worker migrate bench clean
+.PHONY: help setup demo test test-fast lint types imports serve worker migrate bench chaos load clean
 
 help: ## List the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,12 @@ bench: $(STAMP) ## The benchmark tables, as ratios measured in one run
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.fisher
 	$(BIN)/python -m benchmarks.priors
+
+chaos: $(STAMP) ## Sixty-five faults on real PostgreSQL, Redis and workers: is anything lost or doubled?
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chaos
+
+load: $(STAMP) ## Many submissions at once: latencies, and whether the queue drains in order of fairness
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -135,15 +135,21 @@ def _isolation(settings: Any) -> tuple[str, bool, str]:
 
 
 def worker(
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Units at a time; one per GPU.")] = 1,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Units at a time, without --gpus.")] = 1,
+    gpus: Annotated[str, typer.Option("--gpus", help="GPUs, e.g. 0,1: one unit at a time on each.")] = "",
+    drain_timeout: Annotated[
+        float, typer.Option("--drain-timeout", min=0, help="Seconds that a running unit may go on after SIGTERM.")
+    ] = 600.0,
 ) -> None:
-    """Start a Celery worker (needs AUDITOR_BROKER_URL)."""
+    """Start a Celery worker (needs AUDITOR_BROKER_URL). SIGTERM drains it; a second one, or SIGQUIT, stops it now."""
     settings = read_settings()
     if settings.broker_url is None:
         raise InvalidInput(
             "AUDITOR_BROKER_URL is not set", remedy="Set it to the Redis address, e.g. redis://localhost:6379/0."
         )
-    raise typer.Exit(importlib.import_module("workers.lifecycle").run_worker(settings, concurrency))
+    run_worker = importlib.import_module("workers.lifecycle").run_worker
+    names = tuple(name.strip() for name in gpus.split(",")) if gpus else ()
+    raise typer.Exit(run_worker(settings, concurrency, gpus=names, drain_timeout_s=drain_timeout))
 
 
 def migrate() -> None:

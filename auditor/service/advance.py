@@ -50,7 +50,12 @@ def _add_ready_units(tx: UnitOfWork, job: Job, pipeline: Pipeline, units: Sequen
     done = {unit.spec.key: unit.result for unit in units if unit.result is not None}
     failed = {unit.spec.key: unit.error for unit in units if unit.state is UnitState.FAILED and unit.error}
     known = {unit.spec.key for unit in units}
-    ready = pipeline.next_units(job.payload, done, failed)
+    try:
+        ready = pipeline.next_units(job.payload, done, failed)
+    except AuditorError:
+        raise
+    except Exception as error:  # a defect, or a payload of another version: this job fails, the queue goes on
+        raise AuditorError(f"the pipeline raised {type(error).__name__}: {error}") from error
     new = [
         Unit(id=secrets.token_hex(16), job_id=job.id, position=len(units) + offset, spec=spec)
         for offset, spec in enumerate(spec for spec in ready if spec.key not in known)

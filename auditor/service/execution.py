@@ -250,8 +250,7 @@ class Executor:
 
         A claim that cannot be given back, because the database cannot be reached, ends with its lease.
         """
-        faulty = isinstance(error, RunnerDied | StorageFailure)
-        failure = failure_of(error) if faulty and isinstance(error, AuditorError) else None
+        failure = None if isinstance(error, Cancelled) or not isinstance(error, Exception) else _failure_of(error)
         with suppress(StorageFailure):
             if failure is not None and unit.attempt >= self.rules.max_attempts:
                 tried = f"tried {unit.attempt} times"
@@ -275,6 +274,11 @@ class Executor:
             finished = sum(other.state in (UnitState.DONE, UnitState.FAILED) for other in units)
             event = event.model_copy(update={"units_done": finished, "units_known": len(units)})
         on_event(event)
+
+
+def _failure_of(error: Exception) -> Failed:
+    """What is no AuditorError is a defect."""
+    return failure_of(error if isinstance(error, AuditorError) else AuditorError(f"{type(error).__name__}: {error}"))
 
 
 def _goes_on(job: Job) -> bool:

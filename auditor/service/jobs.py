@@ -205,12 +205,16 @@ class Jobs:
     def recover(self) -> int:
         """Put back every unit whose worker died (its lease ran out); returns how many. Workers do it as they start."""
         with self._transactions() as tx:
-            expired = tx.units.expired(self._clock.now())
-            for job_id in sorted({unit.job_id for unit in expired}):
+            job_ids = sorted({unit.job_id for unit in tx.units.expired(self._clock.now())})
+        found = 0
+        for job_id in job_ids:
+            with self._transactions() as tx:
                 tx.jobs.get(job_id, lock=True)
-            self._recover(tx, expired)
+                expired = [unit for unit in tx.units.expired(self._clock.now()) if unit.job_id == job_id]
+                self._recover(tx, expired)
+            found += len(expired)
         self._executor.announce()
-        return len(expired)
+        return found
 
     def _recover(self, tx: UnitOfWork, expired: Sequence[Unit]) -> None:
         for unit in expired:

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import socket
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from auditor.errors import RunnerFailure, StorageFailure
 
+_OWNER = re.compile(r"unit-(?P<pid>\d+)@(?P<host>.+)-[^-]+")
+
 
 def unit_folder(scratch: Path) -> tempfile.TemporaryDirectory[str]:
-    """A new folder for one unit's files, gone when the block ends."""
+    """A new folder for one unit's files, gone when the block ends. Its name says whose it is, see `sweep`."""
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=scratch, prefix="unit-")
+        return tempfile.TemporaryDirectory(dir=scratch, prefix=f"unit-{os.getpid()}@{socket.gethostname()}-")
     except OSError as error:
         raise StorageFailure(f"no folder for the unit's files could be made: {error.strerror}") from error
+
+
+def sweep(scratch: Path, *, older_than_s: float) -> int:
+    """Remove what processes left that were killed: private images may be among it. Returns how many folders.
+
+    Args:
+        scratch: the folder of all units' folders; several machines may share it.
+        older_than_s: a folder of another machine is removed after this long, which is longer than any unit runs.
+    """
+    found = 0
+    for folder in scratch.glob("unit-*"):
+        owner = _OWNER.fullmatch(folder.name)
+        with suppress(OSError):  # another process sweeps too
+            here = owner is not None and owner["host"] == socket.gethostname()
+            dead = owner is not None and here and not Path(f"/proc/{owner['pid']}").exists()
+            if dead or (not here and time.time() - folder.stat().st_mtime > older_than_s):
+                shutil.rmtree(folder)
+                found += 1
+    return found
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -7,7 +7,9 @@ database and queue. What they should do beyond that is written in the submission
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -43,7 +45,8 @@ def fast_handlers() -> dict[str, Handler]:
 
     `refused`: the check refuses it. `broken-attack`: the first attack raises. `broken-prepare`, `broken-finish`: so do
     they. `killed`: the first attack's process is killed. `noisy`: handlers print. `slow`: the first attack waits
-    until it is stopped, or until a file `go` appears in the shared cache.
+    until it is stopped, or until a file `go` appears in the shared cache. `stubborn`: it waits with a child process,
+    and cannot be asked to stop. `paired`: its two units wait for each other. `takes-500ms`: every attack does.
     """
     return {"check": _check, "prepare": _prepare, "attack": _attack, "fisher": _fisher, "finish": _finish}
 
@@ -81,6 +84,12 @@ def _attack(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str,
             os.kill(os.getpid(), signal.SIGKILL)
         if "slow" in _model_name(workspace):
             _wait(workspace, session)
+        if "stubborn" in _model_name(workspace):
+            _wait_deaf(workspace, session)
+    if takes := re.search(r"takes-(\d+)ms", _model_name(workspace)):
+        session.stopped.wait(int(takes[1]) / 1000)
+    if "paired" in _model_name(workspace) and unit.key.startswith("attack/ppa/"):
+        _meet(workspace, unit)
     if "noisy" in _model_name(workspace):
         print("this is not the protocol")  # noqa: T201 - that is the point
         os.write(1, b"nor is this\n")
@@ -88,7 +97,8 @@ def _attack(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str,
     workspace.output("recon.npz").write_bytes(unit.key.encode())
     workspace.output("outcome.json").write_text("{}")
     session.tick("attack", 1, 1)
-    return {"forward_queries": 10, "classes": unit.params["classes"]}
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return {"forward_queries": 10, "classes": unit.params["classes"], "gpu": gpu}
 
 
 def _fisher(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
@@ -109,6 +119,19 @@ def _model_name(workspace: Workspace) -> str:
 def _fail_if(workspace: Workspace, word: str) -> None:
     if word in _model_name(workspace):
         raise UnsupportedModel(f"this model is {word}")
+
+
+def _meet(workspace: Workspace, unit: UnitSpec) -> None:
+    (workspace.cache / f"met-{unit.params['chunk']}").write_text("")
+    wait_for(lambda: all((workspace.cache / f"met-{chunk}").exists() for chunk in (0, 1)))
+
+
+def _wait_deaf(workspace: Workspace, session: Session) -> None:
+    """With a child, told by its process number in the progress; both go on whatever they are asked."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["/bin/sleep", "60"])
+    session.tick(f"{os.getpid()} {child.pid}", 0, 1)
+    wait_for(lambda: (workspace.cache / "go").exists())
 
 
 def _wait(workspace: Workspace, session: Session) -> None:

@@ -1,9 +1,5 @@
 """A real Celery worker on a real Redis and a real PostgreSQL, computing in real runner processes."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,17 +14,12 @@ from auditor.errors import InvalidInput, StorageFailure
 from auditor.service.audits import SubmitRequest
 from auditor.settings import Settings
 from auditor.testing.handlers import wait_for
+from auditor.testing.worker import WorkerProcess
 from workers.app import build_app
 from workers.lifecycle import run_worker
 
 pytestmark = pytest.mark.integration
 HANDLERS = "auditor.testing.handlers:fast_handlers"
-WORKER = (
-    "import sys\n"
-    "from auditor.settings import Settings\n"
-    "from workers.lifecycle import run_worker\n"
-    f"sys.exit(run_worker(Settings(), 2, handlers={HANDLERS!r}))\n"
-)
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +39,8 @@ def services(settings):
 
 @pytest.fixture(scope="module")
 def worker(settings):
-    """A running worker; its process and its log file."""
-    environment = os.environ | {
-        "AUDITOR_HOME": str(settings.home),
-        "AUDITOR_DATABASE_URL": settings.database_url.get_secret_value(),
-        "AUDITOR_BROKER_URL": settings.broker_url.get_secret_value(),
-    }
-    log = settings.home / "worker.log"
-    with log.open("wb") as handle:
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", WORKER], env=environment, stdout=handle, stderr=handle, cwd=settings.home
-        )
-    try:
-        wait_for(lambda: b" ready." in log.read_bytes() or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
-        yield process, log
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGQUIT)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with WorkerProcess(settings, handlers=HANDLERS, concurrency=2) as worker:
+        yield worker
 
 
 def submit(services, tmp_path, name):
@@ -84,10 +54,9 @@ def states(view):
 
 
 def test_a_whole_job_through_broker_and_database(services, worker, tmp_path):
-    _process, log = worker
     job_id = submit(services, tmp_path, "broken-attack")
     view = services.jobs.wait(job_id, timeout_s=90)
-    assert view.state is JobState.DONE, log.read_text()
+    assert view.state is JobState.DONE, worker.text
     assert states(view).pop("attack/ppa/0") is UnitState.FAILED
     assert sum(state is UnitState.DONE for state in states(view).values()) == len(view.units) - 1
     assert services.audits.get_report(job_id).id == view.report_ids[-1]
@@ -107,20 +76,21 @@ def test_a_unit_that_runs_is_cancelled_within_seconds_and_resumed(services, work
 
 
 def test_neither_worker_nor_pool_process_imports_torch(services, worker, tmp_path):
-    process, _log = worker
     job_id = submit(services, tmp_path, "plain")
     services.jobs.wait(job_id, timeout_s=90)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) >= 2
-    for pid in [process.pid, *children]:
+    assert len(worker.pool()) == 2
+    for pid in [worker.process.pid, *worker.pool()]:
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
 def test_a_worker_needs_a_broker_and_a_migrated_database(settings, postgres_url):
     with pytest.raises(InvalidInput, match="broker"):
         run_worker(settings.model_copy(update={"broker_url": None}))
-    with pytest.raises(InvalidInput, match="at least one"):
-        run_worker(settings, 0)
+    with pytest.raises(InvalidInput) as caught:
+        run_worker(settings, 0, gpus=("0", "0"), drain_timeout_s=-1)
+    says = ("at least one process", "named once, not '0,0'", "AUDITOR_DEVICE is cpu", "cannot be negative")
+    assert len(caught.value.problems) == len(says)
+    assert all(part in problem for part, problem in zip(says, caught.value.problems, strict=True))
     old = settings.model_copy(update={"database_url": SecretStr(postgres_url)})
     with pytest.raises(StorageFailure, match="'nothing'"):
         run_worker(old)

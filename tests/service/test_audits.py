@@ -1,5 +1,8 @@
 """The use-cases on in-memory ports: every path an audit can take, without a process, a disk or a database."""
 
+import os
+import socket
+import subprocess
 from dataclasses import replace
 from datetime import timedelta
 
@@ -59,7 +62,14 @@ class House:
             clock=self.clock,
             pipelines={JobKind.AUDIT: AUDIT},
         )
-        self.reaper = Reaper(transactions=self.transactions, jobs=self.jobs, queue=self.queue, clock=self.clock)
+        self.reaper = Reaper(
+            transactions=self.transactions,
+            jobs=self.jobs,
+            queue=self.queue,
+            clock=self.clock,
+            scratch=tmp_path / "scratch",
+            unit_timeout_s=60,
+        )
         self.audits = Audits(
             store=self.store,
             transactions=self.transactions,
@@ -643,6 +653,25 @@ def test_the_reaper_sends_what_could_not_be_sent(house):
     house.queue.down = False
     house.reaper.reap()
     assert (len(house.queue.sent), house.transactions.tables.outbox) == (1, {})
+
+
+def test_folders_of_killed_processes_are_swept_and_no_others(house):
+    scratch, host = house.tmp_path / "scratch", socket.gethostname()
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    names = {
+        f"unit-{gone.pid}@{host}-abc": True,
+        f"unit-{os.getpid()}@{host}-abc": False,
+        "unit-1@elsewhere-abc": False,
+        "unit-1@long-ago-abc": True,
+        "mine": False,
+    }
+    for name in names:
+        (scratch / name).mkdir(parents=True)
+        (scratch / name / "private.npz").write_bytes(b"private")
+    os.utime(scratch / "unit-1@long-ago-abc", (0, 0))
+    assert house.reaper.reap().swept == 2
+    assert {name: not (scratch / name).exists() for name in names} == names
 
 
 def test_a_job_resumed_while_a_unit_of_it_still_runs_is_running(house):
