@@ -43,13 +43,16 @@ class SqlQueue:
             .group_by(JobRow.team_id)
             .subquery()
         )
+        served = _served().subquery()
         held = func.coalesce(shares.c.units, 0)
+        turn = (held, served.c.at.asc().nulls_first())
         query = (
             select(UnitRow.id)
             .join(JobRow, JobRow.id == UnitRow.job_id)
             .outerjoin(shares, shares.c.team_id == JobRow.team_id)
+            .outerjoin(served, served.c.team_id == JobRow.team_id)
             .where(_may_run(now))
-            .order_by(JobRow.priority.desc(), held, JobRow.created_at, JobRow.id, UnitRow.position)
+            .order_by(JobRow.priority.desc(), *turn, JobRow.created_at, JobRow.id, UnitRow.position)
             .limit(1)
             .with_for_update(of=UnitRow, skip_locked=True, key_share=True)
         )
@@ -71,6 +74,11 @@ class SqlQueue:
     def running(self, now: datetime) -> Sequence[QueuedUnit]:
         """Units under a live lease."""
         return self._queued(_under_lease(now))
+
+    def served(self) -> Mapping[str, datetime]:
+        """When each team was last served."""
+        rows = self._session.execute(_served()).all()
+        return {team_id: at for team_id, at in rows if at is not None}
 
     def typical_seconds(self) -> Mapping[str, float]:
         """Medians over the last finished units."""
@@ -141,6 +149,16 @@ def claimed(*, worker: str, now: datetime, until: datetime) -> dict[str, Any]:
         "progress": None,
         "error": None,
     }
+
+
+def _served() -> Any:
+    """Team and time of its last heartbeat, over jobs that go on: those are few, however many have ended."""
+    return (
+        select(JobRow.team_id, func.max(UnitRow.heartbeat_at).label("at"))
+        .join(UnitRow, UnitRow.job_id == JobRow.id)
+        .where(JobRow.state.in_(_LIVE))
+        .group_by(JobRow.team_id)
+    )
 
 
 def _under_lease(now: datetime) -> Any:

@@ -146,9 +146,10 @@ class Queue(Protocol):
     def claim_next(self, *, worker: str, now: datetime, lease_until: datetime, team_units: int) -> Unit | None:
         """Take the unit whose turn it is, atomically; None when no unit may run.
 
-        That of the highest priority; of those, one of the team with the fewest running units; of those, one of the
-        oldest job; and of its units the first. Left out: jobs that are to stop, units that wait for a later time, and
-        teams that have `team_units` running already (0: no limit). A unit runs while its lease lasts.
+        That of the highest priority; of those, one of the team with the fewest running units; of such teams, the one
+        that was served longest ago; of its units, one of the oldest job; and of that the first. A unit runs while its
+        lease lasts. Left out: jobs that are to stop, units that wait for a later time, and teams that have
+        `team_units` running already (0: no limit).
         """
         ...
 
@@ -158,6 +159,10 @@ class Queue(Protocol):
 
     def running(self, now: datetime) -> Sequence[QueuedUnit]:
         """Every unit under a live lease."""
+        ...
+
+    def served(self) -> Mapping[str, datetime]:
+        """By team, when a unit of it was last taken or heard of; jobs that ended do not count any more."""
         ...
 
     def typical_seconds(self) -> Mapping[str, float]:

@@ -29,7 +29,7 @@ class InMemoryUnitQueue:
         waiting = [unit for unit in self.waiting(now) if not team_units or held[unit.team_id] < team_units]
         if not waiting:
             return None
-        unit = self._tables.units[claim_order(waiting, running)[0].unit_id]
+        unit = self._tables.units[claim_order(waiting, running, self.served())[0].unit_id]
         self._tables.units[unit.id] = replace(unit, **claimed(unit, worker=worker, now=now, until=lease_until))
         return self._tables.units[unit.id]
 
@@ -47,6 +47,14 @@ class InMemoryUnitQueue:
     def running(self, now: datetime) -> Sequence[QueuedUnit]:
         """Units under a live lease."""
         return [self._queued(unit, job) for unit, job in self._pairs() if _under_lease(unit, now)]
+
+    def served(self) -> Mapping[str, datetime]:
+        """When each team was last served."""
+        found: dict[str, datetime] = {}
+        for unit, job in self._pairs():
+            if unit.heartbeat_at is not None and job.state in LIVE:
+                found[job.team_id] = max(unit.heartbeat_at, found.get(job.team_id, unit.heartbeat_at))
+        return found
 
     def typical_seconds(self) -> Mapping[str, float]:
         """Medians over the finished units."""

@@ -38,10 +38,12 @@ def take(tx, *, now=NOW, until=LATER, share=0):
 
 
 def drain(database, **options):
-    taken = []
+    """Take all that may run, a millisecond apart."""
+    taken, now = [], options.pop("now", NOW)
     with database() as tx:
-        while (number := take(tx, **options)) is not None:
+        while (number := take(tx, now=now, **options)) is not None:
             taken.append(number)
+            now += timedelta(milliseconds=1)
     return taken
 
 
@@ -70,6 +72,21 @@ def test_teams_take_turns_however_much_one_of_them_submits(database):
         add(tx, 1, team="many", age=9, units=4)
         add(tx, 2, team="few", age=1, units=2)
     assert drain(database) == [100, 200, 101, 201, 102, 103]
+
+
+def test_teams_take_turns_with_a_single_worker_too(database):
+    """Nothing runs when it asks, so how many units run tells nothing: who was served longest ago does."""
+    with database() as tx:
+        add(tx, 1, team="many", age=9, units=3)
+        add(tx, 2, team="many", age=8, units=3)
+        add(tx, 3, team="few", age=1, units=2)
+    taken = []
+    for second in range(8):
+        now = NOW + timedelta(seconds=second)
+        with database() as tx:
+            taken.append(take(tx, now=now, until=now + timedelta(minutes=1)))
+            tx.units.complete(tx.units.get(job_id(taken[-1])), UnitResult())
+    assert taken == [100, 300, 101, 301, 102, 200, 201, 202]
 
 
 def test_a_team_at_its_limit_waits_for_its_own_units_only(database):
@@ -150,11 +167,15 @@ def test_the_order_told_is_the_order_taken(database, seed):
         for number in range(1, 10):
             team, age = chance.choice("abc"), chance.randrange(4)
             add(tx, number, team=team, priority=chance.randrange(3), age=age, units=chance.randrange(1, 4))
-        for _ in range(3):
-            take(tx)
-        told = [int(queued.unit_id, 16) for queued in claim_order(tx.queue.waiting(NOW), tx.queue.running(NOW))]
+        for turn in range(3):
+            take(tx, now=NOW - timedelta(minutes=3 - turn))
+        told = [int(queued.unit_id, 16) for queued in _order(tx)]
     assert drain(database) == told
     assert len(told) > 5
+
+
+def _order(tx):
+    return claim_order(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served())
 
 
 def finish(tx, number, kind, seconds):
@@ -183,8 +204,8 @@ def test_places_follow_the_order_and_what_is_ahead(database):
         add(tx, 2, team="a", age=8, units=3)
         add(tx, 3, team="b", age=1, units=1)
     with database() as tx:
-        found = places(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.typical_seconds())
-        blind = places(tx.queue.waiting(NOW), tx.queue.running(NOW), {})
+        found = places(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served(), tx.queue.typical_seconds())
+        blind = places(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served(), {})
     assert {key: (place.position, place.eta_s) for key, place in found.items()} == {
         job_id(3): (1, 5.0),
         job_id(2): (2, 15.0),
