@@ -24,8 +24,7 @@ from pydantic import SecretStr
 
 from auditor.adapters.celery_queue import CeleryQueue
 from auditor.adapters.clock import SystemClock
-from auditor.adapters.local_store import LocalStore
-from auditor.bootstrap import Services, build_services, migrate
+from auditor.bootstrap import Services, build_services, build_store, migrate
 from auditor.contracts.jobs import JobState, UnitState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.policy import Policy
@@ -45,9 +44,9 @@ _WORKER = """
 import sys
 import auditor.bootstrap
 from auditor.settings import Settings
-from benchmarks.chaos_faults import FullOnceStore
+from benchmarks.chaos_faults import FullOnceBlobs
 from workers.lifecycle import run_worker
-auditor.bootstrap.LocalStore = FullOnceStore
+auditor.bootstrap.LocalBlobs = FullOnceBlobs
 sys.exit(run_worker(Settings(), {concurrency}, gpus={gpus!r}, drain_timeout_s={drain_timeout_s}, handlers={handlers!r}))
 """
 
@@ -193,7 +192,7 @@ def _ended(services: Services, jobs: Sequence[str]) -> bool:
 
 def _inspect(world: World, services: Services, jobs: Sequence[str], tally: Tally) -> None:
     """Every job done, every unit done, every result in the store, one report a job, nothing left over."""
-    store = LocalStore(world.settings.home / "artifacts")
+    store = build_store(world.settings)
     for job_id in jobs:
         with world.transactions() as tx:
             job, units, reports = tx.jobs.get(job_id), tx.units.of_job(job_id), tx.reports.of_job(job_id)

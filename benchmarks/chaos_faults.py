@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from auditor.adapters.blobs import Readable
 from auditor.adapters.celery_queue import CeleryQueue
 from auditor.adapters.clock import SystemClock
-from auditor.adapters.local_store import LocalStore
+from auditor.adapters.local_blobs import LocalBlobs
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import StorageFailure
 from auditor.settings import Settings
@@ -25,19 +26,19 @@ FULL = "disk-full"
 """A file of this name beside the artifacts makes the next write to them fail, and is gone then."""
 
 
-class FullOnceStore(LocalStore):
+class FullOnceBlobs(LocalBlobs):
     """The store of the workers under test."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._flag = root.parent / FULL
 
-    def put_file(self, path: Path) -> str:
-        """Store a file, or find the disk full."""
+    def write(self, name: str, source: Readable) -> None:
+        """Store, or find the disk full."""
         with suppress(FileNotFoundError):
             self._flag.unlink()
             raise StorageFailure("an artifact could not be stored: No space left on device")
-        return super().put_file(path)
+        super().write(name, source)
 
 
 @dataclass

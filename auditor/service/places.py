@@ -80,7 +80,8 @@ def places(
     """The place of every job that has a unit waiting and none running.
 
     Args:
-        waiting, served: see the Queue port.
+        waiting: see the Queue port.
+        served: see the Queue port.
         running: see the Queue port; as many are taken to run at a time from here on, and each to be half done.
         seconds: what a unit of each kind takes.
     """

@@ -203,7 +203,7 @@ class InMemoryOutbox:
 class InMemoryReferences:
     """Mentions of artifacts, in memory."""
 
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def mentioned(self) -> frozenset[str]:
