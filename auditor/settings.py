@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -60,6 +60,14 @@ class Settings(BaseSettings):
         if self.lease_s < 2 * self.heartbeat_s:
             raise ValueError("AUDITOR_LEASE_S must be at least twice AUDITOR_HEARTBEAT_S")
         return self
+
+    github_step_summary: Path | None = Field(default=None, validation_alias="GITHUB_STEP_SUMMARY")
+    """Set by GitHub Actions: the file to which a step appends its summary."""
+
+    @field_validator("github_step_summary", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, given: object) -> object:
+        return given or None
 
     @property
     def effective_database_url(self) -> str:

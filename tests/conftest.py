@@ -16,6 +16,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 for _name in [name for name in os.environ if name.startswith("AUDITOR_") and "TEST" not in name]:
     if _name != "AUDITOR_SHARED_DATA":
         del os.environ[_name]
+os.environ.pop("GITHUB_STEP_SUMMARY", None)  # tests of the tests' own CI job would append to its summary
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: children would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

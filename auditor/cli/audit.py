@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from auditor.cli.conclusion import Telling, conclude
+from auditor.cli.gating import read_gating
 from auditor.cli.options import (
+    AnchorOption,
+    BaselineOption,
     BudgetOption,
     FailOnOption,
     FormatOption,
     ManifestOption,
+    MinSeverityOption,
     OutputOption,
     PlanOption,
     PolicyOption,
     QuietOption,
     SplitOption,
+    SummaryOption,
     TimeoutOption,
+    WaiversOption,
     check_format,
+    display_of,
     parse_duration,
     parse_outputs,
     services,
 )
-from auditor.cli.report import write_whole
-from auditor.errors import AuditorError, ExitCode, InvalidInput
+from auditor.contracts.policy import RiskLevel
+from auditor.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from auditor.bootstrap import Services
-    from auditor.contracts.jobs import JobView
     from auditor.contracts.manifest import Manifest
     from auditor.contracts.policy import Policy
     from auditor.service.audits import SubmitRequest
@@ -115,11 +119,23 @@ def submit(
     fmt: FormatOption = "table",
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with this job instead of a new one.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if the same audit is stored.")] = False,
+    waivers: WaiversOption = None,
+    baseline: BaselineOption = None,
+    min_severity: MinSeverityOption = RiskLevel.LOW,
+    anchor: AnchorOption = None,
+    step_summary: SummaryOption = True,
     quiet: QuietOption = False,
 ) -> None:
     """Audit a model; the exit code is the gate's answer."""
-    outputs = parse_outputs(output or [])
     check_format(fmt)
+    manifest = manifest_path(model, config) if model is not None and resume is None else None
+    telling = Telling(
+        outputs=parse_outputs(output or []),
+        fmt=fmt,
+        display=display_of(anchor, min_severity, manifest),
+        step_summary=step_summary,
+    )
+    gating = read_gating(waivers, baseline)
     timeout_s, budget_s = parse_duration(timeout), parse_duration(budget, option="--budget")
     if resume is not None:
         _refuse_beside_resume(
@@ -131,6 +147,11 @@ def submit(
             budget=budget,
             split=split,
             fresh=fresh,
+        )
+    if gating.given and not wait:
+        raise InvalidInput(
+            "--waivers and --baseline need a verdict, and --no-wait gives none",
+            remedy="Give them to `auditor wait ID`.",
         )
     house = services()
     if house.in_place and (timeout is not None or not wait):
@@ -159,7 +180,7 @@ def submit(
             typer.echo(job_id)
             typer.echo("queued: no verdict yet; `auditor wait ID` gives it", err=True)
             return
-    raise typer.Exit(conclude(house, view, outputs, fmt))
+    raise typer.Exit(conclude(house, view, telling, gating))
 
 
 def _refuse_beside_resume(**given: object) -> None:
@@ -177,15 +198,21 @@ def wait(
     timeout: TimeoutOption = None,
     output: OutputOption = None,
     fmt: FormatOption = "table",
+    waivers: WaiversOption = None,
+    baseline: BaselineOption = None,
+    min_severity: MinSeverityOption = RiskLevel.LOW,
+    anchor: AnchorOption = None,
+    step_summary: SummaryOption = True,
     quiet: QuietOption = False,
 ) -> None:
     """Wait for a job that workers run, and exit with its verdict."""
-    outputs = parse_outputs(output or [])
     check_format(fmt)
+    telling = Telling(parse_outputs(output or []), fmt, display_of(anchor, min_severity), step_summary)
+    gating = read_gating(waivers, baseline)
     house = services()
     with _progress(quiet) as progress:
         view = house.jobs.wait(job, progress.event, timeout_s=parse_duration(timeout))
-    raise typer.Exit(conclude(house, view, outputs, fmt))
+    raise typer.Exit(conclude(house, view, telling, gating))
 
 
 def submit_request(
@@ -274,51 +301,3 @@ def _progress(quiet: bool) -> Any:
     from auditor.cli.progress import JobProgress
 
     return JobProgress(quiet=quiet)
-
-
-def conclude(house: Services, view: JobView, outputs: Sequence[tuple[str, Path]], fmt: str) -> ExitCode:
-    """Print the report of a job that ended, write the files asked for, and return the exit code of its verdict."""
-    from auditor.contracts.jobs import JobKind, JobState
-    from auditor.report.formats import render
-    from auditor.risk.exit_code import exit_code
-
-    if view.state is JobState.CANCELLED:
-        typer.echo(f"job {view.id[:12]} was cancelled; `auditor submit --resume {view.id[:12]}` goes on", err=True)
-        return ExitCode.INTERRUPTED
-    if view.state is not JobState.DONE or not view.report_ids:
-        problems = view.error.problems if view.error else ("it left no report",)
-        typer.echo(f"error: job {view.id[:12]} failed:", err=True)
-        for problem in problems:
-            typer.echo(f"  - {problem}", err=True)
-        if view.error and view.error.remedy:
-            typer.echo(view.error.remedy, err=True)
-        return ExitCode.INCONCLUSIVE if view.error and view.error.code == "unsupported_model" else ExitCode.ERROR
-    if view.kind is JobKind.REPAIR:
-        from auditor.cli.repair import show_repair
-
-        return show_repair(house, view.id, outputs, fmt)
-    report = house.audits.get_report(view.id)
-    if fmt == "table":
-        from auditor.cli.table import print_report
-
-        print_report(report)
-    else:
-        sys.stdout.write(str(render(report, fmt)))
-
-    def text(kind: str) -> str:
-        return render(report, kind, house.audits.get_gallery(view.id) if kind == "html" else None)
-
-    return write_outputs(outputs, text, exit_code(report.verdict))
-
-
-def write_outputs(outputs: Sequence[tuple[str, Path]], text: Callable[[str], str], code: ExitCode) -> ExitCode:
-    """Write the files asked for, after the verdict was printed; a file that fails never hides a failed gate."""
-    for kind, path in outputs:
-        try:
-            write_whole(path, text(kind))
-        except AuditorError as error:
-            typer.echo(f"error: {error.message}", err=True)
-            code = code if code is ExitCode.GATE_FAILED else error.exit_code
-        else:
-            typer.echo(f"wrote {path}", err=True)
-    return code

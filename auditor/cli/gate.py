@@ -5,20 +5,37 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from auditor.cli.gating import gated, read_gating
+from auditor.cli.options import (
+    AnchorOption,
+    BaselineOption,
+    MinSeverityOption,
+    OutputOption,
+    SummaryOption,
+    WaiversOption,
+    display_of,
+    parse_outputs,
+)
+from auditor.cli.report import write_outputs
+from auditor.cli.step_summary import append_step_summary
 from auditor.contracts.base import digest_of
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
-from auditor.contracts.report import AuditReport, RiskVerdict
+from auditor.contracts.report import AuditReport
 from auditor.errors import ExitCode, InvalidInput, UnknownName
 
-FORMATS = ("table", "json", "markdown")
+if TYPE_CHECKING:
+    from auditor.report.display import Display
+
+FORMATS = ("table", "json", "markdown", "sarif", "junit", "gitlab")
 
 EPILOG = (
     "Exit codes: 0 passed · 1 failed · 2 the report or the policy cannot be used · 3 inconclusive. They never depend "
-    "on the output format. --exit-zero turns only 1 into 0, --allow-inconclusive only 3 into 0."
+    "on the output format. --exit-zero turns only 1 into 0, --allow-inconclusive only 3 into 0. Waivers and a baseline "
+    "turn 1 into 0 where they cover everything that fails and the rest is complete."
 )
 
 
@@ -39,39 +56,34 @@ def gate(
     allow_inconclusive: Annotated[
         bool, typer.Option("--allow-inconclusive", help="Exit with 0 when the verdict is inconclusive.")
     ] = False,
-    fmt: Annotated[str, typer.Option("-f", "--format", help="table, json or markdown.")] = "table",
+    fmt: Annotated[
+        str, typer.Option("-f", "--format", help="table, json, markdown, sarif, junit or gitlab.")
+    ] = "table",
+    output: OutputOption = None,
+    waivers: WaiversOption = None,
+    baseline: BaselineOption = None,
+    min_severity: MinSeverityOption = RiskLevel.LOW,
+    anchor: AnchorOption = None,
+    step_summary: SummaryOption = True,
 ) -> None:
     """Decide again, offline, from the evidence in a stored report, and exit with the gate's code."""
+    from auditor.report.formats import render
     from auditor.report.read import read_audit_report
     from auditor.risk.exit_code import exit_code
 
     if fmt not in FORMATS:
         raise UnknownName(f"unknown format '{fmt}'. Known: {', '.join(FORMATS)}.", remedy="Choose one of these.")
+    outputs, display = parse_outputs(output or []), display_of(anchor, min_severity)
+    gating = read_gating(waivers, baseline)
     report = read_audit_report(report_path)
     policy = _policy(report, policy_path, fail_on)
-    decided = redecide(report, policy)
-    verdict = _cautious(report, policy, decided)
-    code = exit_code(verdict, exit_zero=exit_zero, allow_inconclusive=allow_inconclusive)
-    _explain(report, policy, decided, verdict, code)
-    sys.stdout.write(_text(report, policy, decided, verdict, code, fmt))
+    decided = gated(report, gating, policy)
+    code = exit_code(decided.decision.verdict, exit_zero=exit_zero, allow_inconclusive=allow_inconclusive)
+    _explain(report, decided, code)
+    sys.stdout.write(_text(report, decided, code, fmt, display))
+    append_step_summary(decided, wanted=step_summary)
+    code = write_outputs(outputs, lambda kind: render(decided, kind, display=display), code)
     raise typer.Exit(int(code))
-
-
-def redecide(report: AuditReport, policy: Policy) -> RiskVerdict:
-    """What `policy` makes of the evidence stored in `report`."""
-    from auditor.risk.decide import decide
-
-    return decide(
-        attacks=report.attacks,
-        evaluator=report.evaluator,
-        judge=report.judge,
-        priors=report.priors,
-        overlap=report.overlap,
-        plan=report.plan,
-        policy=policy,
-        weights_published=report.weights_published,
-        target=report.target,
-    )
 
 
 def _policy(report: AuditReport, path: Path | None, fail_on: RiskLevel | None) -> Policy:
@@ -87,74 +99,65 @@ def _policy(report: AuditReport, path: Path | None, fail_on: RiskLevel | None) -
     return policy if fail_on is None else policy.model_copy(update={"fail_on": fail_on})
 
 
-def _same_policy(report: AuditReport, policy: Policy) -> bool:
-    return digest_of(policy) == report.verdict.policy_digest
-
-
-def _cautious(report: AuditReport, policy: Policy, decided: RiskVerdict) -> Verdict:
-    """The verdict the exit code follows: under one and the same policy, the worse of the stored and the new one."""
-    from auditor.risk.exit_code import worst_verdict
-
-    if not _same_policy(report, policy):
-        return decided.verdict
-    return worst_verdict([decided.verdict, report.verdict.verdict])
-
-
-def _explain(report: AuditReport, policy: Policy, decided: RiskVerdict, verdict: Verdict, code: ExitCode) -> None:
+def _explain(report: AuditReport, decided: AuditReport, code: ExitCode) -> None:
     """On stderr: how this decision differs from the stored one, and what the flags changed."""
-    stored = report.verdict
-    if not _same_policy(report, policy):
+    from auditor.risk.gate import same_policy
+
+    stored, fresh, verdict = report.verdict, decided.verdict, decided.decision.verdict
+    if not same_policy(report, decided.policy):
         was = f"{stored.verdict}{f' ({stored.level})' if stored.level else ''}"
         typer.echo(f"note: decided by another policy than the report's, whose verdict was {was}", err=True)
-    elif (decided.verdict, decided.level) != (stored.verdict, stored.level):
+    elif (fresh.verdict, fresh.level) != (stored.verdict, stored.level):
         typer.echo(
-            f"warning: the report says {stored.verdict}, its evidence says {decided.verdict} under the same policy "
-            f"(another version of the auditor, or an edited report); the gate follows {verdict}",
+            f"warning: the report says {stored.verdict}, its evidence says {fresh.verdict} under the same policy "
+            f"(another version of the auditor, or an edited report); the gate follows {decided.decision.evidence}",
             err=True,
         )
-    for line in policy.loosened():
+    for line in decided.policy.loosened():
         typer.echo(f"note: the policy is looser than the built-in one: {line}", err=True)
     if code is ExitCode.OK and verdict is not Verdict.PASS:
         flag = "--exit-zero" if verdict is Verdict.FAIL else "--allow-inconclusive"
         typer.echo(f"note: the verdict is {verdict}; the exit code is 0 because of {flag}", err=True)
 
 
-def _text(report: AuditReport, policy: Policy, decided: RiskVerdict, verdict: Verdict, code: ExitCode, fmt: str) -> str:
+def _text(report: AuditReport, decided: AuditReport, code: ExitCode, fmt: str, display: Display) -> str:
     if fmt == "json":
-        return _json(report, policy, decided, verdict, code)
-    if fmt == "markdown":
-        from auditor.report.formats import render
+        return _json(report, decided, code)
+    if fmt == "table":
+        return _table(decided)
+    from auditor.report.formats import render
 
-        return render(report.model_copy(update={"policy": policy, "verdict": decided}), "markdown")
-    return _table(report, decided, verdict)
+    return render(decided, fmt, display=display)
 
 
-def _json(report: AuditReport, policy: Policy, decided: RiskVerdict, verdict: Verdict, code: ExitCode) -> str:
+def _json(report: AuditReport, decided: AuditReport, code: ExitCode) -> str:
+    policy = decided.policy
     answer = {
-        "verdict": verdict,
+        "verdict": decided.decision.verdict,
         "exit_code": int(code),
         "report_id": report.id,
         "model": {"name": report.target.name, "digest": report.target.digest},
         "policy": {"name": policy.name, "version": policy.version, "digest": digest_of(policy)},
-        "decision": decided.model_dump(mode="json"),
+        "decision": decided.verdict.model_dump(mode="json"),
         "stored": {"verdict": report.verdict.verdict, "level": report.verdict.level},
+        "gate": decided.decision.model_dump(mode="json"),
     }
     return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
 
 
-def _table(report: AuditReport, decided: RiskVerdict, verdict: Verdict) -> str:
+def _table(decided: AuditReport) -> str:
+    from auditor.report.gate_view import decision_lines, gate_headline
     from auditor.report.view import attack_rows, totals
-    from auditor.report.wording import headline, percent
+    from auditor.report.wording import percent
 
-    rows = attack_rows(report.model_copy(update={"verdict": decided}))
     cells: list[tuple[str, ...]] = [("attack", "access", "reading", "both agree", "control", "ceiling", "lift R")]
-    cells += [(row.outcome.key, row.outcome.access, row.status, *row.cells[:4]) for row in rows]
+    cells += [(row.outcome.key, row.outcome.access, row.status, *row.cells[:4]) for row in attack_rows(decided)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    lines += ["", *(f"  - {reason}" for reason in decided.reasons)]
-    lines += [f"  needs: {need}" for need in decided.needs]
-    done = totals(report)
-    head = headline(decided) if decided.verdict is verdict else str(verdict).upper()
+    lines += ["", *(f"  - {reason}" for reason in decided.verdict.reasons)]
+    lines += [f"  needs: {need}" for need in decided.verdict.needs]
+    lines += [f"  - {line}" for line in decision_lines(decided)]
+    done = totals(decided)
     coverage = f"coverage {percent(done.frac)} ({done.attacks_done}/{done.attacks_planned} attacks)"
-    lines.append(f"{head}  {report.target.name}  {coverage}  report {report.id[:12]}")
+    lines.append(f"{gate_headline(decided)}  {decided.target.name}  {coverage}  report {decided.id[:12]}")
     return "\n".join(lines) + "\n"

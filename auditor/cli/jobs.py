@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from auditor.cli.options import services
+from auditor.cli.gating import gated, read_gating
+from auditor.cli.options import AnchorOption, MinSeverityOption, WaiversOption, display_of, services
 from auditor.cli.report import format_by_name, write_whole
+from auditor.contracts.policy import RiskLevel
 from auditor.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from auditor.contracts.repair import RepairReport
+    from auditor.contracts.report import AuditReport
 
 
 def register(app: typer.Typer) -> None:
@@ -84,39 +90,49 @@ def show_report(
     reference: Annotated[str, typer.Argument(metavar="ID", help="Report or job id, or its first characters.")],
     fmt: Annotated[
         str | None,
-        typer.Option("-f", "--format", help="table, json, markdown or html; default: the file's suffix, else table."),
+        typer.Option("-f", "--format", help="table, json, markdown, html, sarif, junit or gitlab; default: by --out."),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: stdout.")] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Pictures in the HTML.")] = True,
+    waivers: WaiversOption = None,
+    min_severity: MinSeverityOption = RiskLevel.LOW,
+    anchor: AnchorOption = None,
 ) -> None:
     """A stored report. The exit code says nothing about its verdict: use `auditor gate`."""
     from auditor.contracts.jobs import JobKind
     from auditor.report.formats import render
 
+    display, gating = display_of(anchor, min_severity), read_gating(waivers, None)
     fmt = fmt or ("table" if out is None else format_by_name(out))
     if fmt == "table" and out is not None:
-        raise InvalidInput("a table goes to stdout only", remedy="Choose json, markdown or html for a file.")
+        raise InvalidInput("a table goes to stdout only", remedy="Choose another format for a file.")
     house = services()
     entry = house.audits.find_report(reference)
+    report: AuditReport | RepairReport
+    if entry.kind is JobKind.REPAIR:
+        report = house.audits.get_repair_report(reference)
+    else:
+        report = gated(house.audits.get_report(reference), gating)
     if fmt == "table":
-        if entry.kind is JobKind.REPAIR:
-            from auditor.cli.repair import print_repair
-
-            print_repair(house.audits.get_repair_report(reference))
-        else:
-            from auditor.cli.table import print_report
-
-            print_report(house.audits.get_report(reference))
+        _print(report)
         return
-    report = (
-        house.audits.get_repair_report(reference)
-        if entry.kind is JobKind.REPAIR
-        else house.audits.get_report(reference)
-    )
     gallery = house.audits.get_gallery(reference) if fmt == "html" and images else None
-    text = render(report, fmt, gallery)
+    text = render(report, fmt, gallery, display)
     if out is None:
         sys.stdout.write(text)
         return
     write_whole(out, text)
     typer.echo(f"wrote {out}", err=True)
+
+
+def _print(report: AuditReport | RepairReport) -> None:
+    from auditor.contracts.report import AuditReport
+
+    if isinstance(report, AuditReport):
+        from auditor.cli.table import print_report
+
+        print_report(report)
+    else:
+        from auditor.cli.repair import print_repair
+
+        print_repair(report)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import atexit
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from auditor.contracts.policy import RiskLevel
 from auditor.errors import InvalidInput
 
 if TYPE_CHECKING:
     from auditor.bootstrap import Services
+    from auditor.report.display import Display
     from auditor.settings import Settings
 
 ManifestOption = Annotated[
@@ -36,9 +38,30 @@ SplitOption = Annotated[
     typer.Option("--split", help="Cut the model at this layer and audit what a device would send to a server there."),
 ]
 OutputOption = Annotated[
-    list[str] | None, typer.Option("-o", "--output", help="FORMAT=FILE (json, html, markdown); may be repeated.")
+    list[str] | None,
+    typer.Option("-o", "--output", help="FORMAT=FILE (json, html, markdown, sarif, junit, gitlab); may be repeated."),
 ]
 FormatOption = Annotated[str, typer.Option("-f", "--format", help="What to print on stdout: table, json, markdown.")]
+WaiversOption = Annotated[
+    Path | None, typer.Option("--waivers", metavar="FILE", help="Waivers (YAML): findings somebody answers for.")
+]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline", metavar="REPORT", help="Fail only on what is worse than this audit (JSON report, or stored id)."
+    ),
+]
+MinSeverityOption = Annotated[
+    RiskLevel,
+    typer.Option("--min-severity", help="Leave lower findings out of SARIF and GitLab; never changes the exit code."),
+]
+AnchorOption = Annotated[
+    str | None,
+    typer.Option("--anchor", metavar="PATH", help="Committed file that SARIF and GitLab point to; default: manifest."),
+]
+SummaryOption = Annotated[
+    bool, typer.Option("--step-summary/--no-step-summary", help="Append the verdict to $GITHUB_STEP_SUMMARY if set.")
+]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
 
 
@@ -64,17 +87,27 @@ def read_settings() -> Settings:
         raise InvalidInput(problems_in(error, Settings), remedy="Correct the AUDITOR_ variables.") from None
 
 
-def parse_outputs(items: Sequence[str]) -> list[tuple[str, Path]]:
-    """FORMAT=FILE pairs, all problems at once."""
+def display_of(anchor: str | None, min_severity: RiskLevel, manifest: Path | None = None) -> Display:
+    """How findings are shown: at the anchor, else at the manifest where that is in this folder."""
+    from auditor.report.display import DEFAULT_ANCHOR, Display
+
+    if anchor is None and manifest is not None and manifest.resolve().is_relative_to(Path.cwd()):
+        anchor = str(manifest.resolve().relative_to(Path.cwd()))
+    return Display(anchor or DEFAULT_ANCHOR, min_severity)
+
+
+def parse_outputs(items: Sequence[str], known: Collection[str] | None = None) -> list[tuple[str, Path]]:
+    """FORMAT=FILE pairs, all problems at once; `known` are the formats there are, default: those of an audit."""
     from auditor.report.formats import FORMATS
 
+    known = FORMATS if known is None else known
     pairs, problems = [], []
     for item in items:
         fmt, sep, path = item.partition("=")
         if not sep or not path:
             problems.append(f"--output '{item}' is not FORMAT=FILE")
-        elif fmt not in FORMATS:
-            problems.append(f"--output: unknown format '{fmt}'. Known: {', '.join(FORMATS)}.")
+        elif fmt not in known:
+            problems.append(f"--output: unknown format '{fmt}'. Known: {', '.join(known)}.")
         elif not Path(path).absolute().parent.is_dir():
             problems.append(f"--output: no folder {Path(path).absolute().parent}")
         else:

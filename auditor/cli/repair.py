@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auditor.cli.audit import conclude, write_outputs
+from auditor.cli.conclusion import Telling, conclude
 from auditor.cli.options import FormatOption, OutputOption, QuietOption, check_format, parse_outputs, services
+from auditor.cli.report import write_outputs
+from auditor.cli.step_summary import append_step_summary
 from auditor.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -56,9 +58,10 @@ def remediate(
     """Repair the model with a defense, audit what came out, and prove it; exit code = the verdict after it."""
     from auditor.cli.progress import JobProgress
     from auditor.contracts.jobs import JobState
+    from auditor.report.formats import REPAIR_FORMATS
     from remediation.service import RepairRequest
 
-    outputs = parse_outputs(output or [])
+    telling = Telling(parse_outputs(output or [], REPAIR_FORMATS), fmt)
     check_format(fmt)
     if model_out is not None and not model_out.absolute().parent.is_dir():
         raise InvalidInput(f"--model-out: no folder {model_out.absolute().parent}")
@@ -81,7 +84,7 @@ def remediate(
     with JobProgress(quiet=quiet) as progress:
         run = house.jobs.run_in_place if house.in_place else house.jobs.wait
         view = run(started.job_id, progress.event)
-    code = conclude(house, view, outputs, fmt)
+    code = conclude(house, view, telling)
     if model_out is not None and view.state is JobState.DONE:
         _write_model(house, view.id, model_out)
     raise typer.Exit(code)
@@ -122,7 +125,7 @@ def _write_model(house: Services, job_id: str, path: Path) -> None:
     typer.echo(f"wrote {path}", err=True)
 
 
-def show_repair(house: Services, job_id: str, outputs: Sequence[tuple[str, Path]], fmt: str) -> ExitCode:
+def show_repair(house: Services, job_id: str, telling: Telling) -> ExitCode:
     """Print a repair's report, write the files asked for; the exit code is the verdict after.
 
     Without a repaired model nothing was decided: inconclusive. The verdict on the submission is that of its audit.
@@ -132,12 +135,13 @@ def show_repair(house: Services, job_id: str, outputs: Sequence[tuple[str, Path]
     from auditor.risk.exit_code import exit_code
 
     report = house.audits.get_repair_report(job_id)
-    if fmt == "table":
+    if telling.fmt == "table":
         print_repair(report)
     else:
-        sys.stdout.write(render(report, fmt))
+        sys.stdout.write(render(report, telling.fmt))
     verdict = report.verdict_after or Verdict.INCONCLUSIVE
-    return write_outputs(outputs, lambda kind: render(report, kind), exit_code(verdict))
+    append_step_summary(report, wanted=telling.step_summary)
+    return write_outputs(telling.outputs, lambda kind: render(report, kind), exit_code(verdict))
 
 
 def _lifts(report: RepairReport) -> list[Mapping[str, Score]]:

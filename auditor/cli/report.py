@@ -6,20 +6,31 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from auditor.cli.gating import gated, read_gating, read_or_find
+from auditor.cli.options import AnchorOption, MinSeverityOption, WaiversOption, display_of
+from auditor.contracts.policy import RiskLevel
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured
-from auditor.errors import InvalidInput, StorageFailure, UnknownName
+from auditor.errors import AuditorError, ExitCode, InvalidInput, StorageFailure, UnknownName
 
 DIFF_FORMATS = ("table", "json", "markdown")
 
-_SUFFIXES = {".json": "json", ".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
+_SUFFIXES = {
+    ".json": "json",
+    ".html": "html",
+    ".htm": "html",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".sarif": "sarif",
+    ".xml": "junit",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -31,13 +42,17 @@ def register(app: typer.Typer) -> None:
 def convert(
     report_path: Annotated[Path, typer.Argument(metavar="REPORT", help="JSON report of an audit or of a repair.")],
     fmt: Annotated[
-        str | None, typer.Option("-f", "--format", help="json, html or markdown; default: by the name of --out.")
+        str | None,
+        typer.Option("-f", "--format", help="json, html, markdown, sarif, junit, gitlab; default: by --out."),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: stdout.")] = None,
     gallery_path: Annotated[
         Path | None,
         typer.Option("--gallery", help="JSON gallery of the same audit: embeds its pictures in the HTML."),
     ] = None,
+    waivers: WaiversOption = None,
+    min_severity: MinSeverityOption = RiskLevel.LOW,
+    anchor: AnchorOption = None,
 ) -> None:
     """Write a stored report in another format. The exit code says nothing about its verdict: use `auditor gate`."""
     from auditor.contracts.report import AuditReport
@@ -45,7 +60,10 @@ def convert(
     from auditor.report.read import read_any_report, read_gallery
 
     chosen = format_named(fmt if fmt is not None else format_by_name(out))
+    display, gating = display_of(anchor, min_severity), read_gating(waivers, None)
     report = read_any_report(report_path)
+    if isinstance(report, AuditReport):
+        report = gated(report, gating)
     gallery = None
     if gallery_path is not None:
         if chosen != "html" or not isinstance(report, AuditReport):
@@ -54,7 +72,7 @@ def convert(
                 remedy="Leave --gallery out, or choose -f html.",
             )
         gallery = read_gallery(gallery_path, report)
-    text = render(report, chosen, gallery)
+    text = render(report, chosen, gallery, display)
     if out is None or str(out) == "-":
         sys.stdout.write(text)
         return
@@ -66,7 +84,9 @@ def format_by_name(out: Path | None) -> str:
     """The format that a file's suffix asks for; raises InvalidInput where it asks for none."""
     if out is not None and out.suffix.lower() in _SUFFIXES:
         return _SUFFIXES[out.suffix.lower()]
-    raise InvalidInput("no format was given", remedy="Choose one with -f, or name the output .html, .md or .json.")
+    raise InvalidInput(
+        "no format was given", remedy="Choose one with -f, or name the file .html, .md, .json, .sarif, .xml."
+    )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -91,6 +111,19 @@ def write_whole(path: Path, text: str) -> None:
         ) from None
 
 
+def write_outputs(outputs: Sequence[tuple[str, Path]], text: Callable[[str], str], code: ExitCode) -> ExitCode:
+    """Write the files asked for, after the verdict was printed; a file that fails never hides a failed gate."""
+    for kind, path in outputs:
+        try:
+            write_whole(path, text(kind))
+        except AuditorError as error:
+            typer.echo(f"error: {error.message}", err=True)
+            code = code if code is ExitCode.GATE_FAILED else error.exit_code
+        else:
+            typer.echo(f"wrote {path}", err=True)
+    return code
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
@@ -110,7 +143,7 @@ def diff(
 
     if fmt not in DIFF_FORMATS:
         raise UnknownName(f"unknown format '{fmt}'. Known: {', '.join(DIFF_FORMATS)}.", remedy="Choose one of these.")
-    before, after = _read_or_find(before_path), _read_or_find(after_path)
+    before, after = read_or_find(before_path), read_or_find(after_path)
     _comparable(before, after, force=force)
     rows = compare_reports(before, after)
     if not rows:
@@ -118,17 +151,6 @@ def diff(
     for line in _unpaired(before, after):
         typer.echo(f"warning: {line}", err=True)
     sys.stdout.write(_diff_text(before, after, rows, fmt))
-
-
-def _read_or_find(reference: Path) -> AuditReport:
-    """The report in a file; where there is none of this name, the stored one with this id."""
-    from auditor.report.read import read_audit_report
-
-    if reference.exists() or reference.suffix or len(reference.parts) > 1:
-        return read_audit_report(reference)
-    from auditor.cli.options import services
-
-    return services().audits.get_report(str(reference))
 
 
 def _unpaired(before: AuditReport, after: AuditReport) -> list[str]:

@@ -7,6 +7,7 @@ import typer
 from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured, Score
+from auditor.report.gate_view import decision_lines, gate_headline
 
 
 def interval(score: Score, *, percent: bool = True) -> str:
@@ -38,12 +39,13 @@ def print_report(report: AuditReport) -> None:
         typer.echo(f"{finding.severity:8} {finding.message}")
     typer.echo("")
     verdict = report.verdict
-    level = f" ({verdict.level} risk)" if verdict.level else ""
     for reason in verdict.reasons:
         typer.echo(f"  - {reason}")
     for need in verdict.needs:
         typer.echo(f"  needs: {need}")
-    typer.echo(f"{verdict.verdict.upper()}{level}  {report.target.name}  report {report.id[:12]}")
+    for line in decision_lines(report):
+        typer.echo(f"  - {line}")
+    typer.echo(f"{gate_headline(report)}  {report.target.name}  report {report.id[:12]}")
 
 
 def _row(outcome: AttackOutcome) -> None:

@@ -108,3 +108,9 @@ class AttackOutcome(Contract):
             if score.metric == metric:
                 return score
         return NotMeasured(metric=metric, reason=self.reason or "not part of this outcome")
+
+    @property
+    def named_classes_by_name(self) -> tuple[str, ...]:
+        """Names of the classes that leak for certain; of one without a row, its index."""
+        names = {row.label: row.name for row in self.per_class}
+        return tuple(names.get(label, str(label)) for label in self.named_classes)

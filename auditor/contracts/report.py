@@ -7,6 +7,7 @@ from pydantic import Field
 from auditor.contracts.base import Contract
 from auditor.contracts.cards import ClassifierCard, DataCard, JudgeCard, OverlapCheck, PriorCard
 from auditor.contracts.fisher import FisherReport
+from auditor.contracts.gate import GateDecision, GateFinding
 from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
@@ -71,7 +72,7 @@ class AuditReport(Contract):
     id: str
     """sha256 over plan, policy, target, data and code version: the same audit has the same id."""
     content_digest: str = ""
-    """sha256 over the whole report but this field; not a signature."""
+    """sha256 over the whole report but this field and `gate`; not a signature."""
     target: TargetCard
     plan: AuditPlan
     policy: Policy
@@ -89,6 +90,36 @@ class AuditReport(Contract):
     gallery_digest: str | None = None
     """Artifact with the pictures; kept apart, since pictures of people are access-controlled and expire."""
     provenance: Provenance
+    gate: GateDecision | None = None
+    """What waivers and a baseline made of the verdict when this was written; a record that no command reads back."""
+
+    def failures(self) -> tuple[GateFinding, ...]:
+        """What fails under the verdict of the evidence, one finding an attack; empty unless that is a fail."""
+        if self.verdict.verdict is not Verdict.FAIL:
+            return ()
+        outcomes = {outcome.key: outcome for outcome in self.attacks}
+        return tuple(
+            GateFinding(
+                key=f"attack:{read.key}",
+                attack=read.key,
+                rule=read.rule,
+                level=read.level,
+                message=read.reason,
+                classes=outcomes[read.key].named_classes_by_name if read.key in outcomes else (),
+            )
+            for read in self.verdict.attacks
+            if read.level is not None and read.level.rank >= self.policy.fail_on.rank
+        )
+
+    @property
+    def decision(self) -> GateDecision:
+        """`gate`, or the same without waivers and baseline."""
+        return self.gate or GateDecision(
+            verdict=self.verdict.verdict,
+            evidence=self.verdict.verdict,
+            level=self.verdict.level,
+            findings=self.failures(),
+        )
 
 
 class GalleryRow(Contract):

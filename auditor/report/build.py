@@ -41,8 +41,11 @@ def report_id_of(report: AuditReport) -> str:
 
 
 def content_digest_of(report: AuditReport) -> str:
-    """sha256 over all of a report but this digest. It shows accidents and edits; it is not a signature."""
-    return digest_of(report.model_dump(mode="json", exclude={"content_digest"}))
+    """sha256 over all of a report but this digest and the gate's decision, which every command makes anew.
+
+    It shows accidents and edits; it is not a signature.
+    """
+    return digest_of(report.model_dump(mode="json", exclude={"content_digest", "gate"}))
 
 
 def build_report(

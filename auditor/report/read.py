@@ -44,7 +44,7 @@ def read_audit_report(path: Path) -> AuditReport:
     problems = _contradictions(report, raw)
     if problems:
         raise InvalidInput([f"{path}: {problem}" for problem in problems], remedy=_REMEDY)
-    return report
+    return report.model_copy(update={"gate": None})  # waivers expire and files are edited: the gate decides anew
 
 
 def read_any_report(path: Path) -> AuditReport | RepairReport:

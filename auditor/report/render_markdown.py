@@ -7,6 +7,7 @@ from auditor.contracts.fisher import FisherReport
 from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.fisher_view import definitions_text, fisher_tables, followed_text, gap_text
+from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning
 from auditor.report.markdown import bullets, folded, plain, table
 from auditor.report.view import (
     FIDELITY_COLUMNS,
@@ -22,7 +23,6 @@ from auditor.report.wording import (
     PASS_CAVEAT,
     REFERENCES,
     VERDICT_SIGN,
-    headline,
     meaning,
     percent,
     score_text,
@@ -40,7 +40,7 @@ def render_markdown(report: AuditReport) -> str:
 def _verdict(report: AuditReport) -> list[str]:
     verdict, policy, done = report.verdict, report.policy, totals(report)
     lines = [
-        f"## {VERDICT_SIGN[verdict.verdict]} {headline(verdict)}: {plain(report.target.name)}",
+        f"## {VERDICT_SIGN[report.decision.verdict]} {gate_headline(report)}: {plain(report.target.name)}",
         "",
         f"**{plain(meaning(report))}**" + (f" {PASS_CAVEAT}" if verdict.verdict is Verdict.PASS else ""),
         "",
@@ -52,6 +52,10 @@ def _verdict(report: AuditReport) -> list[str]:
     ]
     if verdict.needs:
         lines += ["", "**What would settle it**", "", *bullets(verdict.needs)]
+    decided = decision_lines(report)
+    if decided:
+        sentence = [plain(gate_meaning(report)), ""] if gate_meaning(report) else []
+        lines += ["", "**Waivers and baseline**", "", *sentence, *bullets(decided)]
     return lines
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from auditor.cli.conclusion import Telling
 from auditor.cli.repair import print_repair, show_repair
 from auditor.contracts.policy import Verdict
 from auditor.errors import ExitCode
@@ -38,7 +39,7 @@ def test_without_a_repaired_model_the_front_is_shown_and_nothing_is_decided(caps
     """Also where the submission failed: that verdict is its own audit's."""
     report = sample_repair_report(chosen=chosen)
     house = SimpleNamespace(audits=SimpleNamespace(get_repair_report=lambda _job: report))
-    assert show_repair(house, "job", [], "table") is code
+    assert show_repair(house, "job", Telling()) is code
     out = capsys.readouterr().out
     assert ("NOT REPAIRED" in out) == (chosen is None)
     assert "on the front" in out
@@ -47,4 +48,4 @@ def test_without_a_repaired_model_the_front_is_shown_and_nothing_is_decided(caps
 def test_the_exit_code_of_a_repair_is_the_verdict_after_it():
     report = sample_repair_report().model_copy(update={"verdict_after": Verdict.FAIL})
     house = SimpleNamespace(audits=SimpleNamespace(get_repair_report=lambda _job: report))
-    assert show_repair(house, "job", [], "json") is ExitCode.GATE_FAILED
+    assert show_repair(house, "job", Telling(fmt="json")) is ExitCode.GATE_FAILED

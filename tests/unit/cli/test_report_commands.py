@@ -58,7 +58,10 @@ class TestConvert:
         assert result.stdout == render(sample_report(), fmt)
         assert result.stderr == ""
 
-    @pytest.mark.parametrize(("name", "start"), [("r.html", "<!doctype"), ("r.md", "## "), ("r.json", "{")])
+    @pytest.mark.parametrize(
+        ("name", "start"),
+        [("r.html", "<!doctype"), ("r.md", "## "), ("r.json", "{"), ("r.sarif", "{"), ("r.xml", "<?xml")],
+    )
     def test_to_a_file_by_its_name(self, run, stored, tmp_path, name, start):
         result = run("convert", stored, "-o", tmp_path / name)
         assert (tmp_path / name).read_text().startswith(start)

@@ -9,7 +9,7 @@ import pytest
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.contracts.scores import NotMeasured
 from auditor.errors import ExitCode, InvalidInput, UnknownName
-from auditor.report.formats import FORMATS, format_named, render
+from auditor.report.formats import FORMATS, REPAIR_FORMATS, format_named, render
 from auditor.report.markdown import plain, table
 from auditor.report.read import read_any_report, read_audit_report, read_gallery
 from auditor.testing.reports import (
@@ -79,15 +79,16 @@ class TestMarkdown:
 
 class TestFormats:
     def test_names(self):
-        assert tuple(FORMATS) == ("json", "html", "markdown")
+        assert tuple(FORMATS) == ("json", "html", "markdown", "sarif", "junit", "gitlab")
         assert format_named("md") == "markdown"
         with pytest.raises(UnknownName, match="Did you mean 'markdown'"):
             format_named("markdwn")
 
     @pytest.mark.parametrize("fmt", FORMATS)
-    def test_every_format_renders_both_kinds(self, fmt):
+    def test_every_format_renders_what_it_is_for(self, fmt):
         assert render(sample_report(), fmt).endswith("\n") or fmt == "html"
-        assert render(sample_repair_report(), fmt)
+        if fmt in REPAIR_FORMATS:
+            assert render(sample_repair_report(), fmt)
 
 
 class TestReading:
@@ -101,6 +102,19 @@ class TestReading:
         path.write_text(render(report, "json"))
         assert read_audit_report(path) == report
         assert read_any_report(path) == report
+
+    def test_a_decision_in_a_file_is_never_read_back(self, path):
+        report = sample_report(Verdict.FAIL)
+        raw = json.loads(render(report, "json"))
+        raw["gate"] = report.decision.model_copy(update={"verdict": Verdict.PASS}).model_dump(mode="json")
+        path.write_text(json.dumps(raw))
+        assert read_audit_report(path).decision.verdict is Verdict.FAIL
+
+    def test_reports_from_before_there_were_decisions_are_read(self, path):
+        raw = json.loads(render(sample_report(Verdict.FAIL), "json"))
+        del raw["gate"]
+        path.write_text(json.dumps(raw))
+        assert read_audit_report(path) == sample_report(Verdict.FAIL)
 
     def test_repair_reports_are_told_apart(self, path):
         path.write_text(render(sample_repair_report(), "json"))

@@ -1,0 +1,168 @@
+"""A baseline: what may serve as one, and what is worse than it."""
+
+from __future__ import annotations
+
+import pytest
+
+from auditor.cli.gating import Gating, gated
+from auditor.contracts.gate import FindingState
+from auditor.contracts.outcome import OutcomeStatus
+from auditor.contracts.policy import Verdict
+from auditor.errors import ExitCode, InvalidInput
+from auditor.risk.baseline import check_complete
+from auditor.testing.reports import (
+    LIFTS,
+    sample_attacks,
+    sample_evaluator,
+    sample_outcome,
+    sample_plan,
+    sample_report,
+    sample_target,
+)
+from auditor.testing.waivers import waivers_of_all
+
+
+def decided(report, baseline, waivers=None):
+    return gated(report, Gating(waivers, baseline)).gate
+
+
+def against(report, baseline):
+    gate = decided(report, baseline)
+    return gate.verdict, {finding.attack: finding.state for finding in gate.findings}
+
+
+class TestRegressions:
+    def test_what_the_baseline_has_too_is_known(self):
+        verdict, states = against(sample_report(), sample_report())
+        assert verdict is Verdict.PASS
+        assert set(states.values()) == {FindingState.KNOWN}
+        gate = decided(sample_report(), sample_report())
+        assert gate.words == "pass against the baseline"
+        assert gate.evidence is Verdict.FAIL
+
+    def test_less_than_in_the_baseline_is_known(self):
+        assert against(sample_report(), sample_report(lift=(0.6, 0.52, 0.7)))[0] is Verdict.PASS
+
+    def test_more_than_in_the_baseline_beyond_noise_fails(self):
+        worse = sample_report(lift=(0.6, 0.52, 0.7))
+        gate = decided(worse, sample_report())
+        assert gate.verdict is Verdict.FAIL
+        (ppa,) = [finding for finding in gate.findings if finding.attack == "ppa"]
+        assert "the lift rose by at least" in ppa.regression
+        assert set(gate.baseline.rises) == {"ppa", "ppa-averaged", "mirror-b"}
+
+    def test_a_leak_that_was_none_before_fails(self):
+        assert against(sample_report(Verdict.FAIL), sample_report(Verdict.PASS))[0] is Verdict.FAIL
+
+    def test_within_noise_is_no_regression(self):
+        """A few classes up, as many down: the mean moves less than its paired interval."""
+        report = sample_report()
+        outcome = report.attacks[0]
+        rows = tuple(
+            row.model_copy(update={"both": min(max(row.both + (0.21 if row.label % 2 else -0.2), 0.0), 1.0)})
+            for row in outcome.per_class
+        )
+        moved = outcome.model_copy(update={"per_class": rows})
+        verdict, states = against(sample_report(attacks=(moved, *report.attacks[1:])), report)
+        assert verdict is Verdict.PASS
+        assert states["ppa"] is FindingState.KNOWN
+
+    def test_an_attack_that_the_baseline_never_met(self):
+        report = sample_report()
+        added = sample_outcome("gmi", lift=LIFTS[Verdict.FAIL])
+        plan = report.plan.model_copy(
+            update={"attacks": (*report.plan.attacks, report.plan.attacks[0].model_copy(update={"label": "gmi"}))}
+        )
+        gate = decided(sample_report(plan=plan, attacks=(*report.attacks, added)), report)
+        assert gate.verdict is Verdict.FAIL
+        assert [finding.attack for finding in gate.having(FindingState.FAILING)] == ["gmi"]
+        assert "not attacked by it" in gate.having(FindingState.FAILING)[0].regression
+
+    def test_a_class_that_did_not_leak_for_certain_before(self):
+        def report(*named):
+            return sample_report(attacks=(sample_outcome("ppa", named=named), *sample_attacks()[1:]))
+
+        assert against(report(3), report(3, 4))[0] is Verdict.PASS
+        gate = decided(report(3, 5), report(3, 4))
+        assert gate.verdict is Verdict.FAIL
+        assert "did not in the baseline: person-005" in gate.findings[0].regression
+
+    def test_a_rise_that_the_policy_lets_through_is_told_and_does_not_fail(self):
+        gate = decided(sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20)), sample_report(Verdict.PASS))
+        assert gate.verdict is Verdict.PASS
+        assert "ppa" in gate.baseline.rises
+
+    def test_inconclusive_stays_inconclusive(self):
+        assert against(sample_report(Verdict.INCONCLUSIVE), sample_report()) == (Verdict.INCONCLUSIVE, {})
+
+    def test_a_crash_beside_known_leaks_is_inconclusive(self):
+        attacks = tuple(
+            a.model_copy(update={"status": OutcomeStatus.FAILED, "reason": "boom"}) if a.key == "mirror-b" else a
+            for a in sample_attacks(LIFTS[Verdict.FAIL])
+        )
+        gate = decided(sample_report(attacks=attacks), sample_report())
+        assert gate.verdict is Verdict.INCONCLUSIVE
+        assert any("boom" in reason for reason in gate.missing)
+
+    def test_waivers_and_a_baseline_together(self):
+        worse = sample_report(lift=(0.45, 0.40, 0.49))
+        assert decided(worse, sample_report()).verdict is Verdict.FAIL
+        gate = gated(
+            worse,
+            Gating(tuple(w.model_copy(update={"expires": w.expires.replace(year=2100)}) for w in waivers_of_all()),
+                   sample_report()),
+        ).gate  # fmt: skip
+        assert gate.verdict is Verdict.PASS
+        assert gate.words == "pass with waivers"
+
+
+class TestWhatMayServe:
+    def refused(self, report, baseline):
+        with pytest.raises(InvalidInput) as caught:
+            decided(report, baseline)
+        assert caught.value.exit_code is ExitCode.ERROR
+        return "\n".join(caught.value.problems)
+
+    def test_other_plans(self):
+        plan = sample_plan().model_copy(update={"samples_per_class": 9, "seed": 3})
+        said = self.refused(sample_report(), sample_report(plan=plan))
+        assert "seed" in said
+        assert "samples_per_class" in said
+
+    def test_a_plan_from_which_an_attack_was_taken(self):
+        plan = sample_plan().model_copy(update={"attacks": sample_plan().attacks[:2]})
+        assert "attacks" in self.refused(sample_report(plan=plan), sample_report())
+
+    def test_other_models_and_other_judges_all_at_once(self):
+        other = sample_report(
+            target=sample_target(n_classes=10),
+            judge=sample_report().judge.model_copy(update={"digest": "other"}),
+            evaluator=sample_evaluator().model_copy(update={"digest": "another"}),
+        )
+        said = self.refused(sample_report(), other)
+        assert "158" in said
+        assert "different judges" in said
+        assert "different evaluators" in said
+
+    @pytest.mark.parametrize("status", [OutcomeStatus.FAILED, OutcomeStatus.SKIPPED])
+    def test_incomplete_runs(self, status):
+        attacks = sample_attacks(LIFTS[Verdict.FAIL])
+        broken = attacks[2].model_copy(update={"status": status, "reason": "boom"})
+        with pytest.raises(InvalidInput, match="boom"):
+            check_complete(sample_report(attacks=(*attacks[:2], broken, attacks[3])))
+
+    def test_half_the_samples_no_result_and_no_verdict(self):
+        attacks = sample_attacks(LIFTS[Verdict.FAIL])
+        coverage = attacks[0].coverage.model_copy(update={"samples_done": 3})
+        with pytest.raises(InvalidInput) as caught:
+            check_complete(
+                sample_report(attacks=(attacks[0].model_copy(update={"coverage": coverage}), attacks[1], attacks[3]))
+            )
+        assert any("3 of 300 samples" in problem for problem in caught.value.problems)
+        assert any("mirror-b has no result" in problem for problem in caught.value.problems)
+        with pytest.raises(InvalidInput, match="inconclusive"):
+            check_complete(sample_report(Verdict.INCONCLUSIVE))
+
+    @pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.FAIL])
+    def test_whole_runs_may_serve(self, verdict):
+        check_complete(sample_report(verdict))
