@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auditor.cli.conclusion import Telling, conclude
-from auditor.cli.options import FormatOption, OutputOption, QuietOption, check_format, parse_outputs, services
+from auditor.cli.options import (
+    FormatOption,
+    OutputOption,
+    QuietOption,
+    SummaryOption,
+    check_format,
+    parse_outputs,
+    services,
+)
 from auditor.cli.report import write_outputs
 from auditor.cli.step_summary import append_step_summary
 from auditor.errors import ExitCode, InvalidInput
@@ -53,6 +61,7 @@ def remediate(
     output: OutputOption = None,
     fmt: FormatOption = "table",
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if the same repair is stored.")] = False,
+    step_summary: SummaryOption = True,
     quiet: QuietOption = False,
 ) -> None:
     """Repair the model with a defense, audit what came out, and prove it; exit code = the verdict after it."""
@@ -61,7 +70,7 @@ def remediate(
     from auditor.report.formats import REPAIR_FORMATS
     from remediation.service import RepairRequest
 
-    telling = Telling(parse_outputs(output or [], REPAIR_FORMATS), fmt)
+    telling = Telling(parse_outputs(output or [], REPAIR_FORMATS), fmt, step_summary=step_summary)
     check_format(fmt)
     if model_out is not None and not model_out.absolute().parent.is_dir():
         raise InvalidInput(f"--model-out: no folder {model_out.absolute().parent}")

@@ -7,7 +7,7 @@ from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.contracts.waiver import Waiver, WaiverState, WaiverUse
-from auditor.report.wording import VERDICT_WORD, percent
+from auditor.report.wording import VERDICT_SIGN, VERDICT_WORD, percent
 
 
 def gate_headline(report: AuditReport) -> str:
@@ -16,6 +16,13 @@ def gate_headline(report: AuditReport) -> str:
     words = VERDICT_WORD[decision.verdict] if decision.verdict is not Verdict.PASS else decision.words
     told = decision.level is not None and decision.evidence is report.verdict.verdict
     return f"{words.upper()} · {decision.level}" if told else words.upper()
+
+
+def gate_sign(report: AuditReport) -> str:
+    """The mark before the headline; a pass that the evidence does not give has its own."""
+    decision = report.decision
+    excused = decision.verdict is Verdict.PASS and decision.evidence is not Verdict.PASS
+    return "!" if excused else VERDICT_SIGN[decision.verdict]
 
 
 def gate_meaning(report: AuditReport) -> str:

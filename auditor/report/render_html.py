@@ -9,7 +9,7 @@ from auditor.contracts.policy import Thresholds
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.report.fisher_view import definitions_text, fisher_tables, followed_text, gap_text
-from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning
+from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning, gate_sign
 from auditor.report.page import drawn, picture_source, render_page
 from auditor.report.pictures import contrast_chart, fisher_chart, lift_chart, rate_chart
 from auditor.report.view import (
@@ -27,7 +27,6 @@ from auditor.report.wording import (
     NOT_LEGAL_ADVICE,
     PASS_CAVEAT,
     REFERENCES,
-    VERDICT_SIGN,
     VERDICT_WORD,
     meaning,
 )
@@ -40,13 +39,13 @@ def render_html(report: AuditReport, gallery: Gallery | None = None) -> str:
     return render_page(
         "report.html.j2",
         report=report,
-        decided=report.decision.verdict,
+        banner="excused" if gate_sign(report) == "!" else report.decision.verdict,
         headline=gate_headline(report),
         gate_meaning=gate_meaning(report),
         decision_lines=decision_lines(report),
         meaning=meaning(report),
         verdict_word=VERDICT_WORD[report.decision.verdict],
-        verdict_sign=VERDICT_SIGN[report.decision.verdict],
+        verdict_sign=gate_sign(report),
         level_meaning=LEVEL_MEANING[verdict.level] if verdict.level else "",
         pass_caveat=PASS_CAVEAT,
         leading_key=leading.key if leading else "",

@@ -34,11 +34,15 @@ _CHECKS = {
     "model": {"score-level-only", "parity-failed", "model-warning", "target-below-evaluator"},
     "evaluator": {"no-evaluator"},
     "judge": {"no-judge", "evaluator-only-success", "evaluator-above-ceiling"},
-    "data": {"overlap-unchecked", "overlap-exact", "overlap-near", "overlap-copies", "overlap-unseen"},
+    "data": {"no-private-data", "classes-unjudged", "misread-classes", "no-public-data"},
+    "overlap": {"overlap-unchecked", "overlap-exact", "overlap-near", "overlap-copies", "overlap-unseen"},
     "priors": {"ceiling-unknown", "weak-prior", "narrow-prior"},
     "policy": {"policy-loosened"},
+    "other": set[str](),
 }
-"""Checks by name, with the codes of the findings that belong to each."""
+"""Checks by name, with the codes of the findings that belong to each; all the others belong to `other`."""
+_OF_ATTACKS = ("attack-", "fisher-")
+"""Beginnings of the codes that the cases of attacks speak about, or that no verdict depends on."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -102,12 +106,10 @@ def _of_attack(report: AuditReport, row: AttackRow, finding: GateFinding | None)
         return _open(report, "crashed", row.outcome.reason)
     if row.outcome.status is OutcomeStatus.INAPPLICABLE:
         return _result(Skipped, f"does not apply: {row.outcome.reason}", "")
-    if row.outcome.status is OutcomeStatus.SKIPPED or (not row.outcome.is_control and row.status in _OPEN):
+    unsettled = row.reading is not None and (row.reading.level is None or row.reading.rule == "E3.1")
+    if row.outcome.status is OutcomeStatus.SKIPPED or (unsettled and not row.outcome.is_control):
         return _open(report, row.status, reason)
     return None
-
-
-_OPEN = ("cannot clear", "open")
 
 
 def _open(report: AuditReport, what: str, reason: str) -> FinalResult:
@@ -117,8 +119,10 @@ def _open(report: AuditReport, what: str, reason: str) -> FinalResult:
 
 
 def _checks(report: AuditReport) -> Iterator[TestCase]:
-    for name, codes in _CHECKS.items():
-        mine = [item for item in report.findings if item.code in codes]
+    listed = {code: name for name, codes in _CHECKS.items() for code in codes}
+    findings = [item for item in report.findings if not item.code.startswith(_OF_ATTACKS)]
+    for name in _CHECKS:
+        mine = [item for item in findings if listed.get(item.code, "other") == name]
         problems = [item.message for item in mine if item.severity == "problem"]
         said = "\n".join(f"{item.severity}: {item.message}" for item in mine)
         stands = bool(problems) and report.decision.verdict is not Verdict.PASS

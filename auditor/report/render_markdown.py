@@ -7,7 +7,7 @@ from auditor.contracts.fisher import FisherReport
 from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.fisher_view import definitions_text, fisher_tables, followed_text, gap_text
-from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning
+from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning, gate_sign
 from auditor.report.markdown import bullets, folded, plain, table
 from auditor.report.view import (
     FIDELITY_COLUMNS,
@@ -22,7 +22,6 @@ from auditor.report.wording import (
     NOT_LEGAL_ADVICE,
     PASS_CAVEAT,
     REFERENCES,
-    VERDICT_SIGN,
     meaning,
     percent,
     score_text,
@@ -40,7 +39,7 @@ def render_markdown(report: AuditReport) -> str:
 def _verdict(report: AuditReport) -> list[str]:
     verdict, policy, done = report.verdict, report.policy, totals(report)
     lines = [
-        f"## {VERDICT_SIGN[report.decision.verdict]} {gate_headline(report)}: {plain(report.target.name)}",
+        f"## {gate_sign(report)} {gate_headline(report)}: {plain(report.target.name)}",
         "",
         f"**{plain(meaning(report))}**" + (f" {PASS_CAVEAT}" if verdict.verdict is Verdict.PASS else ""),
         "",

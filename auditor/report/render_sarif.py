@@ -8,6 +8,7 @@ fingerprints stay over retrainings, so that an alert is one alert. A run that se
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from auditor.contracts.gate import FindingState
@@ -74,7 +75,7 @@ def _result(report: AuditReport, issue: Issue, display: Display) -> dict[str, An
         "ruleId": issue.rule.id,
         "ruleIndex": RULES.index(issue.rule),
         "level": _LEVEL[issue.level],
-        "message": {"text": issue.message},
+        "message": {"text": _literal(issue.message)},
         "locations": [_location(report, issue, display)],
         "partialFingerprints": {"primaryLocationLineHash": f"{issue.fingerprint[:16]}:1"},
         "properties": {"riskLevel": str(issue.level), "subject": issue.subject} | _numbers(report, issue),
@@ -127,7 +128,12 @@ def _invocation(report: AuditReport) -> dict[str, Any]:
 
 
 def _note(text: str, level: str) -> dict[str, Any]:
-    return {"level": level, "message": {"text": text}}
+    return {"level": level, "message": {"text": _literal(text)}}
+
+
+def _literal(text: str) -> str:
+    """Text that holds neither a link nor a placeholder, which SARIF messages may (3.11.5, 3.11.6)."""
+    return re.sub(r"\{(\d+)\}", r"{ \1 }", text.replace("](", "] ("))
 
 
 def _properties(report: AuditReport) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def decide_on(found: Assessment, plan: AuditPlan, policy: Policy) -> RiskVerdict
         level=level,
         reasons=_reasons(verdict, level, found.readings, missing, plan, policy),
         needs=tuple(dict.fromkeys(s.need for s in missing)) if verdict is Verdict.INCONCLUSIVE else (),
-        attacks=tuple(_attack_level(reading, plan) for reading in found.readings),
+        attacks=tuple(_attack_level(reading, plan, policy) for reading in found.readings),
         vector=vector([reading.evidence for reading in found.readings], level, verdict),
         policy_digest=digest_of(policy),
     )
@@ -105,7 +105,7 @@ def _worst(levels: Iterable[RiskLevel | None]) -> RiskLevel | None:
     return max(found, key=lambda level: level.rank, default=None)
 
 
-def _attack_level(reading: Reading, plan: AuditPlan) -> AttackLevel:
+def _attack_level(reading: Reading, plan: AuditPlan, policy: Policy) -> AttackLevel:
     level = reading.level
     if level.cleared and not counts(reading.evidence, plan):
         why = [shortfall.reason for shortfall in (*reading.evidence.blocked, *reading.evidence.weak)]
@@ -116,7 +116,9 @@ def _attack_level(reading: Reading, plan: AuditPlan) -> AttackLevel:
             key=reading.key, level=level.proven, rule="E3.1", reason=f"cannot count towards a pass: {text}"
         )
     text = text_of(reading).removeprefix(f"{reading.key}: ")
-    shown = level.proven if level.level is None else level.level
+    shown = level.level
+    if shown is None and level.proven is not None and level.proven.rank >= policy.fail_on.rank:
+        shown = level.proven  # nothing is cleared, and what is proven fails
     return AttackLevel(key=reading.key, level=shown, rule=level.rule, reason=text)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from datetime import date
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 
+from auditor.cli.gating import Gating, gated
 from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Policy, RiskLevel, Thresholds, Verdict
 from auditor.contracts.report import Gallery
@@ -27,6 +29,7 @@ from auditor.testing.reports import (
     sample_report,
     sample_target,
 )
+from auditor.testing.waivers import sample_waiver
 
 VOID = {"meta", "img", "input", "br", "line", "circle", "rect"}
 HOSTILE = "<script>alert('x')</script>\"'&"
@@ -66,6 +69,12 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.elements if name == tag]
 
 
+def excused():
+    """A leak that is waived in part, and known in the baseline as to the rest."""
+    hostile = sample_waiver().model_copy(update={"reason": "<img src=x onerror=alert(1)>", "expires": date(2100, 1, 1)})
+    return gated(sample_report(), Gating((hostile,), sample_report()))
+
+
 PAGES = {
     "pass": lambda: render_html(sample_report(Verdict.PASS)),
     "fail": lambda: render_html(sample_report(Verdict.FAIL), sample_gallery()),
@@ -88,6 +97,7 @@ PAGES = {
             )
         )
     ),
+    "excused": lambda: render_html(excused()),
     "repair": lambda: render_repair_html(sample_repair_report()),
     "no repair": lambda: render_repair_html(sample_repair_report(chosen=None)),
 }
@@ -150,6 +160,13 @@ class TestEveryPage:
 
 
 class TestAuditPage:
+    def test_a_leak_that_is_excused_is_no_plain_pass(self):
+        read = Page(render_html(excused()))
+        assert "PASS WITH WAIVERS AND AGAINST THE BASELINE · high" in read.text
+        assert "The leak is proven and stands" in read.text
+        assert "<img src=x onerror=alert(1)>" in read.text, "as text"
+        assert not [attrs for attrs in read.all("img") if "onerror" in attrs]
+
     @pytest.mark.parametrize(
         ("verdict", "word"), [(Verdict.PASS, "PASS"), (Verdict.FAIL, "FAIL"), (Verdict.INCONCLUSIVE, "INCONCLUSIVE")]
     )

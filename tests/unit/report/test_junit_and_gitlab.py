@@ -10,6 +10,7 @@ import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped
 
 from auditor.contracts.policy import RiskLevel, Verdict
+from auditor.contracts.report import Finding
 from auditor.contracts.scores import NotMeasured
 from auditor.report.display import Display
 from auditor.report.formats import render
@@ -104,6 +105,24 @@ class TestJunit:
         assert results(by_name["attacks", "ppa"]) == [Error]
         assert results(by_name["checks", "evaluator"]) == [Error]
 
+    @pytest.mark.parametrize("code", ["no-private-data", "a-code-of-tomorrow"])
+    def test_a_problem_of_any_kind_is_in_some_check(self, code):
+        report = sample_report(Verdict.INCONCLUSIVE)
+        problem = Finding(code=code, severity="problem", message="look here")
+        _, by_name = cases(report.model_copy(update={"findings": (*report.findings, problem)}))
+        (where,) = [name for name, case in by_name.items() if any(r.message == "look here" for r in case.result)]
+        assert where == ("checks", "data" if code == "no-private-data" else "other")
+
+    def test_an_attack_that_cannot_clear_is_no_passing_case_of_an_open_audit(self):
+        attacks = tuple(
+            outcome if outcome.is_control else outcome.model_copy(update={"unvetted": ("steps",)})
+            for outcome in sample_attacks((0.15, 0.11, 0.20))
+        )
+        report = sample_report(attacks=attacks)
+        assert report.verdict.verdict is Verdict.INCONCLUSIVE
+        _, by_name = cases(report)
+        assert results(by_name["attacks", "ppa"]) == [Error]
+
     def test_names_that_xml_cannot_hold(self):
         hostile = 'a\x00<b>\x1b[31m\ufffe & ]]> "c"'
         text = render(sample_report(target=sample_target(warnings=(hostile,))), "junit")
@@ -188,6 +207,15 @@ class TestEveryFormat:
         mark = {"json": '"state": "waived"', "gitlab": "Waived: "}.get(fmt, "PASS WITH WAIVERS")
         assert mark in render(under("waived"), fmt)
         assert mark not in render(sample_report(Verdict.PASS), fmt)
+
+    def test_an_excused_leak_has_not_the_mark_of_a_pass(self, under, fmt):
+        for name in ("waived", "known"):
+            text = render(under(name), fmt)
+            if fmt == "html":
+                assert '<section class="banner excused"' in text
+            if fmt == "markdown":
+                assert text.startswith("## ! PASS ")
+            assert "\N{CHECK MARK}" not in text.partition("<main")[0]
 
     def test_regressions_and_known_leaks_are_shown(self, under, fmt):
         assert "rose by at least" in render(under("regression"), fmt)

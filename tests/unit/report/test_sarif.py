@@ -159,6 +159,12 @@ class TestFindings:
         assert ppa["properties"]["coverage"] == 1.0
         assert run["properties"]["modelSha256"] == report.target.digest
 
+    def test_names_from_outside_make_no_link_and_no_placeholder(self):
+        hostile = "[all clear](https://example.org) {0}"
+        report = sample_report(target=sample_target(warnings=(hostile,)))
+        texts = [result["message"]["text"] for result in run_of(report)["results"]]
+        assert "[all clear] (https://example.org) { 0 }" in texts
+
     def test_long_lists_are_cut_and_names_stay_text(self):
         named = tuple(range(60))
         report = sample_report(attacks=(sample_outcome("ppa", named=named),), target=sample_target(name="n"))

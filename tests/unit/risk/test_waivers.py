@@ -142,6 +142,14 @@ class TestWhatTheyCover:
         assert decided(report, *waivers_of_all()).verdict is Verdict.PASS
         assert decided(report, *waivers_of_all("ppa")).verdict is Verdict.FAIL
 
+    def test_a_proven_medium_without_an_adaptive_attack_is_a_finding(self):
+        """The rule that found it clears nothing, and what it proves fails all the same."""
+        attacks = tuple(a for a in sample_attacks((0.15, 0.11, 0.20)) if not a.adaptive)
+        report = sample_report(attacks=attacks, policy=Policy(fail_on=RiskLevel.MEDIUM))
+        assert report.verdict.verdict is Verdict.FAIL
+        assert {finding.rule for finding in report.failures()} >= {"E3.5"}
+        assert decided(report, *waivers_of_all()).verdict is Verdict.INCONCLUSIVE
+
     def test_another_policy_decides_what_fails(self):
         medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
         strict = Policy(fail_on=RiskLevel.MEDIUM)
