@@ -54,15 +54,14 @@ class Settings(BaseSettings):
     """Seconds before the second try; each further one waits twice as long."""
     team_units: int = Field(default=0, ge=0)
     """Units of one team that may run at a time; 0 means no limit."""
+    github_step_summary: Path | None = Field(default=None, validation_alias="GITHUB_STEP_SUMMARY")
+    """Set by GitHub Actions: the file to which a step appends its summary."""
 
     @model_validator(mode="after")
     def _a_lease_outlives_a_heartbeat(self) -> Settings:
         if self.lease_s < 2 * self.heartbeat_s:
             raise ValueError("AUDITOR_LEASE_S must be at least twice AUDITOR_HEARTBEAT_S")
         return self
-
-    github_step_summary: Path | None = Field(default=None, validation_alias="GITHUB_STEP_SUMMARY")
-    """Set by GitHub Actions: the file to which a step appends its summary."""
 
     @field_validator("github_step_summary", mode="before")
     @classmethod
