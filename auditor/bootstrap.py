@@ -26,6 +26,7 @@ from auditor.service.claims import ClaimRules
 from auditor.service.execution import Executor
 from auditor.service.garbage import Garbage
 from auditor.service.jobs import Jobs
+from auditor.service.metrics import Metrics
 from auditor.service.pipeline import AUDIT, Pipeline
 from auditor.service.ports import ArtifactStore, JobQueue
 from auditor.service.reaper import Reaper
@@ -77,6 +78,7 @@ class Services:
         jobs: run in place, wait, status, list, cancel, resume.
         executor: runs one unit; workers call it.
         reaper: puts back what was lost; workers call it.
+        metrics: what the service does, in numbers; `auditor.adapters.prometheus` renders it.
         store: artifacts.
         garbage: deletes artifacts that nothing refers to.
         in_place: no broker is configured, so whoever submits also runs.
@@ -88,6 +90,7 @@ class Services:
     jobs: Jobs
     executor: Executor
     reaper: Reaper
+    metrics: Metrics
     store: ArtifactStore
     garbage: Garbage
     in_place: bool
@@ -152,6 +155,7 @@ def build_services(
             scratch=settings.home / "scratch",
             unit_timeout_s=settings.unit_timeout_s,
         ),
+        metrics=Metrics(transactions=transactions, clock=clock),
         store=store,
         garbage=Garbage(store=store, transactions=transactions, clock=clock),
         in_place=settings.broker_url is None,

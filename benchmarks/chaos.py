@@ -32,6 +32,7 @@ from auditor.db.engine import build_engine
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import StorageFailure
 from auditor.service.audits import SubmitRequest
+from auditor.service.states import LIVE, TERMINAL
 from auditor.settings import Settings
 from auditor.testing.servers import NoServer, PostgresServer, RedisServer, postgres_binaries, redis_binary
 from auditor.testing.worker import WorkerProcess
@@ -144,9 +145,9 @@ def run(folder: Path, faults: Mapping[Callable[[World], None], int], *, seed: in
             _feed(world, services, jobs, folder)
             _until(lambda: bool(world.running()), "nothing ran before a fault")
             time.sleep(world.chance.uniform(0.0, 1.5))
-            held = world.running()
+            held, before = world.running(), _redone(world)
             fault(world)
-            again = _settled(world, held)
+            again = _settled(world, held, before)
             name = fault.__name__
             tally.injected[name] += 1
             tally.redone[name] += again
@@ -171,23 +172,29 @@ def _feed(world: World, services: Services, jobs: list[str], folder: Path) -> No
     jobs.append(services.audits.submit(request).job_id)
 
 
-def _settled(world: World, held: Mapping[str, int]) -> int:
-    """Wait until what ran has ended or runs again; returns how many run, or ran, again."""
-    now: dict[str, tuple[UnitState, int]] = {}
+def _settled(world: World, held: Mapping[str, int], before: int) -> int:
+    """Wait until what ran has ended or runs again, and nothing else waits for another try; returns the new tries."""
 
     def under_way() -> bool:
         with world.transactions() as tx:
             units = [tx.units.get(unit_id) for unit_id in held]
-        now.update({unit.id: (unit.state, unit.attempt) for unit in units})
-        return all(state is UnitState.DONE or now[unit][1] > held[unit] for unit, (state, _) in now.items())
+            live = [job.id for job in tx.jobs.latest(100) if job.state in LIVE]
+            waiting = [unit for job_id in live for unit in tx.units.of_job(job_id) if unit.state is UnitState.PENDING]
+        again = all(unit.state is UnitState.DONE or unit.attempt > held[unit.id] for unit in units)
+        return again and not any(unit.attempt for unit in waiting)
 
     _until(under_way, "a unit that a fault hit was not taken up again", seconds=SETTLE_S)
-    return sum(attempt > held[unit] for unit, (_, attempt) in now.items())
+    return _redone(world) - before
+
+
+def _redone(world: World) -> int:
+    """Tries beyond the first, of all units."""
+    with world.transactions() as tx:
+        return tx.queue.statistics(SystemClock().now()).units_redone
 
 
 def _ended(services: Services, jobs: Sequence[str]) -> bool:
-    ends = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-    return all(services.jobs.status(job_id).state in ends for job_id in jobs)
+    return all(services.jobs.status(job_id).state in TERMINAL for job_id in jobs)
 
 
 def _inspect(world: World, services: Services, jobs: Sequence[str], tally: Tally) -> None:
@@ -220,7 +227,7 @@ def _until(condition: Callable[[], bool], otherwise: str, *, seconds: float = 60
                 return
         except StorageFailure:
             pass
-        time.sleep(0.05)
+        time.sleep(0.1)
     raise TimeoutError(otherwise)
 
 

@@ -81,8 +81,8 @@ def places(
 
     Args:
         waiting: see the Queue port.
-        served: see the Queue port.
-        running: see the Queue port; as many are taken to run at a time from here on, and each to be half done.
+        running: see there; as many are taken to run at a time from here on, and each to be half done.
+        served: see there.
         seconds: what a unit of each kind takes.
     """
     busy, slots = {unit.job_id for unit in running}, max(1, len(running))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -157,12 +158,12 @@ class Statistics:
         reports: by (kind, verdict); the verdict is empty where there is none.
     """
 
-    jobs: dict[tuple[str, str, str], int]
+    jobs: Mapping[tuple[str, ...], int]
     jobs_running: int
-    units: dict[tuple[str, str], int]
+    units: Mapping[tuple[str, ...], int]
     units_stalled: int
-    unit_seconds: dict[str, float]
+    unit_seconds: Mapping[str, float]
     units_redone: int
     oldest_waiting: datetime | None
     outbox: int
-    reports: dict[tuple[str, str], int]
+    reports: Mapping[tuple[str, ...], int]

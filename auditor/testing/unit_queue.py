@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from statistics import median
@@ -73,15 +73,15 @@ class InMemoryUnitQueue:
                 seconds[unit.spec.kind] += unit.result.seconds
         waiting = {unit.created_at for unit in self.waiting(now)}
         return Statistics(
-            jobs=dict(Counter((job.kind.value, job.state.value, job.team_id) for job in self._tables.jobs.values())),
+            jobs=_count((job.kind.value, job.state.value, job.team_id) for job in self._tables.jobs.values()),
             jobs_running=len({unit.job_id for unit in self.running(now)}),
-            units=dict(Counter((unit.spec.kind, unit.state.value) for unit in units)),
+            units=_count((unit.spec.kind, unit.state.value) for unit in units),
             units_stalled=sum(unit.state is UnitState.RUNNING and not _under_lease(unit, now) for unit in units),
             unit_seconds=dict(seconds),
             units_redone=sum(max(0, unit.attempt - 1) for unit in units),
             oldest_waiting=min(waiting, default=None),
             outbox=len(self._tables.outbox),
-            reports=dict(Counter((row.kind.value, row.verdict or "") for row in self._tables.reports.values())),
+            reports=_count((row.kind.value, row.verdict or "") for row in self._tables.reports.values()),
         )
 
     def _pairs(self) -> list[tuple[Unit, Job]]:
@@ -89,6 +89,10 @@ class InMemoryUnitQueue:
 
     def _queued(self, unit: Unit, job: Job) -> QueuedUnit:
         return QueuedUnit(unit.id, job.id, job.team_id, unit.spec.kind, job.priority, job.created_at, unit.position)
+
+
+def _count(rows: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+    return dict(Counter(rows))
 
 
 def _under_lease(unit: Unit, now: datetime) -> bool:
