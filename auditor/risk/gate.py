@@ -62,7 +62,7 @@ def decide_gate(
     aside = {finding.attack: laid.aside.get(finding.attack) for finding in findings if _is_aside(finding)}
     verdict = evidence
     missing: tuple[str, ...] = ()
-    if aside and evidence is decided.verdict.verdict:
+    if aside:
         verdict, missing = _beside(found, aside, report.plan, policy)
     decision = GateDecision(
         verdict=verdict,

@@ -78,6 +78,14 @@ class TestRegressions:
         assert [finding.attack for finding in gate.having(FindingState.FAILING)] == ["gmi"]
         assert "not attacked by it" in gate.having(FindingState.FAILING)[0].regression
 
+    def test_what_cannot_be_paired_is_not_taken_for_known(self):
+        report = sample_report()
+        bare = report.attacks[0].model_copy(update={"per_class": ()})
+        gate = decided(report, sample_report(attacks=(bare, *report.attacks[1:])))
+        assert gate.verdict is Verdict.FAIL
+        (finding,) = gate.having(FindingState.FAILING)
+        assert "cannot be paired" in finding.regression
+
     def test_a_class_that_did_not_leak_for_certain_before(self):
         def report(*named):
             return sample_report(attacks=(sample_outcome("ppa", named=named), *sample_attacks()[1:]))

@@ -188,11 +188,21 @@ class TestClasses:
         assert gate.waivers[0].state is WaiverState.PARTIAL
 
     def test_without_the_class_nothing_may_be_settled(self):
-        report = self.report(7, lift=LIFTS[Verdict.INCONCLUSIVE])
+        """The class made it fail, and hid that the interval of this attack excludes too little."""
+        wide = sample_outcome("ppa", lift=LIFTS[Verdict.INCONCLUSIVE], named=(7,))
+        report = sample_report(attacks=(wide, *sample_attacks()[1:]))
         assert report.verdict.verdict is Verdict.FAIL
         gate = decided(report, sample_waiver("class:7"))
         assert gate.verdict is Verdict.INCONCLUSIVE
         assert any("neither a leak nor its absence" in reason for reason in gate.missing)
+
+    def test_the_share_of_the_classes_that_are_left_is_what_counts(self):
+        attacks = (sample_outcome("ppa", named=(1, 2, 3, 4)), *sample_attacks()[1:])
+        report = sample_report(attacks=attacks, policy=Policy(fail_on=RiskLevel.CRITICAL))
+        gate = decided(report, sample_waiver("class:1", up_to=RiskLevel.CRITICAL))
+        assert gate.verdict is Verdict.FAIL, "3 of 60 classes are still critical"
+        two = [sample_waiver(f"class:{label}", up_to=RiskLevel.CRITICAL) for label in (1, 2)]
+        assert decided(report, *two).verdict is not Verdict.FAIL
 
     def test_many_classes_are_critical_and_need_a_waiver_that_says_so(self):
         report = self.report(1, 2, 3, 4)
@@ -224,6 +234,15 @@ class TestWhatTheyNeverDo:
         assert gate.verdict is Verdict.INCONCLUSIVE
         assert any("boom" in reason for reason in gate.missing)
         assert exit_code(gate.verdict) is ExitCode.INCONCLUSIVE
+
+    def test_what_is_missing_beside_a_passing_attack_and_a_waived_one_is_still_missing(self):
+        gone = {"status": OutcomeStatus.FAILED, "reason": "boom", "scores": (), "per_class": ()}
+        failing, passing = sample_attacks(LIFTS[Verdict.FAIL]), sample_attacks()
+        report = sample_report(attacks=(failing[0], passing[1], passing[2].model_copy(update=gone), passing[3]))
+        assert report.verdict.verdict is Verdict.FAIL
+        gate = decided(report, sample_waiver())
+        assert gate.verdict is Verdict.INCONCLUSIVE
+        assert any("boom" in reason for reason in gate.missing)
 
     def test_too_few_methods_beside_what_is_waived_is_inconclusive(self):
         policy = Policy(thresholds=Thresholds(min_attacks=3))
