@@ -12,6 +12,7 @@ import typer
 from auditor.cli.gating import gated, read_gating
 from auditor.cli.options import AnchorOption, MinSeverityOption, WaiversOption, display_of, services
 from auditor.cli.report import format_by_name, write_whole
+from auditor.contracts.jobs import JobView
 from auditor.contracts.policy import RiskLevel
 from auditor.errors import InvalidInput
 
@@ -37,7 +38,7 @@ def status(
     if fmt == "json":
         typer.echo(view.model_dump_json(indent=2))
         return
-    typer.echo(f"{view.id}  {view.kind}  {view.name}  {view.state}")
+    typer.echo(f"{view.id}  {view.kind}  {view.name}  {view.state}{_place(view)}")
     for unit in view.units:
         state = "stalled" if unit.stalled else str(unit.state)
         seconds = "" if unit.seconds is None else f"{unit.seconds:8.1f}s"
@@ -47,6 +48,16 @@ def status(
             typer.echo(f"           {unit.error.code}: {'; '.join(unit.error.problems)}")
     for report in view.report_ids:
         typer.echo(f"  report {report}")
+
+
+def _place(view: JobView) -> str:
+    """Where a job that waits stands, and why one that has begun does not go on."""
+    if view.stalled:
+        return "  its worker has not been heard of"
+    if view.queue_position is None:
+        return ""
+    eta = "" if view.eta_s is None else f", in about {view.eta_s:.0f} s"
+    return f"  number {view.queue_position} in the queue{eta}"
 
 
 def list_jobs(

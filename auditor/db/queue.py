@@ -15,7 +15,7 @@ from auditor.contracts.jobs import UnitState
 from auditor.db.models import JobRow, OutboxRow, ReportRow, UnitRow
 from auditor.db.rows import unit_of
 from auditor.service.records import QueuedUnit, Statistics, Unit
-from auditor.service.states import LIVE
+from auditor.service.states import LIVE, REMEMBERED
 
 _LOCK = 0x61756469
 """Claims of all workers of one PostgreSQL database take this advisory lock in turn: a share is counted, then taken."""
@@ -43,7 +43,7 @@ class SqlQueue:
             .group_by(JobRow.team_id)
             .subquery()
         )
-        served = _served().subquery()
+        served = _served(now).subquery()
         held = func.coalesce(shares.c.units, 0)
         turn = (held, served.c.at.asc().nulls_first())
         query = (
@@ -75,9 +75,9 @@ class SqlQueue:
         """Units under a live lease."""
         return self._queued(_under_lease(now))
 
-    def served(self) -> Mapping[str, datetime]:
+    def served(self, now: datetime) -> Mapping[str, datetime]:
         """When each team was last served."""
-        rows = self._session.execute(_served()).all()
+        rows = self._session.execute(_served(now)).all()
         return {team_id: at for team_id, at in rows if at is not None}
 
     def typical_seconds(self) -> Mapping[str, float]:
@@ -151,12 +151,12 @@ def claimed(*, worker: str, now: datetime, until: datetime) -> dict[str, Any]:
     }
 
 
-def _served() -> Any:
-    """Team and time of its last heartbeat, over jobs that go on: those are few, however many have ended."""
+def _served(now: datetime) -> Any:
+    """Team and time of its last heartbeat, over jobs that go on or have just ended: few, however many are stored."""
     return (
         select(JobRow.team_id, func.max(UnitRow.heartbeat_at).label("at"))
         .join(UnitRow, UnitRow.job_id == JobRow.id)
-        .where(JobRow.state.in_(_LIVE))
+        .where(or_(JobRow.state.in_(_LIVE), JobRow.finished_at >= now - REMEMBERED))
         .group_by(JobRow.team_id)
     )
 

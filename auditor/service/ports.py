@@ -161,8 +161,8 @@ class Queue(Protocol):
         """Every unit under a live lease."""
         ...
 
-    def served(self) -> Mapping[str, datetime]:
-        """By team, when a unit of it was last taken or heard of; jobs that ended do not count any more."""
+    def served(self, now: datetime) -> Mapping[str, datetime]:
+        """By team, when a unit of it was last taken or heard of. Jobs that ended over an hour ago no longer count."""
         ...
 
     def typical_seconds(self) -> Mapping[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 from auditor.contracts.jobs import JobState, UnitState
 from auditor.errors import IllegalMove
@@ -27,6 +28,9 @@ UNIT_MOVES: Mapping[UnitState, frozenset[UnitState]] = {
 TERMINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """Nothing of such a job runs until somebody resumes it."""
 LIVE = frozenset(JobState) - TERMINAL
+
+REMEMBERED = timedelta(hours=1)
+"""How long a job that has ended counts as its team having been served."""
 
 
 def require_move(job_id: str, before: JobState, after: JobState) -> None:

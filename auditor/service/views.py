@@ -27,7 +27,7 @@ class Line:
         return cls(
             running=frozenset(unit.job_id for unit in running),
             stalled=frozenset(unit.job_id for unit in tx.units.expired(now)),
-            places=places(tx.queue.waiting(now), running, tx.queue.served(), tx.queue.typical_seconds()),
+            places=places(tx.queue.waiting(now), running, tx.queue.served(now), tx.queue.typical_seconds()),
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from auditor.contracts.jobs import UnitState
 from auditor.service.places import claim_order
 from auditor.service.records import Job, QueuedUnit, Statistics, Unit
-from auditor.service.states import LIVE
+from auditor.service.states import LIVE, REMEMBERED
 from auditor.testing.tables import Tables
 
 
@@ -29,7 +29,7 @@ class InMemoryUnitQueue:
         waiting = [unit for unit in self.waiting(now) if not team_units or held[unit.team_id] < team_units]
         if not waiting:
             return None
-        unit = self._tables.units[claim_order(waiting, running, self.served())[0].unit_id]
+        unit = self._tables.units[claim_order(waiting, running, self.served(now))[0].unit_id]
         self._tables.units[unit.id] = replace(unit, **claimed(unit, worker=worker, now=now, until=lease_until))
         return self._tables.units[unit.id]
 
@@ -48,11 +48,12 @@ class InMemoryUnitQueue:
         """Units under a live lease."""
         return [self._queued(unit, job) for unit, job in self._pairs() if _under_lease(unit, now)]
 
-    def served(self) -> Mapping[str, datetime]:
+    def served(self, now: datetime) -> Mapping[str, datetime]:
         """When each team was last served."""
         found: dict[str, datetime] = {}
         for unit, job in self._pairs():
-            if unit.heartbeat_at is not None and job.state in LIVE:
+            recent = job.state in LIVE or (job.finished_at is not None and job.finished_at >= now - REMEMBERED)
+            if unit.heartbeat_at is not None and recent:
                 found[job.team_id] = max(unit.heartbeat_at, found.get(job.team_id, unit.heartbeat_at))
         return found
 

@@ -89,6 +89,21 @@ def test_teams_take_turns_with_a_single_worker_too(database):
     assert taken == [100, 300, 101, 301, 102, 200, 201, 202]
 
 
+def test_a_team_whose_job_has_just_ended_was_served(database):
+    with database() as tx:
+        ended, forgotten = NOW - timedelta(minutes=59), NOW - timedelta(minutes=61)
+        add(tx, 1, team="a", state=JobState.RUNNING)
+        add(tx, 2, team="b", state=JobState.RUNNING)
+        for number, when in ((100, ended), (200, forgotten)):
+            held = tx.units.claim(job_id(number), worker="w", now=when, lease_until=when)
+            assert tx.units.complete(held, UnitResult())
+            tx.jobs.set_state(held.job_id, JobState.DONE, error=None, finished_at=when)
+        assert tx.queue.served(NOW) == {"a": ended}
+        add(tx, 3, team="a", age=9)
+        add(tx, 4, team="b", age=1)
+    assert drain(database) == [400, 300]
+
+
 def test_a_team_at_its_limit_waits_for_its_own_units_only(database):
     with database() as tx:
         add(tx, 1, team="many", age=9, priority=5, units=4)
@@ -175,7 +190,7 @@ def test_the_order_told_is_the_order_taken(database, seed):
 
 
 def _order(tx):
-    return claim_order(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served())
+    return claim_order(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served(NOW))
 
 
 def finish(tx, number, kind, seconds):
@@ -204,8 +219,8 @@ def test_places_follow_the_order_and_what_is_ahead(database):
         add(tx, 2, team="a", age=8, units=3)
         add(tx, 3, team="b", age=1, units=1)
     with database() as tx:
-        found = places(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served(), tx.queue.typical_seconds())
-        blind = places(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served(), {})
+        found = places(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served(NOW), tx.queue.typical_seconds())
+        blind = places(tx.queue.waiting(NOW), tx.queue.running(NOW), tx.queue.served(NOW), {})
     assert {key: (place.position, place.eta_s) for key, place in found.items()} == {
         job_id(3): (1, 5.0),
         job_id(2): (2, 15.0),

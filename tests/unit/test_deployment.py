@@ -109,6 +109,16 @@ def test_one_worker_has_a_gpu_and_the_other_is_told_to_do_without(compose):
     assert (gpu["environment"]["AUDITOR_DEVICE"], cpu["environment"]["AUDITOR_DEVICE"]) == ("cuda", "cpu")
 
 
+def test_a_worker_gives_back_what_it_runs_before_it_is_killed(compose):
+    from auditor.runner.process import GRACE_S
+
+    for name in ("worker", "worker-cpu"):
+        service = compose["services"][name]
+        command, drain_timeout = service["command"][:2], float(service["command"][2])
+        assert command == ["worker", "--drain-timeout"]
+        assert drain_timeout + GRACE_S < float(service["stop_grace_period"].removesuffix("s"))
+
+
 def test_every_part_of_ours_knows_the_settings_and_keeps_telemetry_off(compose):
     from auditor.settings import Settings
 
