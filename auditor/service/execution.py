@@ -129,19 +129,23 @@ class Executor:
         Args:
             unit: what to do; its inputs are taken from the store.
             on_message: receives progress and log messages.
-            should_stop: polled.
+            should_stop: polled, also between files.
             files: further inputs, not from the store.
         """
         with unit_folder(self._scratch) as folder:
             root = Path(folder)
             for name, digest in unit.inputs.items():
                 self._store.get_path(digest, inside(root / "inputs", name))
+                _go_on_unless(should_stop)
             for name, data in (files or {}).items():
                 path = inside(root / "inputs", name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
             finished = self._runner.run(unit, root, on_message=on_message, should_stop=should_stop)
-            outputs = {name: self._store.put_file(inside(root / "outputs", name)) for name in finished.outputs}
+            outputs = {}
+            for name in finished.outputs:
+                outputs[name] = self._store.put_file(inside(root / "outputs", name))
+                _go_on_unless(should_stop)
         return UnitResult(
             value=finished.value,
             outputs=outputs,
@@ -274,6 +278,12 @@ class Executor:
             finished = sum(other.state in (UnitState.DONE, UnitState.FAILED) for other in units)
             event = event.model_copy(update={"units_done": finished, "units_known": len(units)})
         on_event(event)
+
+
+def _go_on_unless(should_stop: Callable[[], bool]) -> None:
+    """Also renews the claim: many or large files must not outlast a lease."""
+    if should_stop():
+        raise Cancelled("the unit was stopped")
 
 
 def _failure_of(error: Exception) -> Failed:

@@ -9,13 +9,14 @@ from auditor.contracts.jobs import JobState, UnitState
 from auditor.errors import IllegalMove
 
 JOB_MOVES: Mapping[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
     JobState.DONE: frozenset(),
     JobState.FAILED: frozenset({JobState.QUEUED, JobState.RUNNING}),
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
-"""A job runs from its first claim to its end. Resumed, it waits again, or runs where a unit of it still does."""
+"""A job runs from its first claim to its end. Resumed, it waits again; or it runs, where a unit of it still does; or it is
+done, where its last unit ended after it had failed."""
 
 UNIT_MOVES: Mapping[UnitState, frozenset[UnitState]] = {
     UnitState.PENDING: frozenset({UnitState.RUNNING}),

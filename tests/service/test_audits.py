@@ -655,6 +655,36 @@ def test_the_reaper_sends_what_could_not_be_sent(house):
     assert (len(house.queue.sent), house.transactions.tables.outbox) == (1, {})
 
 
+def test_a_job_whose_last_unit_ended_after_it_had_failed_is_done_when_resumed(house):
+    started = house.submit()
+    finish_ = house.handlers["finish"]
+
+    def fail_meanwhile(unit, workspace, session):
+        with house.transactions() as tx:
+            tx.jobs.set_state(started.job_id, JobState.FAILED, error=None, finished_at=house.clock.now())
+        return finish_(unit, workspace, session)
+
+    house.replace("finish", fail_meanwhile)
+    assert house.jobs.run_in_place(started.job_id).state is JobState.FAILED
+    assert house.jobs.resume(started.job_id).state is JobState.DONE
+
+
+def test_a_claim_is_renewed_while_files_are_stored(house):
+    house.executor.rules = replace(RULES, heartbeat_s=0.0)
+    started = house.submit()
+    put = house.store.put_file
+
+    def slowly(path):
+        house.clock.sleep(0.7 * RULES.lease.total_seconds())
+        assert house.reaper.reap().put_back == 0
+        return put(path)
+
+    house.store.put_file = slowly
+    assert house.executor.execute_next() is True
+    (unit, *_) = house.jobs.status(started.job_id).units
+    assert (unit.key, unit.state, unit.attempt) == ("prepare", UnitState.DONE, 1)
+
+
 def test_folders_of_killed_processes_are_swept_and_no_others(house):
     scratch, host = house.tmp_path / "scratch", socket.gethostname()
     gone = subprocess.Popen(["/bin/true"])
