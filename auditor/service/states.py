@@ -15,8 +15,8 @@ JOB_MOVES: Mapping[JobState, frozenset[JobState]] = {
     JobState.FAILED: frozenset({JobState.QUEUED, JobState.RUNNING}),
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
-"""A job runs from its first claim to its end. Resumed, it waits again; or it runs, where a unit of it still does; or it is
-done, where its last unit ended after it had failed."""
+"""A job runs from its first claim to its end. Resumed, it waits again; or it runs, where a unit of it still does;
+or it is done, where its last unit ended after it had failed."""
 
 UNIT_MOVES: Mapping[UnitState, frozenset[UnitState]] = {
     UnitState.PENDING: frozenset({UnitState.RUNNING}),
