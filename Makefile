@@ -38,9 +38,9 @@ types: $(STAMP) ## Static types
 worker: $(STAMP) ## A Celery worker (needs AUDITOR_BROKER_URL)
 	$(BIN)/auditor worker
 
-serve: $(STAMP) ## Everything this machine needs to take jobs: migrate, then a worker
+serve: $(STAMP) ## The HTTP API on this machine; without a broker it also runs the jobs
 	$(BIN)/auditor migrate
-	$(BIN)/auditor worker
+	$(BIN)/auditor serve
 
 migrate: $(STAMP) ## Bring the database up to date (AUDITOR_DATABASE_URL, default SQLite)
 	$(BIN)/auditor migrate

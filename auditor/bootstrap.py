@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
@@ -20,6 +21,7 @@ from auditor.contracts.jobs import JobKind, UnitSpec
 from auditor.db.engine import build_engine
 from auditor.db.migrate import HEAD, require_head, upgrade
 from auditor.db.unit_of_work import SqlTransactions
+from auditor.errors import NotFound
 from auditor.runner.process import ProcessRunner
 from auditor.service.audits import Audits
 from auditor.service.claims import ClaimRules
@@ -28,7 +30,7 @@ from auditor.service.garbage import Garbage
 from auditor.service.jobs import Jobs
 from auditor.service.metrics import Metrics
 from auditor.service.pipeline import AUDIT, Pipeline
-from auditor.service.ports import ArtifactStore, JobQueue
+from auditor.service.ports import ArtifactStore, Clock, Database, JobQueue
 from auditor.service.reaper import Reaper
 from auditor.service.workspace import Workspace
 from auditor.settings import Settings
@@ -81,6 +83,9 @@ class Services:
         metrics: what the service does, in numbers; `auditor.adapters.prometheus` renders it.
         store: artifacts.
         garbage: deletes artifacts that nothing refers to.
+        database: all transactions.
+        clock: the time.
+        pipelines: how each kind of job runs.
         in_place: no broker is configured, so whoever submits also runs.
         close: ends a waiting runner process and gives the database connections back.
     """
@@ -93,8 +98,28 @@ class Services:
     metrics: Metrics
     store: ArtifactStore
     garbage: Garbage
+    database: Database
+    clock: Clock
+    pipelines: Mapping[JobKind, Pipeline]
     in_place: bool
     close: Callable[[], None]
+
+    def write_repaired_model(self, job_id: str, path: Path) -> None:
+        """The model that a repair made; raises NotFound where it kept none."""
+        report = self.audits.get_repair_report(job_id)
+        if report.model_digest is None:
+            raise NotFound(f"the remediation '{job_id}' kept no model", remedy="Its report says why.")
+        self.store.get_path(report.model_digest, path)
+
+    def of_team(self, team_id: str) -> Services:
+        """The same use-cases in a world in which no other team's audits exist."""
+        transactions = self.database.of_team(team_id)
+        jobs = Jobs(transactions=transactions, executor=self.executor, clock=self.clock, pipelines=self.pipelines)
+        audits = Audits(
+            store=self.store, transactions=transactions, executor=self.executor, jobs=jobs, clock=self.clock
+        )
+        repairs = Repairs(store=self.store, transactions=transactions, jobs=jobs)
+        return replace(self, audits=audits, repairs=repairs, jobs=jobs)
 
 
 def build_services(
@@ -158,6 +183,9 @@ def build_services(
         metrics=Metrics(transactions=transactions, clock=clock),
         store=store,
         garbage=Garbage(store=store, transactions=transactions, clock=clock),
+        database=transactions,
+        clock=clock,
+        pipelines=pipelines,
         in_place=settings.broker_url is None,
         close=close,
     )

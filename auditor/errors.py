@@ -82,6 +82,64 @@ class AccessDenied(AuditorError):
     default_remedy = "Declare the access level the attack needs, or use what its view offers."
 
 
+class NotSignedIn(AuditorError):
+    """Nobody is signed in, or what was given as proof is not valid (any more); which of these is not told."""
+
+    code = "not_signed_in"
+    http_status = 401
+    exit_code = ExitCode.DENIED
+    default_remedy = "Sign in with `auditor login URL`, or give a valid token in AUDITOR_TOKEN."
+
+
+class NotAllowed(AuditorError):
+    """The person is known, and may not do this."""
+
+    code = "not_allowed"
+    http_status = 403
+    exit_code = ExitCode.DENIED
+    default_remedy = "Ask an admin of your team for the role, or use a token with the scope, that is named."
+
+
+class Conflict(AuditorError):
+    """It contradicts what is there: a name that is taken, a part that does not follow, work that is under way."""
+
+    code = "conflict"
+    http_status = 409
+    default_remedy = "Look at what is there, and choose another name or go on from its state."
+
+
+class TooLarge(AuditorError):
+    """A request or a file is over the size limit."""
+
+    code = "too_large"
+    http_status = 413
+    default_remedy = "Send less at once, or ask the operator to raise the limit."
+
+
+class TooManyRequests(AuditorError):
+    """The rate limit was passed.
+
+    Attributes:
+        retry_after_s: when there is room again.
+    """
+
+    retry_after_s: int = 1
+
+    code = "too_many_requests"
+    http_status = 429
+    retryable = True
+    default_remedy = "Wait as long as the answer's `Retry-After` says, then go on."
+
+
+class ServerFailure(AuditorError):
+    """The server could not be reached, or answered with what is not its protocol."""
+
+    code = "server_failure"
+    http_status = 502
+    retryable = True
+    default_remedy = "Check the server's address (AUDITOR_SERVER_URL, `auditor login URL`) and that it runs."
+
+
 class QueryBudgetExceeded(AuditorError):
     """A target view's query counter would pass its budget; raised before the query is made."""
 

@@ -68,6 +68,19 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, given: object) -> object:
         return given or None
 
+    server_url: str | None = None
+    """Address of the server that commands talk to; unset means the one `auditor login` stored, or this machine."""
+    token: SecretStr | None = None
+    """Token for that server."""
+    secret_key: SecretStr | None = None
+    """Signs addresses of pictures; unset means a key file under `home`. All API processes need the same one."""
+    max_upload_bytes: int = 8 << 30
+    """Largest file that may be uploaded."""
+    requests_per_minute: int = 600
+    """Requests of one token or session, in each API process, before it is told to wait."""
+    concurrent_checks: int = 2
+    """Submissions that one API process checks at a time; others wait."""
+
     @property
     def effective_database_url(self) -> str:
         """The SQLAlchemy URL in use."""

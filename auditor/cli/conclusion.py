@@ -17,7 +17,7 @@ from auditor.errors import ExitCode, InvalidInput
 from auditor.report.display import Display
 
 if TYPE_CHECKING:
-    from auditor.bootstrap import Services
+    from auditor.cli.options import House
     from auditor.contracts.jobs import JobView
 
 
@@ -38,7 +38,7 @@ class Telling:
     step_summary: bool = True
 
 
-def conclude(house: Services, view: JobView, telling: Telling, gating: Gating | None = None) -> ExitCode:
+def conclude(house: House, view: JobView, telling: Telling, gating: Gating | None = None) -> ExitCode:
     """Print the report of a job that ended, write the files asked for, and return the exit code of its verdict."""
     from auditor.contracts.jobs import JobKind, JobState
 
@@ -69,7 +69,7 @@ def _failed(view: JobView) -> ExitCode:
     return ExitCode.INCONCLUSIVE if view.error and view.error.code == "unsupported_model" else ExitCode.ERROR
 
 
-def _audited(house: Services, view: JobView, telling: Telling, gating: Gating) -> ExitCode:
+def _audited(house: House, view: JobView, telling: Telling, gating: Gating) -> ExitCode:
     from auditor.report.formats import render
     from auditor.risk.exit_code import exit_code
 

@@ -34,7 +34,7 @@ def demo(
 
     Always exits 0 when the loop ran: the verdict is part of what is shown.
     """
-    from auditor.cli.options import services
+    from auditor.cli.options import local_services
     from auditor.demo.guided import write_submission
 
     started = time.monotonic()
@@ -42,7 +42,7 @@ def demo(
         submission = write_submission(out, data, size=size, seed=seed, on_step=progress.step)
     typer.echo(submission.description)
     typer.echo(f"target: {submission.target_summary}")
-    house = services()
+    house = local_services()
     report = _audit(house, submission, out, quiet=quiet)
     if repair:
         _repair(house, report, out, quiet=quiet)

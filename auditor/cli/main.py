@@ -9,7 +9,7 @@ import sys
 import typer
 
 from auditor import __version__
-from auditor.cli import audit, demo, gate, jobs, plan, repair, report, system, waive
+from auditor.cli import audit, demo, gate, jobs, plan, repair, report, server, system, waive
 from auditor.errors import AuditorError, ExitCode, InvalidInput
 
 EPILOG = (
@@ -41,7 +41,7 @@ def _root(
     """How much of the private training data can an attacker rebuild from this image classifier?"""
 
 
-for module in (audit, plan, jobs, repair, report, gate, waive, system, demo):
+for module in (audit, plan, jobs, repair, report, gate, waive, server, system, demo):
     module.register(app)
 
 

@@ -15,8 +15,11 @@ from auditor.errors import InvalidInput
 
 if TYPE_CHECKING:
     from auditor.bootstrap import Services
+    from auditor.client.remote import RemoteServices
     from auditor.report.display import Display
     from auditor.settings import Settings
+
+    House = Services | RemoteServices
 
 ManifestOption = Annotated[
     Path | None, typer.Option("-c", "--config", help="Manifest; default: auditor.yaml beside the model.")
@@ -65,8 +68,22 @@ SummaryOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
 
 
-def services() -> Services:
-    """The wired use-cases for this process's settings; closed when the program ends."""
+def services() -> House:
+    """The use-cases: those of the server that commands talk to, where there is one, else those of this machine."""
+    from auditor.client.credentials import credentials_of
+
+    credentials = credentials_of(read_settings())
+    if credentials is None:
+        return local_services()
+    from auditor.client.remote import RemoteServices
+
+    remote = RemoteServices(credentials.url, credentials.token)
+    atexit.register(remote.close)
+    return remote
+
+
+def local_services() -> Services:
+    """The wired use-cases of this machine; closed when the program ends."""
     from auditor.bootstrap import build_services
 
     house = build_services(read_settings())

@@ -24,8 +24,8 @@ from auditor.cli.options import (
     PolicyOption,
     QuietOption,
     SplitOption,
+    local_services,
     parse_duration,
-    services,
 )
 from auditor.errors import InvalidInput
 
@@ -64,7 +64,7 @@ def plan(
         from auditor.cli.progress import JobProgress
 
         request = submit_request(model, config, preset, policy, None, split=split, budget_s=budget_s)
-        house = services()
+        house = local_services()
         with JobProgress(quiet=quiet) as progress:
             estimate = house.audits.estimate(request, progress.event)
     else:

@@ -25,7 +25,7 @@ from auditor.cli.step_summary import append_step_summary
 from auditor.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
-    from auditor.bootstrap import Services
+    from auditor.cli.options import House
     from auditor.contracts.repair import RepairReport
     from auditor.contracts.report import AuditReport
     from auditor.contracts.scores import Score
@@ -125,16 +125,16 @@ def _params(text: str | None) -> dict[str, Any]:
     return value
 
 
-def _write_model(house: Services, job_id: str, path: Path) -> None:
+def _write_model(house: House, job_id: str, path: Path) -> None:
     report = house.audits.get_repair_report(job_id)
     if report.model_digest is None:
         typer.echo("no candidate was kept, so there is no model to write", err=True)
         return
-    house.store.get_path(report.model_digest, path)
+    house.write_repaired_model(job_id, path)
     typer.echo(f"wrote {path}", err=True)
 
 
-def show_repair(house: Services, job_id: str, telling: Telling) -> ExitCode:
+def show_repair(house: House, job_id: str, telling: Telling) -> ExitCode:
     """Print a repair's report, write the files asked for; the exit code is the verdict after.
 
     Without a repaired model nothing was decided: inconclusive. The verdict on the submission is that of its audit.

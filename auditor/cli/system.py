@@ -166,9 +166,9 @@ def collect_garbage(
     """Delete artifacts that no submission, job or report refers to any more."""
     from datetime import timedelta
 
-    from auditor.cli.options import parse_duration, services
+    from auditor.cli.options import local_services, parse_duration
 
     age = timedelta(seconds=parse_duration(older_than, option="--older-than") or 0.0)
-    found = services().garbage.collect(age, dry_run=dry_run)
+    found = local_services().garbage.collect(age, dry_run=dry_run)
     verb = "would be deleted" if dry_run else "deleted"
     typer.echo(f"{found.deleted} artifacts {verb} ({found.freed_bytes / 2**20:.1f} MiB), {found.kept} kept", err=True)

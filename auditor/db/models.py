@@ -60,6 +60,8 @@ class TeamRow(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    pictures_days: Mapped[int | None]
+    private_data_days: Mapped[int | None]
 
 
 class SubmissionRow(Base):

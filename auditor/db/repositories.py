@@ -1,4 +1,4 @@
-"""All SQL of the project: one repository per noun, records in, records out."""
+"""Submissions, jobs, units and the outbox in SQL: one repository per noun, records in, records out."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import JSON, CursorResult, String, delete, or_, select, update
+from sqlalchemy import JSON, CursorResult, String, delete, select, update
 from sqlalchemy.orm import Session
 
-from auditor.contracts.jobs import Failed, JobState, Progress, UnitResult, UnitState
+from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.submission import TargetCard
-from auditor.db.models import Base, JobRow, OutboxRow, ReportRow, SubmissionRow, UnitRow
+from auditor.db.models import Base, JobRow, OutboxRow, SubmissionRow, UnitRow
 from auditor.db.queue import claimed
-from auditor.db.rows import job_of, json_of, report_of, unit_of
+from auditor.db.rows import job_of, json_of, unit_of
+from auditor.db.tables import after_place
 from auditor.errors import NotFound
-from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.ports import Place
+from auditor.service.records import Job, Submission, Unit
 from auditor.service.states import require_move, unit_sources
 
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
-_REFERENCE = re.compile(r"[0-9a-f]{4,64}")
+REFERENCE = re.compile(r"[0-9a-f]{4,64}")
 """Ids are lower-case hexadecimal; four characters are the least a person may abbreviate one to."""
 
 
@@ -30,11 +32,17 @@ def _sources(after: UnitState) -> list[str]:
     return [state.value for state in unit_sources(after)]
 
 
+def jobs_of(team_id: str) -> Any:
+    """Ids of a team's jobs, for a condition on what belongs to them."""
+    return select(JobRow.id).where(JobRow.team_id == team_id)
+
+
 class SqlSubmissions:
     """Submissions in SQL."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, team_id: str | None = None) -> None:
         self._session = session
+        self._own: tuple[Any, ...] = () if team_id is None else (SubmissionRow.team_id == team_id,)
 
     def add(self, submission: Submission) -> None:
         """Insert a new one."""
@@ -52,9 +60,21 @@ class SqlSubmissions:
 
     def get(self, submission_id: str) -> Submission:
         """By id."""
-        row = self._session.get(SubmissionRow, submission_id)
+        query = select(SubmissionRow).where(SubmissionRow.id == submission_id, *self._own)
+        row = self._session.scalars(query).first()
         if row is None:
             raise NotFound(f"there is no submission '{submission_id}'")
+        return self._submission(row)
+
+    def page(self, limit: int, after: Place | None = None) -> Sequence[Submission]:
+        """Newest first."""
+        query = select(SubmissionRow).where(*self._own)
+        if after is not None:
+            query = query.where(after_place(SubmissionRow.created_at, SubmissionRow.id, after))
+        query = query.order_by(SubmissionRow.created_at.desc(), SubmissionRow.id.desc()).limit(limit)
+        return [self._submission(row) for row in self._session.scalars(query)]
+
+    def _submission(self, row: SubmissionRow) -> Submission:
         return Submission(
             id=row.id,
             name=row.name,
@@ -69,8 +89,9 @@ class SqlSubmissions:
 class SqlJobs:
     """Jobs in SQL."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, team_id: str | None = None) -> None:
         self._session = session
+        self._own: tuple[Any, ...] = () if team_id is None else (JobRow.team_id == team_id,)
 
     def add(self, job: Job) -> None:
         """Insert a new one."""
@@ -94,10 +115,10 @@ class SqlJobs:
 
     def get(self, job_id: str, *, lock: bool = False) -> Job:
         """By id or unique first characters; `lock` holds the row (on SQLite, writers exclude each other anyway)."""
-        query = select(JobRow).where(JobRow.id == job_id)
+        query = select(JobRow).where(JobRow.id == job_id, *self._own)
         rows = self._session.scalars(query.with_for_update() if lock else query).all()
-        if not rows and _REFERENCE.fullmatch(job_id):
-            query = select(JobRow).where(JobRow.id.startswith(job_id, autoescape=True)).limit(2)
+        if not rows and REFERENCE.fullmatch(job_id):
+            query = select(JobRow).where(JobRow.id.startswith(job_id, autoescape=True), *self._own).limit(2)
             rows = self._session.scalars(query.with_for_update() if lock else query).all()
         if len(rows) > 1:
             raise NotFound(f"more than one job starts with '{job_id}'", remedy="Give more of the id.")
@@ -107,12 +128,21 @@ class SqlJobs:
 
     def latest(self, limit: int) -> Sequence[Job]:
         """Newest first."""
-        query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)
+        return self.page(limit)
+
+    def page(self, limit: int, after: Place | None = None, *, kind: JobKind | None = None) -> Sequence[Job]:
+        """Newest first."""
+        query = select(JobRow).where(*self._own)
+        if kind is not None:
+            query = query.where(JobRow.kind == kind.value)
+        if after is not None:
+            query = query.where(after_place(JobRow.created_at, JobRow.id, after))
+        query = query.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit)
         return [job_of(row) for row in self._session.scalars(query)]
 
     def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
         """The team's newest job for this work."""
-        query = select(JobRow).where(JobRow.fingerprint == fingerprint, JobRow.team_id == team_id)
+        query = select(JobRow).where(JobRow.fingerprint == fingerprint, JobRow.team_id == team_id, *self._own)
         row = self._session.scalars(query.order_by(JobRow.created_at.desc(), JobRow.id).limit(1)).first()
         return None if row is None else job_of(row)
 
@@ -127,14 +157,15 @@ class SqlJobs:
         self._update(job_id, cancel_requested=requested)
 
     def _update(self, job_id: str, **values: Any) -> None:
-        self._session.execute(update(JobRow).where(JobRow.id == job_id).values(**values))
+        self._session.execute(update(JobRow).where(JobRow.id == job_id, *self._own).values(**values))
 
 
 class SqlUnits:
     """Units in SQL. Every change of a claim is one UPDATE with its condition in the WHERE clause."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, team_id: str | None = None) -> None:
         self._session = session
+        self._own: tuple[Any, ...] = () if team_id is None else (UnitRow.job_id.in_(jobs_of(team_id)),)
 
     def add(self, units: Sequence[Unit]) -> None:
         """Insert new ones."""
@@ -153,20 +184,21 @@ class SqlUnits:
 
     def get(self, unit_id: str) -> Unit:
         """By id."""
-        row = self._session.get(UnitRow, unit_id, populate_existing=True)
+        query = select(UnitRow).where(UnitRow.id == unit_id, *self._own)
+        row = self._session.scalars(query.execution_options(populate_existing=True)).first()
         if row is None:
             raise NotFound(f"there is no unit '{unit_id}'")
         return unit_of(row)
 
     def of_job(self, job_id: str) -> Sequence[Unit]:
         """All units of a job, in the order they were made."""
-        query = select(UnitRow).where(UnitRow.job_id == job_id).order_by(UnitRow.position)
+        query = select(UnitRow).where(UnitRow.job_id == job_id, *self._own).order_by(UnitRow.position)
         return [unit_of(row) for row in self._session.scalars(query.execution_options(populate_existing=True))]
 
     def claim(self, unit_id: str, *, worker: str, now: datetime, lease_until: datetime) -> Unit | None:
         """Take a pending unit, atomically."""
-        pending = update(UnitRow).where(UnitRow.id == unit_id, UnitRow.state.in_(_sources(UnitState.RUNNING)))
-        change = pending.values(**claimed(worker=worker, now=now, until=lease_until))
+        waits = (UnitRow.id == unit_id, UnitRow.state.in_(_sources(UnitState.RUNNING)), *self._own)
+        change = update(UnitRow).where(*waits).values(**claimed(worker=worker, now=now, until=lease_until))
         return self.get(unit_id) if self._changed(change) else None
 
     def renew(self, unit: Unit, *, now: datetime, lease_until: datetime, progress: Progress | None) -> bool:
@@ -195,7 +227,7 @@ class SqlUnits:
 
     def expired(self, now: datetime) -> Sequence[Unit]:
         """Running units whose lease ran out."""
-        query = select(UnitRow).where(UnitRow.state == UnitState.RUNNING.value, UnitRow.lease_until < now)
+        query = select(UnitRow).where(UnitRow.state == UnitState.RUNNING.value, UnitRow.lease_until < now, *self._own)
         return [unit_of(row) for row in self._session.scalars(query.order_by(UnitRow.job_id, UnitRow.position))]
 
     def _settle(self, unit: Unit, state: UnitState, **values: Any) -> bool:
@@ -205,7 +237,7 @@ class SqlUnits:
     def _held(self, unit: Unit, after: UnitState) -> Any:
         """An update of this claim, while the unit is in a state from which it may go to `after`."""
         return update(UnitRow).where(
-            UnitRow.id == unit.id, UnitRow.attempt == unit.attempt, UnitRow.state.in_(_sources(after))
+            UnitRow.id == unit.id, UnitRow.attempt == unit.attempt, UnitRow.state.in_(_sources(after)), *self._own
         )
 
     def _changed(self, change: Any) -> bool:
@@ -213,61 +245,12 @@ class SqlUnits:
         return cast(CursorResult[Any], result).rowcount == 1
 
 
-class SqlReports:
-    """Reports in SQL."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def add(self, report: StoredReport) -> None:
-        """Insert; the same unit's earlier report is replaced."""
-        same = (ReportRow.job_id == report.job_id, ReportRow.unit_key == report.unit_key)
-        self._session.execute(delete(ReportRow).where(*same))
-        row = ReportRow(
-            report_id=report.report_id,
-            job_id=report.job_id,
-            unit_key=report.unit_key,
-            kind=report.kind.value,
-            name=report.name,
-            digest=report.digest,
-            gallery_digest=report.gallery_digest,
-            verdict=report.verdict,
-            level=report.level,
-            created_at=report.created_at,
-        )
-        self._session.add(row)
-        self._session.flush()
-
-    def find(self, reference: str) -> StoredReport:
-        """By report id or job id, or their unique first characters; of equal reports the newest."""
-        if _REFERENCE.fullmatch(reference):
-            matches = or_(
-                ReportRow.report_id.startswith(reference, autoescape=True),
-                ReportRow.job_id.startswith(reference, autoescape=True),
-            )
-            rows = self._session.scalars(select(ReportRow).where(matches).order_by(ReportRow.id.desc())).all()
-            if len({row.report_id for row in rows}) > 1 and len({row.job_id for row in rows}) > 1:
-                raise NotFound(f"more than one report starts with '{reference}'", remedy="Give more of the id.")
-            if rows:
-                return report_of(rows[0])
-        raise NotFound(f"there is no report '{reference}'")
-
-    def of_job(self, job_id: str) -> Sequence[StoredReport]:
-        """Reports of one job, oldest first."""
-        query = select(ReportRow).where(ReportRow.job_id == job_id).order_by(ReportRow.id)
-        return [report_of(row) for row in self._session.scalars(query)]
-
-    def latest(self, limit: int) -> Sequence[StoredReport]:
-        """Newest first."""
-        query = select(ReportRow).order_by(ReportRow.id.desc()).limit(limit)
-        return [report_of(row) for row in self._session.scalars(query)]
-
-
 class SqlOutbox:
     """Units to announce, in SQL."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, team_id: str | None = None) -> None:
         self._session = session
+        self._own: tuple[Any, ...] = () if team_id is None else (UnitRow.job_id.in_(jobs_of(team_id)),)
 
     def add(self, unit_ids: Sequence[str]) -> None:
         """Remember to send these."""
@@ -277,6 +260,8 @@ class SqlOutbox:
     def pending(self) -> Sequence[tuple[int, str]]:
         """Not yet sent, and not being sent by another process."""
         query = select(OutboxRow).order_by(OutboxRow.id).with_for_update(skip_locked=True)
+        if self._own:
+            query = query.where(OutboxRow.unit_id.in_(select(UnitRow.id).where(*self._own)))
         return [(row.id, row.unit_id) for row in self._session.scalars(query)]
 
     def remove(self, entry: int) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from auditor.db import account_models as rows
+from auditor.db.models import Base, TeamRow
 from auditor.db.queue import SqlQueue
-from auditor.db.repositories import SqlJobs, SqlOutbox, SqlReferences, SqlReports, SqlSubmissions, SqlUnits
+from auditor.db.repositories import SqlJobs, SqlOutbox, SqlReferences, SqlSubmissions, SqlUnits
+from auditor.db.stored_reports import SqlReports
+from auditor.db.tables import SqlTable
 from auditor.errors import StorageFailure
+from auditor.service import accounts
+from auditor.service.accounts import Record
+from auditor.service.ports import Transactions
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,17 @@ class SqlUnitOfWork:
     reports: SqlReports
     outbox: SqlOutbox
     references: SqlReferences
+    teams: SqlTable[accounts.Team]
+    users: SqlTable[accounts.User]
+    tokens: SqlTable[accounts.Token]
+    sessions: SqlTable[accounts.BrowserSession]
+    trail: SqlTable[accounts.Trail]
+    uploads: SqlTable[accounts.Upload]
+    data_sets: SqlTable[accounts.DataSet]
+    policies: SqlTable[accounts.NamedPolicy]
+    baselines: SqlTable[accounts.Baseline]
+    waivers: SqlTable[accounts.StoredWaiver]
+    answers: SqlTable[accounts.Answer]
 
 
 class SqlTransactions:
@@ -34,22 +56,48 @@ class SqlTransactions:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def __call__(self) -> AbstractContextManager[SqlUnitOfWork]:
+        """A transaction that sees every team."""
+        return self._open(None)
+
+    def of_team(self, team_id: str) -> Transactions:
+        """Transactions in which nothing but this team's rows exists."""
+        return partial(self._open, team_id)
+
     @contextmanager
-    def __call__(self) -> Iterator[SqlUnitOfWork]:
+    def _open(self, team_id: str | None) -> Iterator[SqlUnitOfWork]:
         """One transaction; what the database reports becomes a StorageFailure."""
         try:
             with Session(self._engine, autoflush=False) as session, session.begin():
-                yield SqlUnitOfWork(
-                    submissions=SqlSubmissions(session),
-                    jobs=SqlJobs(session),
-                    units=SqlUnits(session),
-                    queue=SqlQueue(session),
-                    reports=SqlReports(session),
-                    outbox=SqlOutbox(session),
-                    references=SqlReferences(session),
-                )
+                yield _work(session, team_id)
         except SQLAlchemyError as error:
             raise StorageFailure(f"the database could not be used: {summary_of(error)}") from error
+
+
+def _work(session: Session, team_id: str | None) -> SqlUnitOfWork:
+    def table(record: type[R], row: type[Base]) -> SqlTable[R]:
+        return SqlTable(session, record, row, team_id)
+
+    return SqlUnitOfWork(
+        submissions=SqlSubmissions(session, team_id),
+        jobs=SqlJobs(session, team_id),
+        units=SqlUnits(session, team_id),
+        queue=SqlQueue(session),
+        reports=SqlReports(session, team_id),
+        outbox=SqlOutbox(session, team_id),
+        references=SqlReferences(session),
+        teams=table(accounts.Team, TeamRow),
+        users=table(accounts.User, rows.UserRow),
+        tokens=table(accounts.Token, rows.TokenRow),
+        sessions=table(accounts.BrowserSession, rows.SessionRow),
+        trail=table(accounts.Trail, rows.TrailRow),
+        uploads=table(accounts.Upload, rows.UploadRow),
+        data_sets=table(accounts.DataSet, rows.DataSetRow),
+        policies=table(accounts.NamedPolicy, rows.PolicyRow),
+        baselines=table(accounts.Baseline, rows.BaselineRow),
+        waivers=table(accounts.StoredWaiver, rows.WaiverRow),
+        answers=table(accounts.Answer, rows.AnswerRow),
+    )
 
 
 def summary_of(error: SQLAlchemyError) -> str:

@@ -12,6 +12,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -131,6 +132,7 @@ class ProcessRunner:
         self._command = [sys.executable, "-P", "-m", "auditor.runner", "--handlers", handlers, "--preload", *preload]
         self._keeps_spare = bool(preload)
         self._spare: subprocess.Popen[bytes] | None = None
+        self._spare_lock = threading.Lock()
 
     def run(
         self,
@@ -147,8 +149,7 @@ class ProcessRunner:
             pipes = _Pipes()
             self._send(process, unit, root)
             if self._keeps_spare:
-                with contextlib.suppress(RunnerFailure):  # the next unit will say so
-                    self._spare = self._start(unit)
+                self._make_spare(unit)
             last = self._follow(process, pipes, on_message, should_stop)
             return _conclude(process, last, pipes)
         finally:
@@ -156,19 +157,27 @@ class ProcessRunner:
 
     def close(self) -> None:
         """End the child that waits for a unit, if there is one."""
-        spare, self._spare = self._spare, None
+        with self._spare_lock:
+            spare, self._spare = self._spare, None
         if spare is not None:
             _end(spare, polite=False)
 
     def _take(self, unit: UnitSpec) -> subprocess.Popen[bytes]:
         """The child that waits, if it is alive, or a new one."""
-        spare, self._spare = self._spare, None
+        with self._spare_lock:
+            spare, self._spare = self._spare, None
         if spare is None:
             return self._start(unit)
         if spare.poll() is not None:
             _end(spare, polite=False)
             return self._start(unit)
         return spare
+
+    def _make_spare(self, unit: UnitSpec) -> None:
+        """Start the child of the next unit, unless one waits already."""
+        with self._spare_lock, contextlib.suppress(RunnerFailure):  # the next unit will say so
+            if self._spare is None:
+                self._spare = self._start(unit)
 
     def _start(self, unit: UnitSpec) -> subprocess.Popen[bytes]:
         try:

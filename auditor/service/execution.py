@@ -243,6 +243,7 @@ class Executor:
             for report in reports:
                 tx.reports.add(replace(report, name=job.name))
             advance(tx, job, self._pipelines[job.kind], self._clock.now())
+            stop_if_idle(tx, tx.jobs.get(job.id), self._clock.now())
         if isinstance(outcome, UnitResult):
             tell("unit_done", unit, job, seconds=outcome.seconds)
         else:

@@ -15,7 +15,7 @@ from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.failures import failure_of
 from auditor.service.journal import tell
 from auditor.service.pipeline import Pipeline
-from auditor.service.ports import Clock, Transactions, UnitOfWork
+from auditor.service.ports import Clock, Place, Transactions, UnitOfWork
 from auditor.service.records import Job, Submission, Unit
 from auditor.service.states import TERMINAL
 from auditor.service.views import Line, changes, job_view
@@ -166,6 +166,18 @@ class Jobs:
         with self._transactions() as tx:
             line = Line.read(tx, now)
             return tuple(job_view(job, (), tx.reports.of_job(job.id), line, now) for job in tx.jobs.latest(limit))
+
+    def page(
+        self, limit: int, after: Place | None = None, *, kind: JobKind | None = None
+    ) -> tuple[tuple[Place, JobView], ...]:
+        """The jobs that come after `after`, newest first and without their units, each with its place."""
+        now = self._clock.now()
+        with self._transactions() as tx:
+            line = Line.read(tx, now)
+            return tuple(
+                ((job.created_at, job.id), job_view(job, (), tx.reports.of_job(job.id), line, now))
+                for job in tx.jobs.page(limit, after, kind=kind)
+            )
 
     def cancel(self, job_id: str) -> JobView:
         """Ask a job to stop. Running units are stopped within seconds and wait; finished ones are kept."""

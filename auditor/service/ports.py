@@ -6,10 +6,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-from auditor.contracts.jobs import Failed, Finished, JobState, Progress, RunnerMessage, UnitResult, UnitSpec
+from auditor.contracts.jobs import Failed, Finished, JobKind, JobState, Progress, RunnerMessage, UnitResult, UnitSpec
+from auditor.service.accounts import (
+    Answer,
+    Baseline,
+    BrowserSession,
+    DataSet,
+    NamedPolicy,
+    Record,
+    StoredWaiver,
+    Team,
+    Token,
+    Trail,
+    Upload,
+    User,
+)
 from auditor.service.records import Job, QueuedUnit, Statistics, StoredArtifact, StoredReport, Submission, Unit
+
+R = TypeVar("R", bound=Record)
+Place = tuple[datetime, str]
+"""Time and id of the last row of a page: the next one goes on after it."""
 
 
 class ArtifactStore(Protocol):
@@ -60,6 +78,10 @@ class Submissions(Protocol):
         """By id; raises NotFound."""
         ...
 
+    def page(self, limit: int, after: Place | None = None) -> Sequence[Submission]:
+        """Newest first, those that come after `after`."""
+        ...
+
 
 class Jobs(Protocol):
     """Stored jobs."""
@@ -79,6 +101,10 @@ class Jobs(Protocol):
 
     def latest(self, limit: int) -> Sequence[Job]:
         """Newest first."""
+        ...
+
+    def page(self, limit: int, after: Place | None = None, *, kind: JobKind | None = None) -> Sequence[Job]:
+        """Newest first, those that come after `after`."""
         ...
 
     def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
@@ -189,8 +215,44 @@ class Reports(Protocol):
         """Reports of one job, oldest first."""
         ...
 
+    def page(self, limit: int, after: Place | None = None) -> Sequence[StoredReport]:
+        """Newest first, those that come after `after`, whose id is a job's."""
+        ...
+
+    def without_pictures(self, job_id: str) -> Sequence[str]:
+        """Take the pictures from a job's reports; returns the galleries' digests."""
+        ...
+
     def latest(self, limit: int) -> Sequence[StoredReport]:
         """Newest first."""
+        ...
+
+
+class Table(Protocol[R]):
+    """Records of one kind. In a team's transaction, no other team's rows exist."""
+
+    def add(self, record: R) -> None:
+        """Insert; raises Conflict where a unique field is taken."""
+        ...
+
+    def get(self, record_id: str) -> R:
+        """By id; raises NotFound."""
+        ...
+
+    def find(self, **equal: Any) -> R | None:
+        """The one whose fields have these values (None where there is none)."""
+        ...
+
+    def page(self, limit: int, after: Place | None = None, **equal: Any) -> Sequence[R]:
+        """Newest first, those that come after `after` and have these values."""
+        ...
+
+    def change(self, record_id: str, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
+        """Set fields of one row, atomically; False when it is not there or is not as `where` says."""
+        ...
+
+    def remove(self, record_id: str) -> bool:
+        """Delete; False when it was not there."""
         ...
 
 
@@ -256,12 +318,79 @@ class UnitOfWork(Protocol):
         """Mentions of artifacts in this transaction."""
         ...
 
+    @property
+    def teams(self) -> Table[Team]:
+        """Teams."""
+        ...
+
+    @property
+    def users(self) -> Table[User]:
+        """People."""
+        ...
+
+    @property
+    def tokens(self) -> Table[Token]:
+        """API tokens."""
+        ...
+
+    @property
+    def sessions(self) -> Table[BrowserSession]:
+        """Sign-ins with a password."""
+        ...
+
+    @property
+    def trail(self) -> Table[Trail]:
+        """The audit log."""
+        ...
+
+    @property
+    def uploads(self) -> Table[Upload]:
+        """Files that are being sent."""
+        ...
+
+    @property
+    def data_sets(self) -> Table[DataSet]:
+        """Named data sets."""
+        ...
+
+    @property
+    def policies(self) -> Table[NamedPolicy]:
+        """Named policies."""
+        ...
+
+    @property
+    def baselines(self) -> Table[Baseline]:
+        """Approved audits by model."""
+        ...
+
+    @property
+    def waivers(self) -> Table[StoredWaiver]:
+        """Waivers."""
+        ...
+
+    @property
+    def answers(self) -> Table[Answer]:
+        """Answers to requests with an Idempotency-Key."""
+        ...
+
 
 Transactions = Callable[[], AbstractContextManager[UnitOfWork]]
 """Opens a transaction: commits when the block ends well, rolls back when it raises.
 
 A database that cannot be used raises StorageFailure.
 """
+
+
+class Database(Protocol):
+    """All transactions: calling it opens one over everything, as workers need it."""
+
+    def __call__(self) -> AbstractContextManager[UnitOfWork]:
+        """A transaction that sees every team."""
+        ...
+
+    def of_team(self, team_id: str) -> Transactions:
+        """Transactions in which nothing but this team's rows exists."""
+        ...
 
 
 class JobQueue(Protocol):

@@ -5,26 +5,32 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
-from auditor.contracts.jobs import Failed, JobState, Progress, UnitResult, UnitState
+from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitState
 from auditor.errors import NotFound, StorageFailure
+from auditor.service import accounts
+from auditor.service.ports import Place, Transactions
 from auditor.service.records import Job, StoredReport, Submission, Unit
 from auditor.service.states import require_move, unit_sources
+from auditor.testing.record_tables import InMemoryTable, page_of
 from auditor.testing.tables import Tables
 from auditor.testing.unit_queue import InMemoryUnitQueue, claimed
 
+A = TypeVar("A", bound=accounts.Record)
 R = TypeVar("R")
 
 
 class InMemorySubmissions:
     """Submissions in memory."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, team_id: str | None = None) -> None:
         self._tables = tables
+        self._team_id = team_id
 
     def add(self, submission: Submission) -> None:
         """Insert."""
@@ -32,16 +38,23 @@ class InMemorySubmissions:
 
     def get(self, submission_id: str) -> Submission:
         """By id."""
-        if submission_id not in self._tables.submissions:
+        found = self._tables.submissions.get(submission_id)
+        if found is None or self._team_id not in (None, found.team_id):
             raise NotFound(f"there is no submission '{submission_id}'")
-        return self._tables.submissions[submission_id]
+        return found
+
+    def page(self, limit: int, after: Place | None = None) -> Sequence[Submission]:
+        """Newest first."""
+        own = [row for row in self._tables.submissions.values() if self._team_id in (None, row.team_id)]
+        return page_of(own, limit, after, lambda row: (row.created_at, row.id))
 
 
 class InMemoryJobs:
     """Jobs in memory."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, team_id: str | None = None) -> None:
         self._tables = tables
+        self._team_id = team_id
 
     def add(self, job: Job) -> None:
         """Insert."""
@@ -49,7 +62,7 @@ class InMemoryJobs:
 
     def get(self, job_id: str, *, lock: bool = False) -> Job:
         """By id or unique first characters; a transaction holds everything anyway."""
-        found = _starting(self._tables.jobs, job_id)
+        found = _starting(self._own(), job_id)
         if len(found) > 1:
             raise NotFound(f"more than one job starts with '{job_id}'")
         if not found:
@@ -58,7 +71,12 @@ class InMemoryJobs:
 
     def latest(self, limit: int) -> Sequence[Job]:
         """Newest first."""
-        return sorted(self._tables.jobs.values(), key=lambda job: (-job.created_at.timestamp(), job.id))[:limit]
+        return self.page(limit)
+
+    def page(self, limit: int, after: Place | None = None, *, kind: JobKind | None = None) -> Sequence[Job]:
+        """Newest first."""
+        rows = [job for job in self._own().values() if kind in (None, job.kind)]
+        return page_of(rows, limit, after, lambda job: (job.created_at, job.id))
 
     def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
         """The team's newest job for this work."""
@@ -67,20 +85,28 @@ class InMemoryJobs:
 
     def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:
         """Move the job, if it may go there."""
-        jobs = self._tables.jobs
-        require_move(job_id, jobs[job_id].state, state)
-        jobs[job_id] = replace(jobs[job_id], state=state, error=error, finished_at=finished_at)
+        if job_id in self._own():
+            require_move(job_id, self._tables.jobs[job_id].state, state)
+            self._change(job_id, state=state, error=error, finished_at=finished_at)
 
     def set_cancel_requested(self, job_id: str, requested: bool) -> None:
         """Set or take back the wish to stop."""
-        self._tables.jobs[job_id] = replace(self._tables.jobs[job_id], cancel_requested=requested)
+        self._change(job_id, cancel_requested=requested)
+
+    def _change(self, job_id: str, **values: Any) -> None:
+        if job_id in self._own():
+            self._tables.jobs[job_id] = replace(self._tables.jobs[job_id], **values)
+
+    def _own(self) -> Mapping[str, Job]:
+        return {key: job for key, job in self._tables.jobs.items() if self._team_id in (None, job.team_id)}
 
 
 class InMemoryUnits:
     """Units in memory."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, team_id: str | None = None) -> None:
         self._tables = tables
+        self._team_id = team_id
 
     def add(self, units: Sequence[Unit]) -> None:
         """Insert; a key that the job has already is refused, as the database does."""
@@ -91,13 +117,14 @@ class InMemoryUnits:
 
     def get(self, unit_id: str) -> Unit:
         """By id."""
-        if unit_id not in self._tables.units:
+        found = self._tables.units.get(unit_id)
+        if found is None or not self._tables.owns(self._team_id, found.job_id):
             raise NotFound(f"there is no unit '{unit_id}'")
-        return self._tables.units[unit_id]
+        return found
 
     def of_job(self, job_id: str) -> Sequence[Unit]:
         """All units of a job, in the order they were made."""
-        return sorted((u for u in self._tables.units.values() if u.job_id == job_id), key=lambda unit: unit.position)
+        return sorted((u for u in self._own() if u.job_id == job_id), key=lambda unit: unit.position)
 
     def claim(self, unit_id: str, *, worker: str, now: datetime, lease_until: datetime) -> Unit | None:
         """Take a pending unit."""
@@ -126,9 +153,12 @@ class InMemoryUnits:
 
     def expired(self, now: datetime) -> Sequence[Unit]:
         """Running units whose lease ran out."""
-        running = (unit for unit in self._tables.units.values() if unit.state is UnitState.RUNNING)
+        running = (unit for unit in self._own() if unit.state is UnitState.RUNNING)
         late = [unit for unit in running if unit.lease_until is not None and unit.lease_until < now]
         return sorted(late, key=lambda unit: (unit.job_id, unit.position))
+
+    def _own(self) -> list[Unit]:
+        return [unit for unit in self._tables.units.values() if self._tables.owns(self._team_id, unit.job_id)]
 
     def _move(self, unit: Unit, after: UnitState, **values: Any) -> bool:
         ended = {"lease_until": None, "progress": None, "state": after}
@@ -149,8 +179,9 @@ class InMemoryUnits:
 class InMemoryReports:
     """Reports in memory."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, team_id: str | None = None) -> None:
         self._tables = tables
+        self._team_id = team_id
 
     def add(self, report: StoredReport) -> None:
         """Insert or replace."""
@@ -172,18 +203,33 @@ class InMemoryReports:
 
     def of_job(self, job_id: str) -> Sequence[StoredReport]:
         """Reports of one job, oldest first."""
-        return [report for report in self._tables.reports.values() if report.job_id == job_id]
+        return [report for report in self._own() if report.job_id == job_id]
 
     def latest(self, limit: int) -> Sequence[StoredReport]:
         """Newest first."""
-        return list(reversed(self._tables.reports.values()))[:limit]
+        return list(reversed(self._own()))[:limit]
+
+    def page(self, limit: int, after: Place | None = None) -> Sequence[StoredReport]:
+        """Newest first."""
+        return page_of(self._own(), limit, after, lambda row: (row.created_at, row.job_id))
+
+    def without_pictures(self, job_id: str) -> Sequence[str]:
+        """Take the pictures from a job's reports."""
+        found = [row for row in self.of_job(job_id) if row.gallery_digest is not None]
+        for row in found:
+            self._tables.reports[row.job_id, row.unit_key] = replace(row, gallery_digest=None)
+        return [str(row.gallery_digest) for row in found]
+
+    def _own(self) -> list[StoredReport]:
+        return [row for row in self._tables.reports.values() if self._tables.owns(self._team_id, row.job_id)]
 
 
 class InMemoryOutbox:
     """Units to announce, in memory."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, team_id: str | None = None) -> None:
         self._tables = tables
+        self._team_id = team_id
 
     def add(self, unit_ids: Sequence[str]) -> None:
         """Remember to send these."""
@@ -193,7 +239,12 @@ class InMemoryOutbox:
 
     def pending(self) -> Sequence[tuple[int, str]]:
         """Not yet sent."""
-        return list(self._tables.outbox.items())
+        units = self._tables.units
+        return [
+            (entry, unit_id)
+            for entry, unit_id in self._tables.outbox.items()
+            if self._tables.owns(self._team_id, units[unit_id].job_id)
+        ]
 
     def remove(self, entry: int) -> None:
         """It was sent."""
@@ -222,6 +273,17 @@ class InMemoryUnitOfWork:
     reports: InMemoryReports
     outbox: InMemoryOutbox
     references: InMemoryReferences
+    teams: InMemoryTable[accounts.Team]
+    users: InMemoryTable[accounts.User]
+    tokens: InMemoryTable[accounts.Token]
+    sessions: InMemoryTable[accounts.BrowserSession]
+    trail: InMemoryTable[accounts.Trail]
+    uploads: InMemoryTable[accounts.Upload]
+    data_sets: InMemoryTable[accounts.DataSet]
+    policies: InMemoryTable[accounts.NamedPolicy]
+    baselines: InMemoryTable[accounts.Baseline]
+    waivers: InMemoryTable[accounts.StoredWaiver]
+    answers: InMemoryTable[accounts.Answer]
 
 
 class InMemoryTransactions:
@@ -240,30 +302,55 @@ class InMemoryTransactions:
         self.tables = Tables()
         self._lock = threading.Lock()
 
+    def __call__(self) -> AbstractContextManager[InMemoryUnitOfWork]:
+        """A transaction that sees every team."""
+        return self._open(None)
+
+    def of_team(self, team_id: str) -> Transactions:
+        """Transactions in which nothing but this team's rows exists."""
+        return partial(self._open, team_id)
+
     @contextmanager
-    def __call__(self) -> Iterator[InMemoryUnitOfWork]:
-        """One transaction."""
+    def _open(self, team_id: str | None) -> Iterator[InMemoryUnitOfWork]:
         if not self._lock.acquire(timeout=10):
             raise AssertionError("a transaction was opened inside another one")
         try:
             if self.broken:
                 raise StorageFailure("the database could not be used: connection refused")
             tables = self.tables.copy()
-            work = InMemoryUnitOfWork(
-                InMemorySubmissions(tables),
-                InMemoryJobs(tables),
-                InMemoryUnits(tables),
-                InMemoryUnitQueue(tables),
-                InMemoryReports(tables),
-                InMemoryOutbox(tables),
-                InMemoryReferences(tables),
-            )
+            work = _work(tables, team_id)
             yield work
             self.before_commit(work)
             self.tables = tables
             self.committed += 1
         finally:
             self._lock.release()
+
+
+def _work(tables: Tables, team_id: str | None) -> InMemoryUnitOfWork:
+    def table(record: type[A]) -> InMemoryTable[A]:
+        return InMemoryTable(tables.records.setdefault(record, {}), record, team_id)
+
+    return InMemoryUnitOfWork(
+        InMemorySubmissions(tables, team_id),
+        InMemoryJobs(tables, team_id),
+        InMemoryUnits(tables, team_id),
+        InMemoryUnitQueue(tables),
+        InMemoryReports(tables, team_id),
+        InMemoryOutbox(tables, team_id),
+        InMemoryReferences(tables),
+        teams=table(accounts.Team),
+        users=table(accounts.User),
+        tokens=table(accounts.Token),
+        sessions=table(accounts.BrowserSession),
+        trail=table(accounts.Trail),
+        uploads=table(accounts.Upload),
+        data_sets=table(accounts.DataSet),
+        policies=table(accounts.NamedPolicy),
+        baselines=table(accounts.Baseline),
+        waivers=table(accounts.StoredWaiver),
+        answers=table(accounts.Answer),
+    )
 
 
 def _starting(table: Mapping[str, R], reference: str) -> list[R]:

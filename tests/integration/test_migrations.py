@@ -75,6 +75,30 @@ def test_what_was_stored_before_teams_belongs_to_the_local_one(engine):
         assert connection.exec_driver_sql("SELECT id FROM jobs").scalar_one() == "j"
 
 
+def test_people_come_and_go_with_their_revision(engine):
+    """Rows of 0002 outlive both ways; rows of 0003 can be written after each."""
+    config = migrate.alembic_config(engine)
+    command.upgrade(config, "0002")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO teams (id, name, created_at) VALUES ('t', 'faces', '2030-01-01 00:00')")
+    for _ in range(2):
+        migrate.upgrade(engine)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE teams SET pictures_days = 7 WHERE id = 't'")
+            connection.exec_driver_sql(
+                "INSERT INTO users (id, created_at, team_id, name, role, disabled, failures) "
+                "VALUES ('u', '2030-01-01 00:00', 't', 'ann', 'admin', false, 0)"
+            )
+            connection.exec_driver_sql(
+                "INSERT INTO tokens (id, created_at, team_id, user_id, name, digest, scopes, expires_at) "
+                "VALUES ('k', '2030-01-01 00:00', 't', 'u', 'ci', 'd', '[]', '2030-01-01 00:00')"
+            )
+        command.downgrade(config, "0002")
+        with engine.connect() as connection:
+            teams = connection.exec_driver_sql("SELECT id FROM teams ORDER BY id").scalars().all()
+            assert teams == ["local", "t"]
+
+
 @pytest.mark.integration
 def test_both_databases_have_the_same_columns_keys_and_indexes(sqlite_url, postgres_url):
     shapes = []

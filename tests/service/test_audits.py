@@ -902,3 +902,15 @@ def test_an_audit_report_is_not_a_repair_report(house):
     with pytest.raises(NotFound, match="report of an audit"):
         house.audits.get_repair_report(started.job_id)
     assert house.audits.get_gallery(started.job_id) is None
+
+
+def test_a_cancel_that_a_unit_outruns_still_stops_the_job(house):
+    """The unit ends before it notices: nothing runs then, so the job has stopped, with what follows waiting."""
+    prepare = house.replace("prepare", lambda *args: (house.jobs.cancel(job), prepare(*args))[1])
+    job = house.submit().job_id
+    view = house.jobs.run_in_place(job)
+    assert view.state is JobState.CANCELLED
+    assert states(view)["prepare"] is UnitState.DONE
+    house.jobs.resume(job)
+    house.work()
+    assert house.jobs.status(job).state is JobState.DONE

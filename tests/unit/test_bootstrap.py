@@ -16,7 +16,10 @@ from auditor.settings import Settings
 from auditor.testing.handlers import PLAN, fast_handlers
 
 
-@pytest.mark.parametrize("module", ["auditor.bootstrap", "workers.lifecycle", "auditor.runner.child"])
+@pytest.mark.parametrize(
+    "module",
+    ["auditor.bootstrap", "auditor.api.serving", "auditor.client.remote", "workers.lifecycle", "auditor.runner.child"],
+)
 def test_nothing_around_the_runner_imports_torch(module):
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'onnxruntime', 'onnx'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603

@@ -1,0 +1,150 @@
+"""Before every route: who asks, may they, how often and how much; and a repeated request gets its first answer."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from auditor.api.replay import Replay
+from auditor.api.rights import RIGHTS, Right, require
+from auditor.api.server import Server, server_of
+from auditor.contracts.problems import problems_in
+from auditor.errors import InvalidInput, NotAllowed, NotSignedIn, TooLarge
+from auditor.service.people import Identity
+
+COOKIE = "auditor_session"
+MAX_BODY_BYTES = 2 << 20
+"""Of every request but a part of an upload, which is streamed."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+Handle = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class GuardedRoute(APIRoute):
+    """A route that is only reached by whoever the table of rights lets through."""
+
+    streams_body = False
+
+    def get_route_handler(self) -> Handle:
+        """The route's own handler behind the guard."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            server, right = server_of(request), RIGHTS[request.method, self.path]
+            identity = await run_in_threadpool(_identify, server, request, right)
+            require(right, identity)
+            request.state.identity = identity
+            self._check_query(request)
+            if self.streams_body:
+                return await handle(request)
+            await _read_body(request)
+            self._check_body(await request.body())
+            key = request.headers.get("idempotency-key")
+            if key is None or identity is None or request.method != "POST" or not right.replayed:
+                return await handle(request)
+            return await _replayed(server, identity, key, request, handle)
+
+        return guarded
+
+    def _check_query(self, request: Request) -> None:
+        """Refuse parameters that the route does not know."""
+        known = [str(field.alias) for field in self.dependant.query_params]
+        unknown = sorted(set(request.query_params) - set(known))
+        if "\0" in request.url.path or "%00" in str(request.url):
+            raise InvalidInput("the address holds a NUL character")
+        if unknown:
+            listing = f"Known: {', '.join(known)}." if known else "There are none here."
+            raise InvalidInput([f"query: unknown parameter '{name[:100]}'. {listing}" for name in unknown])
+
+    def _check_body(self, body: bytes) -> None:
+        """All problems at once, where nothing is read as what it is not: no number comes from `true` or `"3"`."""
+        model = None if self.body_field is None else self.body_field.field_info.annotation
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return
+        if b"\\u0000" in body:
+            raise InvalidInput("the body holds a NUL character")
+        try:
+            model.model_validate_json(body or b"{}", strict=True)
+        except ValidationError as error:
+            raise InvalidInput(
+                problems_in(error, model), remedy="Correct the listed problems and send it again."
+            ) from None
+
+
+class StreamedRoute(GuardedRoute):
+    """A guarded route that reads its body itself, as it comes."""
+
+    streams_body = True
+
+
+def _identify(server: Server, request: Request, right: Right) -> Identity | None:
+    """Who asks; a session's changes must carry the token that no other site can know."""
+    address = request.client.host if request.client else "unknown"
+    secret = _bearer(request)
+    if secret is not None:
+        identity = server.people.of_token(secret)
+    else:
+        cookie = request.cookies.get(COOKIE)
+        identity = None if cookie is None else server.people.of_session(cookie)
+    if identity is None:
+        tries_to_prove = secret is not None or (right.role is None and request.method not in _SAFE)
+        (server.sign_ins if tries_to_prove else server.requests).take(address)
+        return None
+    server.requests.take(identity.key)
+    if identity.csrf_token is not None and request.method not in _SAFE and right.role is not None:
+        given = request.headers.get("x-csrf-token", "")
+        if not hmac.compare_digest(given.encode(), identity.csrf_token.encode()):
+            raise NotAllowed("the header X-CSRF-Token is missing or wrong", remedy="`GET /api/v1/session` tells it.")
+    return identity
+
+
+def _bearer(request: Request) -> str | None:
+    header = request.headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, secret = header.partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise NotSignedIn("the header Authorization is not `Bearer TOKEN`")
+    return secret.strip()
+
+
+async def _read_body(request: Request) -> None:
+    """The whole body, as long as it is small."""
+    announced = request.headers.get("content-length", "0")
+    parts: list[bytes] = []
+    size = int(announced) if announced.isdigit() else 0
+    if size <= MAX_BODY_BYTES:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > MAX_BODY_BYTES:
+                break
+            parts.append(part)
+    if size > MAX_BODY_BYTES:
+        raise TooLarge(f"the request has more than {MAX_BODY_BYTES} bytes", remedy="Send files through /uploads.")
+    request._body = b"".join(parts)
+
+
+async def _replayed(
+    server: Server, identity: Identity, key: str, request: Request, handle: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    """The first answer to a request with this key, which only the first one works for."""
+    replay = Replay(server.services.database, server.services.clock, identity, key)
+    known = await run_in_threadpool(replay.begin, request.method, request.url.path, await request.body())
+    if known is not None:
+        status, body = known
+        headers = {"Idempotent-Replayed": "true"}
+        return Response(body, status_code=status, media_type="application/json", headers=headers)
+    try:
+        response = await handle(request)
+    except BaseException:
+        await run_in_threadpool(replay.forget)
+        raise
+    await run_in_threadpool(replay.keep, response.status_code, bytes(response.body))
+    return response

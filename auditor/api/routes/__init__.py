@@ -1,0 +1,1 @@
+"""Routes by noun; every file has one `router`, and `ROUTERS` lists them all."""

@@ -1,0 +1,36 @@
+"""Whether the server works: for load balancers, orchestrators and Prometheus."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from auditor.adapters.prometheus import CONTENT_TYPE, metrics_text
+from auditor.api.guard import GuardedRoute
+from auditor.api.server import TheServer
+from auditor.contracts.service import Health
+from auditor.errors import AuditorError
+
+router = APIRouter(tags=["system"], route_class=GuardedRoute)
+
+
+@router.get("/health")
+def health() -> Health:
+    """The process answers. Nothing else is asked, so that a database that restarts does not restart the API."""
+    return Health(status="ok")
+
+
+@router.get("/ready", responses={503: {"model": Health, "description": "Not ready."}})
+def ready(server: TheServer, response: Response) -> Health:
+    """The database can be used."""
+    try:
+        server.people.is_empty()
+    except AuditorError as error:
+        response.status_code = error.http_status
+        return Health(status="not ready", checks={"database": error.message})
+    return Health(status="ok", checks={"database": "ok"})
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(server: TheServer) -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(metrics_text(server.services), media_type=CONTENT_TYPE)

@@ -1,0 +1,145 @@
+"""What the routes work with: the use-cases of everyone, and those of the one who asks."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+from fastapi import Depends, Request
+
+from auditor.api.background import Background
+from auditor.api.limits import RateLimit
+from auditor.bootstrap import Services
+from auditor.errors import StorageFailure
+from auditor.service.intake import Intake
+from auditor.service.people import Identity, People
+from auditor.service.ports import Transactions
+from auditor.service.reviews import Reviews
+from auditor.service.team import TeamAffairs
+from auditor.service.uploads import Uploads
+from auditor.settings import Settings
+
+SIGN_INS_PER_MINUTE = 20
+"""Attempts to prove who one is, by address."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One API process.
+
+    Attributes:
+        services: the use-cases over all teams.
+        settings: where things are.
+        key: signs addresses of pictures.
+        background: runs jobs where no worker does.
+    """
+
+    services: Services
+    settings: Settings
+    key: bytes
+    background: Background | None
+    requests: RateLimit
+    sign_ins: RateLimit
+    checks: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+
+    @property
+    def people(self) -> People:
+        """Who is who."""
+        return People(database=self.services.database, clock=self.services.clock)
+
+
+def build_server(services: Services, settings: Settings) -> Server:
+    """Wire one process."""
+    return Server(
+        services=services,
+        settings=settings,
+        key=_signing_key(settings),
+        background=Background(services.jobs) if services.in_place else None,
+        requests=RateLimit(settings.requests_per_minute, time.monotonic),
+        sign_ins=RateLimit(SIGN_INS_PER_MINUTE, time.monotonic),
+        checks=anyio.CapacityLimiter(settings.concurrent_checks),
+    )
+
+
+def _signing_key(settings: Settings) -> bytes:
+    """The configured key, or one that is made once and kept beside the data, readable by its owner alone."""
+    if settings.secret_key is not None:
+        return settings.secret_key.get_secret_value().encode()
+    path = settings.home / "signing.key"
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        temporary = settings.home / f".signing.{secrets.token_hex(4)}"
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+            handle.write(secrets.token_hex(32))
+        try:
+            os.link(temporary, path)  # the first of several processes wins, and its key is whole
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageFailure(f"the signing key {path} cannot be kept: {error.strerror}") from error
+
+
+class Caller:
+    """Who asks, and all that can be done in their name; none of it reaches another team."""
+
+    def __init__(self, server: Server, identity: Identity) -> None:
+        self.server = server
+        self.me = identity
+        self.services: Services = server.services.of_team(identity.team.id)
+        self.transactions: Transactions = server.services.database.of_team(identity.team.id)
+
+    @property
+    def affairs(self) -> TeamAffairs:
+        """People, tokens, retention."""
+        return TeamAffairs(database=self.services.database, clock=self.services.clock, me=self.me)
+
+    @property
+    def reviews(self) -> Reviews:
+        """Policies, baselines, waivers."""
+        return Reviews(database=self.services.database, clock=self.services.clock, me=self.me)
+
+    @property
+    def uploads(self) -> Uploads:
+        """Files."""
+        return Uploads(
+            database=self.services.database,
+            store=self.services.store,
+            clock=self.services.clock,
+            me=self.me,
+            folder=self._home / "uploads",
+            max_bytes=self.server.settings.max_upload_bytes,
+        )
+
+    @property
+    def intake(self) -> Intake:
+        """Submissions made of files."""
+        return Intake(
+            database=self.services.database, store=self.services.store, me=self.me, scratch=self._home / "scratch"
+        )
+
+    @property
+    def _home(self) -> Path:
+        return self.server.settings.home
+
+
+def server_of(request: Request) -> Server:
+    """The process's own."""
+    server: Server = request.app.state.server
+    return server
+
+
+def caller_of(request: Request) -> Caller:
+    """The one who asks; the guard has seen to it that there is one."""
+    return Caller(server_of(request), request.state.identity)
+
+
+TheCaller = Annotated[Caller, Depends(caller_of)]
+TheServer = Annotated[Server, Depends(server_of)]

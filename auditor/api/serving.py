@@ -1,0 +1,40 @@
+"""`auditor serve`: one API process under uvicorn."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+
+from auditor.api.app import build_app
+from auditor.bootstrap import build_services
+from auditor.service.people import BOOTSTRAP_LIFE, People
+from auditor.settings import Settings
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Serve until interrupted. While there is nobody, a one-time token for the first admin is printed.
+
+    Raises:
+        StorageFailure: the database cannot be used, or its schema is not the newest.
+    """
+    services = build_services(settings)
+    try:
+        app = build_app(services, settings)
+        people = People(database=services.database, clock=services.clock)
+        if people.is_empty():
+            _tell_bootstrap(people.make_bootstrap_token(), host, port)
+        uvicorn.run(app, host=host, port=port, log_level="info", server_header=False, date_header=True)
+    finally:
+        services.close()
+
+
+def _tell_bootstrap(token: str, host: str, port: int) -> None:
+    """On the terminal and nowhere else: it is not written to a log."""
+    minutes = int(BOOTSTRAP_LIFE.total_seconds() // 60)
+    sys.stderr.write(
+        f"There is nobody yet. Make the first admin within {minutes} minutes, once, with this token:\n\n"
+        f"    {token}\n\n"
+        f"    auditor login http://{host}:{port} --bootstrap\n\n"
+    )
+    sys.stderr.flush()

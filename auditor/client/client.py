@@ -1,0 +1,205 @@
+"""The API as Python methods: one for each thing that can be asked, contracts in, contracts out."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from auditor.client.transport import Transport
+from auditor.contracts.base import digest_of_file
+from auditor.contracts.jobs import JobView
+from auditor.contracts.people import Bootstrap, MadeToken, Me, NewToken, SignIn, UserView
+from auditor.contracts.policy import Policy
+from auditor.contracts.repair import RepairReport
+from auditor.contracts.report import AuditReport
+from auditor.contracts.service import (
+    BaselineView,
+    DataSetView,
+    NewAudit,
+    NewBaseline,
+    NewDataSet,
+    NewRemediation,
+    NewUpload,
+    NewWaiver,
+    Page,
+    PictureRow,
+    PolicyView,
+    ReportView,
+    StartedView,
+    UploadView,
+    WaiverView,
+)
+from auditor.errors import InvalidInput, ServerFailure
+
+PART_BYTES = 8 << 20
+"""An upload that breaks loses at most so much."""
+TRIES = 5
+
+
+class Client:
+    """A server, asked in one name.
+
+    Args:
+        url: of the server, `https://audits.example`.
+        token: made there; None: only what is open to everyone.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self._transport = Transport(url, token)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._transport.close()
+
+    def me(self) -> Me:
+        """Who asks."""
+        return self._transport.ask("GET", "/session", Me)
+
+    def bootstrap(self, request: Bootstrap) -> UserView:
+        """Make the first admin."""
+        return self._transport.ask("POST", "/bootstrap", UserView, body=request)
+
+    def sign_in(self, name: str, password: str, team: str = "local") -> Me:
+        """With a password: what is asked from now on is asked in a session."""
+        me = self._transport.ask("POST", "/session", Me, body=SignIn(team=team, name=name, password=password))
+        self._transport.csrf_token = me.csrf_token
+        return me
+
+    def make_token(self, request: NewToken) -> MadeToken:
+        """A token for oneself."""
+        return self._transport.ask("POST", "/tokens", MadeToken, body=request)
+
+    def upload(self, path: Path, *, name: str | None = None) -> UploadView:
+        """Send a file, in parts; after a broken connection it goes on from what the server has."""
+        try:
+            size, sha256 = path.stat().st_size, digest_of_file(path)
+        except OSError as error:
+            raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
+        if not size:
+            raise InvalidInput(f"{path}: is empty")
+        announced = NewUpload(name=(name or path.name)[-200:], size=size, sha256=sha256)
+        upload = self._transport.ask("POST", "/uploads", UploadView, body=announced, key=secrets.token_hex(16))
+        left = TRIES
+        while not upload.complete:
+            try:
+                self._transport.send(f"/uploads/{upload.id}", _part(path, upload.received), upload.received)
+            except ServerFailure:
+                left -= 1
+                if not left:
+                    raise
+            upload = self._transport.ask("GET", f"/uploads/{upload.id}", UploadView)
+        return upload
+
+    def name_data_set(self, request: NewDataSet) -> DataSetView:
+        """Give an upload a name."""
+        return self._transport.ask("POST", "/data-sets", DataSetView, body=request)
+
+    def start_audit(self, request: NewAudit) -> StartedView:
+        """Check and audit; a request whose answer was lost is not done twice."""
+        return self._transport.ask("POST", "/audits", StartedView, body=request, key=secrets.token_hex(16))
+
+    def start_remediation(self, request: NewRemediation) -> StartedView:
+        """Repair and audit again."""
+        return self._transport.ask("POST", "/remediations", StartedView, body=request, key=secrets.token_hex(16))
+
+    def job(self, job_id: str) -> JobView:
+        """Where a job is."""
+        return self._transport.ask("GET", f"/jobs/{_safe(job_id)}", JobView)
+
+    def jobs(self, limit: int) -> tuple[JobView, ...]:
+        """The newest jobs, without their units."""
+        found: list[JobView] = []
+        after: str | None = None
+        while len(found) < limit:
+            query = {"limit": min(200, limit - len(found)), "after": after}
+            page = self._transport.ask("GET", "/jobs", Page[JobView], query=query)
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+        return tuple(found)
+
+    def cancel(self, job_id: str) -> JobView:
+        """Ask a job to stop."""
+        return self._transport.ask("POST", f"/jobs/{_safe(job_id)}/cancel", JobView)
+
+    def resume(self, job_id: str) -> JobView:
+        """Go on with a job."""
+        return self._transport.ask("POST", f"/jobs/{_safe(job_id)}/resume", JobView)
+
+    def report_entry(self, reference: str) -> ReportView:
+        """What lists say of a report."""
+        return self._transport.ask("GET", f"/reports/{_safe(reference)}/entry", ReportView)
+
+    def report_entries(self, limit: int) -> tuple[ReportView, ...]:
+        """The newest reports."""
+        return self._transport.ask("GET", "/reports", Page[ReportView], query={"limit": min(200, limit)}).items
+
+    def audit_report(self, reference: str) -> AuditReport:
+        """An audit's report."""
+        return self._transport.ask("GET", f"/reports/{_safe(reference)}", AuditReport)
+
+    def repair_report(self, reference: str) -> RepairReport:
+        """A repair's report."""
+        return self._transport.ask("GET", f"/reports/{_safe(reference)}", RepairReport)
+
+    def report_text(self, reference: str, fmt: str) -> str:
+        """A report in any of its formats."""
+        return self._transport.text(f"/reports/{_safe(reference)}", {"format": fmt}).decode()
+
+    def pictures(self, reference: str) -> tuple[PictureRow, ...]:
+        """Where the pictures of a report can be seen; for reviewers."""
+        return self._transport.ask("GET", f"/reports/{_safe(reference)}/pictures", tuple[PictureRow, ...])
+
+    def repaired_model(self, job_id: str, destination: Path) -> None:
+        """Write the model that a repair made."""
+        with destination.open("wb") as handle:
+            self._transport.stream(f"/remediations/{_safe(job_id)}/model", handle.write)
+
+    def write_policy(self, policy: Policy) -> PolicyView:
+        """Store a policy under its name."""
+        return self._transport.ask("PUT", f"/policies/{_safe(policy.name)}", PolicyView, body=policy)
+
+    def approve(self, model: str, report: str) -> BaselineView:
+        """Make a report the baseline of a model."""
+        return self._transport.ask("PUT", f"/baselines/{_safe(model)}", BaselineView, body=NewBaseline(report=report))
+
+    def baseline(self, model: str) -> BaselineView:
+        """The baseline of a model."""
+        return self._transport.ask("GET", f"/baselines/{_safe(model)}", BaselineView)
+
+    def waive(self, request: NewWaiver) -> WaiverView:
+        """Let a finding through for a while."""
+        return self._transport.ask("POST", "/waivers", WaiverView, body=request, key=secrets.token_hex(16))
+
+    def waivers(self, model: str | None = None) -> tuple[WaiverView, ...]:
+        """The newest waivers."""
+        query = {"limit": 200, "model": model}
+        return self._transport.ask("GET", "/waivers", Page[WaiverView], query=query).items
+
+
+def _part(path: Path, offset: int) -> Iterator[bytes]:
+    """At most PART_BYTES of a file."""
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        left = PART_BYTES
+        while left and (data := handle.read(min(1 << 16, left))):
+            left -= len(data)
+            yield data
+
+
+def _safe(reference: str) -> str:
+    """A reference as one part of a path; raises InvalidInput where it is none."""
+    if not reference or not all(letter.isalnum() or letter in "._-" for letter in reference) or ".." in reference:
+        raise InvalidInput(f"'{reference[:100]}' is not an id or a name")
+    return reference

@@ -1,0 +1,129 @@
+"""Deleting on time: pictures and private data of teams that say for how long they keep them; reports stay."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from auditor.service.accounts import Team, Trail
+from auditor.service.ports import ArtifactStore, Clock, Database, Place, UnitOfWork
+from auditor.service.records import Job
+from auditor.service.states import TERMINAL
+
+PICTURES = frozenset({"gallery.json", "recon.npz"})
+"""Files of an audit that show people as they were rebuilt."""
+PRIVATE = frozenset({"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz"})
+"""Files of an audit that hold private images."""
+UNFINISHED_FOR, ANSWERS_FOR = timedelta(days=2), timedelta(days=1)
+"""For so long an upload may stay incomplete, and the answer to an Idempotency-Key is kept."""
+_PAGE = 200
+R = TypeVar("R")
+
+
+@dataclass
+class Swept:
+    """What a sweep finds, and what it deleted.
+
+    Attributes:
+        due: artifacts whose time is over.
+        kept: artifacts that something else still needs.
+        deleted: how many artifacts were deleted.
+    """
+
+    due: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
+    deleted: int = 0
+
+
+class Retention:
+    """Sweeps; run it once a day.
+
+    Args:
+        database: the database.
+        store: the artifacts.
+        clock: the time.
+        folder: of uploads that are not complete.
+    """
+
+    def __init__(self, *, database: Database, store: ArtifactStore, clock: Clock, folder: Path) -> None:
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self._folder = folder
+
+    def sweep(self) -> int:
+        """Delete what is due in every team; returns how many artifacts that were.
+
+        An artifact that two jobs or teams have in common is kept as long as the longest of them keeps it.
+        """
+        swept = Swept()
+        with self._database() as tx:
+            for team in _pages(tx.teams.page, lambda row: (row.created_at, row.id)):
+                self._sweep_team(tx, team, swept)
+            self._forget_old(tx)
+        for digest in swept.due - swept.kept:
+            if self._store.exists(digest):
+                self._store.delete(digest)
+                swept.deleted += 1
+        return swept.deleted
+
+    def _sweep_team(self, tx: UnitOfWork, team: Team, swept: Swept) -> None:
+        now, found = self._clock.now(), 0
+        pictures_before = None if team.pictures_days is None else now - timedelta(days=team.pictures_days)
+        private_before = None if team.private_data_days is None else now - timedelta(days=team.private_data_days)
+        jobs = _pages(tx.jobs.page, lambda row: (row.created_at, row.id))
+        for job in (job for job in jobs if job.team_id == team.id):
+            over = None if job.state not in TERMINAL else job.finished_at
+            for names, before in ((PICTURES, pictures_before), (PRIVATE, private_before)):
+                digests = _files(tx, job, names)
+                is_due = before is not None and over is not None and over < before
+                (swept.due if is_due else swept.kept).update(digests)
+                if is_due and names is PICTURES:
+                    swept.due.update(tx.reports.without_pictures(job.id))
+                found += is_due and any(self._store.exists(digest) for digest in digests)
+        for data_set in _pages(tx.data_sets.page, lambda row: (row.created_at, row.id), team_id=team.id):
+            is_due = private_before is not None and data_set.created_at < private_before
+            (swept.due if is_due else swept.kept).update(data_set.digests.values())
+            found += is_due and tx.data_sets.remove(data_set.id)
+        for upload in _pages(tx.uploads.page, lambda row: (row.created_at, row.id), team_id=team.id):
+            is_due = private_before is not None and upload.created_at < private_before
+            if upload.complete:
+                (swept.due if is_due else swept.kept).add(upload.sha256)
+            if is_due:
+                found += tx.uploads.remove(upload.id)
+                (self._folder / f"{upload.id}.part").unlink(missing_ok=True)
+        if found:
+            told = {"deleted": str(found)}
+            tx.trail.add(Trail(secrets.token_hex(16), now, team.id, "(retention)", "retention.sweep", team.name, told))
+
+    def _forget_old(self, tx: UnitOfWork) -> None:
+        """Uploads that were given up, answers that nobody asks for again, sessions that are over."""
+        now = self._clock.now()
+        for upload in tx.uploads.page(_PAGE, (now - UNFINISHED_FOR, ""), complete=False):
+            tx.uploads.remove(upload.id)
+            (self._folder / f"{upload.id}.part").unlink(missing_ok=True)
+        for answer in tx.answers.page(_PAGE, (now - ANSWERS_FOR, "")):
+            tx.answers.remove(answer.id)
+        for session in tx.sessions.page(_PAGE, (now - timedelta(days=1), "")):
+            if session.expires_at < now:
+                tx.sessions.remove(session.id)
+
+
+def _files(tx: UnitOfWork, job: Job, names: frozenset[str]) -> set[str]:
+    """Artifacts that a job was given, or left, under one of these names."""
+    tables = [tx.submissions.get(job.submission_id).inputs]
+    for unit in tx.units.of_job(job.id):
+        tables += [unit.spec.inputs, {} if unit.result is None else unit.result.outputs]
+    return {digest for table in tables for name, digest in table.items() if name in names}
+
+
+def _pages(read: Callable[..., Sequence[R]], place: Callable[[R], Place], **equal: str) -> Iterator[R]:
+    """Every row, page by page."""
+    after: Place | None = None
+    while rows := read(_PAGE, after, **equal):
+        yield from rows
+        after = place(rows[-1])

@@ -1,0 +1,23 @@
+"""The audit log: written in the transaction of what it tells of."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+from auditor.service.accounts import Trail, User
+from auditor.service.ports import UnitOfWork
+
+
+def note(tx: UnitOfWork, user: User, what: str, subject: str, now: datetime, **detail: str) -> None:
+    """Add a line.
+
+    Args:
+        tx: the transaction.
+        user: who did it.
+        what: noun and verb, `waiver.create`.
+        subject: id or name of what it was done to.
+        now: the time.
+        detail: more, where the subject alone does not tell it.
+    """
+    tx.trail.add(Trail(secrets.token_hex(16), now, user.team_id, user.name, what, subject, dict(detail)))

@@ -1,0 +1,285 @@
+"""From an upload to a report and its pictures, over real HTTP, with the runner in a process of its own."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from api_house import good, problem
+from api_specimen import GALLERY, PNG, specimen
+
+from auditor.contracts.base import digest_of
+from auditor.contracts.people import Role
+from auditor.contracts.report import AuditReport
+from auditor.report.formats import FORMATS
+from auditor.service.records import LOCAL_TEAM
+from auditor.testing.handlers import wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=["house", pytest.param("postgres_house", marks=pytest.mark.integration)])
+def place(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def client(place):
+    with place.client(Role.SUBMITTER) as client:
+        yield client
+
+
+@pytest.fixture
+def reviewer(place):
+    with place.client(Role.REVIEWER) as client:
+        yield client
+
+
+def test_an_audit_runs_to_its_report(place, client):
+    private, public = place.upload(client, b"private"), place.upload(client, b"public")
+    good(client.post("/data-sets", json={"name": "people", "upload": private}))
+    manifest = {
+        "model": {"name": "flow"},
+        "data": {"private": {"path": "/secret/of/the/laptop"}, "public": {"path": "pub/"}},
+    }
+    files = {"/secret/of/the/laptop": {"data_set": "people"}, "pub/": {"upload": public}}
+    body = {"model": place.upload(client, b"weights"), "manifest": manifest, "files": files}
+    started = client.post("/audits", json=body)
+    assert started.status_code == 202, started.text
+    job = good(started)["job_id"]
+    done = place.wait(client, job)
+    assert (done["state"], done["kind"], done["name"]) == ("done", "audit", "flow")
+    report = AuditReport.model_validate_json(client.get(f"/reports/{job}").content)
+    assert report.id == done["report_ids"][-1]
+    again = good(client.post("/audits", json=body))
+    assert (again["job_id"], again["reused"]) == (job, True)
+    (entry,) = [row for row in good(client.get("/reports"))["items"] if row["job_id"] == job]
+    assert entry["verdict"] == "fail"
+    (submission,) = [row for row in good(client.get("/submissions"))["items"] if row["name"] == "flow"]
+    assert good(client.get(f"/submissions/{submission['id']}")) == submission
+    with place.services.database() as tx:
+        stored = tx.submissions.get(submission["id"])
+    assert stored.manifest.data.private.path.as_posix() == "private.npz", "no path of the sender is kept"
+
+
+def test_everything_that_is_missing_is_said_at_once(place, client):
+    manifest = {"model": {"name": "gaps"}, "data": {"private": {"path": "a"}, "public": {"path": "b"}}}
+    half = good(client.post("/uploads", json={"name": "x", "size": 9, "sha256": "a" * 64}))["id"]
+    body = {
+        "model": "f" * 32,
+        "manifest": manifest,
+        "files": {"a": {"upload": half}, "c": {"upload": half}},
+        "policy": "nowhere",
+    }
+    problems = problem(client.post("/audits", json=body), 422, "invalid_input")["problems"]
+    assert len(problems) == 5
+    for part in ("data.public.path", "no path 'c'", "0 of 9 bytes", "f" * 32, "policy 'nowhere'"):
+        assert any(part in line for line in problems), part
+
+
+def test_a_refused_submission_lists_every_problem_and_leaves_nothing(place, client):
+    body = {"model": place.upload(client, b"junk"), "manifest": {"model": {"name": "refused"}}}
+    answer = problem(client.post("/audits", json=body), 422, "invalid_input")
+    assert answer["problems"] == ["the model is not a model", "the data is not data"]
+    assert not [row for row in good(client.get("/jobs"))["items"] if row["name"] == "refused"]
+
+
+def test_a_stored_policy_is_used_by_its_name(place, client, reviewer):
+    good(reviewer.put("/policies/strict", json={"name": "strict", "fail_on": "low"}))
+    job = place.audit(client, "by-policy", policy="strict")
+    with place.services.database() as tx:
+        inputs = tx.submissions.get(tx.jobs.get(job).submission_id).inputs
+    assert json.loads(place.services.store.get_bytes(inputs["policy.json"]))["fail_on"] == "low"
+
+
+def test_values_are_taken_as_they_are_written_and_keys_are_known(client):
+    body = {"model": "f" * 32, "manifest": {"model": {"name": "x", "n_classes": "3"}}, "fresh": "yes", "fersh": True}
+    problems = problem(client.post("/audits", json=body), 422, "invalid_input")["problems"]
+    assert len(problems) == 3
+    assert any("fersh" in line and "Did you mean 'fresh'?" in line for line in problems)
+    problem(client.get("/jobs", params={"limti": 3}), 422, "invalid_input")
+    problem(client.post("/audits", content=b"{", headers={"content-type": "application/json"}), 422, "invalid_input")
+
+
+def test_a_running_audit_is_followed_cancelled_and_resumed(place, client):
+    job = place.audit(client, "slow-one")
+    wait_for(lambda: ("attack/ppa/0", "running") in units(client, job))
+    stopping = good(client.post(f"/jobs/{job}/cancel"))
+    assert stopping["cancel_requested"]
+    assert place.wait(client, job)["state"] == "cancelled"
+    (place.settings.home / "cache" / "go").touch()
+    assert good(client.post(f"/jobs/{job}/resume"))["state"] == "queued"
+    assert place.wait(client, job)["state"] == "done"
+
+
+def units(client, job):
+    return [(unit["key"], unit["state"]) for unit in good(client.get(f"/jobs/{job}"))["units"]]
+
+
+def events(client, job, **headers):
+    """Id and state of each event until the stream ends."""
+    told = []
+    with client.stream("GET", f"/jobs/{job}/events", headers=headers) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        for line in stream.iter_lines():
+            name, _, value = line.partition(": ")
+            if name == "id":
+                told.append([value])
+            elif name == "data":
+                told[-1].append(json.loads(value)["state"])
+    return told
+
+
+def test_events_tell_the_whole_state_and_nothing_twice(place, client):
+    job = place.audit(client, "watched")
+    told = events(client, job)
+    assert told[-1][1] == "done"
+    assert len({mark for mark, _ in told}) == len(told)
+    assert events(client, job, **{"Last-Event-ID": told[-1][0]}) == []
+    assert events(client, job, **{"Last-Event-ID": "long ago"}) == [told[-1]]
+
+
+def test_lists_come_in_parts_that_miss_nothing(place, client):
+    jobs = {specimen(place, LOCAL_TEAM).ids["job_id"] for _ in range(4)}
+    seen, after = [], None
+    while True:
+        page = good(client.get("/jobs", params={"limit": 2} | ({"after": after} if after else {})))
+        seen += [row["id"] for row in page["items"]]
+        after = page["next"]
+        if after is None:
+            break
+        assert len(page["items"]) == 2
+    assert len(seen) == len(set(seen))
+    assert jobs <= set(seen)
+    times = [good(client.get(f"/jobs/{job}"))["created_at"] for job in seen]
+    assert times == sorted(times, reverse=True)
+    for nonsense in ("x", "AAAA", "MjAzMC0wMS0wMSB4", after or "====="):
+        problem(client.get("/jobs", params={"after": nonsense}), 422, "invalid_input")
+
+
+def test_a_request_with_a_key_is_done_once(place, client):
+    key = {"Idempotency-Key": "build-17"}
+    body = {"model": place.upload(client, b"weights"), "manifest": {"model": {"name": "once"}}, "fresh": True}
+    first, second = (client.post("/audits", json=body, headers=key) for _ in range(2))
+    assert (first.status_code, first.json()) == (second.status_code, second.json())
+    assert "Idempotent-Replayed" not in first.headers
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert len([row for row in good(client.get("/jobs"))["items"] if row["name"] == "once"]) == 1
+    answer = problem(client.post("/audits", json=body | {"fresh": False}, headers=key), 422, "invalid_input")
+    assert "another request" in answer["detail"]
+    with place.client(Role.REVIEWER) as other:
+        assert other.post("/audits", json=body, headers=key).json()["job_id"] != first.json()["job_id"]
+
+
+def test_a_request_that_failed_may_be_tried_again_with_its_key(place, client):
+    key, body = {"Idempotency-Key": "build-18"}, {"name": "later", "upload": "f" * 32}
+    problem(client.post("/data-sets", json=body, headers=key), 404, "not_found")
+    body["upload"] = place.upload(client, b"data")
+    good(client.post("/data-sets", json=body, headers=key))
+
+
+def test_a_report_comes_in_every_format_and_is_not_sent_twice(place, client):
+    things = specimen(place, LOCAL_TEAM)
+    address = f"/reports/{things.ids['report_id']}"
+    tags = set()
+    for fmt in FORMATS:
+        answer = client.get(address, params={"format": fmt})
+        assert answer.status_code == 200
+        tag = answer.headers["etag"]
+        tags.add(tag)
+        same = client.get(address, params={"format": fmt}, headers={"If-None-Match": f'"other", {tag}'})
+        assert (same.status_code, same.content) == (304, b"")
+        assert client.get(address, params={"format": fmt}, headers={"If-None-Match": '"x"'}).status_code == 200
+    assert len(tags) == len(FORMATS)
+    assert PNG not in client.get(address, params={"format": "html"}).content
+    assert "'sandbox'" not in answer.headers["content-security-policy"]
+    assert "sandbox" in answer.headers["content-security-policy"]
+    problem(client.get(address, params={"format": "docx"}), 422, "unknown_name")
+    for reference in (things.ids["job_id"], things.ids["report_id"][:12]):
+        assert good(client.get(f"/reports/{reference}/entry"))["report_id"] == things.ids["report_id"]
+
+
+def test_a_picture_is_shown_to_whom_it_was_promised_and_written_down(place, client, reviewer):
+    things = specimen(place, LOCAL_TEAM)
+    (row,) = good(reviewer.get(f"/reports/{things.ids['report_id']}/pictures"))
+    assert [picture["kind"] for picture in row["pictures"]] == ["reconstruction", "reconstruction", "nearest-public"]
+    assert [picture["accepted"] for picture in row["pictures"]] == [True, False, None]
+    before = views(reviewer, things)
+    address = place.url + row["pictures"][1]["url"]
+    shown = reviewer.get(address)
+    assert (shown.content, shown.headers["content-type"]) == (GALLERY.rows[0].reconstructions_png[1], "image/png")
+    assert "no-store" in shown.headers["cache-control"]
+    assert views(reviewer, things) == [*before, ("reviewer-l", "0-reconstruction-1")]
+    with place.client(Role.ADMIN) as admin:
+        problem(admin.get(address), 403, "not_allowed")  # it was given to someone else
+    problem(reviewer.get(address.replace("0-reconstruction-1", "0-reconstruction-0")), 403, "not_allowed")
+    problem(reviewer.get(address.replace("expires=", "expires=9")), 403, "not_allowed")
+    problem(client.get(f"/reports/{things.ids['report_id']}/pictures"), 403, "not_allowed")
+    assert views(reviewer, things) == [*before, ("reviewer-l", "0-reconstruction-1")], "refusals are no views"
+
+
+def views(reviewer, things):
+    """Who looked at which picture of the report."""
+    lines = good(reviewer.get("/audit-log", params={"limit": 200}))["items"]
+    return [
+        (line["who"], line["detail"]["picture"])
+        for line in lines
+        if line["what"] == "picture.view" and line["subject"] == things.ids["report_id"]
+    ]
+
+
+def test_an_address_of_a_picture_grows_old(place, reviewer, monkeypatch):
+    things = specimen(place, LOCAL_TEAM)
+    monkeypatch.setattr("auditor.api.routes.reports.SIGNED_FOR_S", -1)
+    (row,) = good(reviewer.get(f"/reports/{things.ids['report_id']}/pictures"))
+    problem(reviewer.get(place.url + row["pictures"][0]["url"]), 403, "not_allowed")
+
+
+def test_a_baseline_is_the_report_of_a_finished_audit_of_that_model(place, reviewer):
+    things = specimen(place, LOCAL_TEAM)
+    model = things.ids["model"]
+    approved = good(reviewer.put(f"/baselines/{model}", json={"report": things.ids["report_id"]}))
+    assert (approved["report_id"], approved["approved_by"]) == (things.ids["report_id"], "reviewer-l")
+    wrong = {"report": things.ids["repair_id"]}
+    problems = problem(reviewer.put("/baselines/elsewhere", json=wrong), 422, "invalid_input")["problems"]
+    assert len(problems) == 2
+    assert good(reviewer.get(f"/baselines/{model}")) == approved
+
+
+def test_a_remediation_is_started_from_an_audit(place, client):
+    things = specimen(place, LOCAL_TEAM)
+    started = good(client.post("/remediations", json={"audit": things.ids["job_id"], "defense": "neg-ls"}))
+    assert good(client.get(f"/jobs/{started['job_id']}"))["kind"] == "repair"
+    for weights in ("/etc/passwd", "../x.safetensors", "torchvision:../x"):
+        body = {"audit": things.ids["job_id"], "weights": weights}
+        problem(client.post("/remediations", json=body), 422, "invalid_input")
+    assert client.get(f"/remediations/{things.ids['repair_id']}/model").content == b"repaired"
+
+
+def test_every_decision_is_in_the_audit_log(place, client, reviewer):
+    waiver = good(
+        reviewer.post("/waivers", json={"finding": "PMI001", "model": "m", "reason": "known and small", "days": 3})
+    )
+    good(reviewer.delete(f"/waivers/{waiver['id']}"))
+    lines = good(reviewer.get("/audit-log", params={"limit": 2}))["items"]
+    told = [(line["who"], line["what"], line["subject"]) for line in lines]
+    assert told == [("reviewer-l", f"waiver.{verb}", waiver["id"]) for verb in ("withdraw", "create")]
+
+
+def test_what_is_not_there_is_a_problem_too(client):
+    problem(client.get("/nothing"), 404, "http_error")
+    problem(client.put("/jobs"), 405, "http_error")
+
+
+def test_submissions_that_come_together_are_all_taken_and_each_is_its_own(house):
+    """Checks share the runner, and the process it keeps waiting."""
+
+    def submit(number):
+        with house.client(Role.SUBMITTER) as client:
+            return house.audit(client, f"together-{number}", data=b"weights %d" % number)
+
+    with ThreadPoolExecutor(6) as pool:
+        jobs = list(pool.map(submit, range(6)))
+    with house.services.database() as tx:
+        assert [tx.jobs.get(job).name for job in jobs] == [f"together-{number}" for number in range(6)]
+        digests = [tx.submissions.get(tx.jobs.get(job).submission_id).target.digest for job in jobs]
+    assert digests == [digest_of(b"weights %d" % number) for number in range(6)]

@@ -1,0 +1,184 @@
+"""The first admin, passwords, sessions and what protects them, on a server that nobody is known to yet."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import httpx
+import pytest
+from api_house import HANDLERS, PASSWORD, good, problem, serving
+
+from auditor.api.app import build_app
+from auditor.bootstrap import build_services
+from auditor.service.people import LOCK_AFTER, LOCKED_FOR, People
+from auditor.settings import Settings
+from auditor.testing.ports import SetClock
+
+NEW = "another long password"
+
+
+class Fresh:
+    """A server without people, whose clock stands still."""
+
+    def __init__(self, url, services, clock, home):
+        self.url, self.services, self.clock, self.home = url, services, clock, home
+
+    def browser(self):
+        """Keeps cookies."""
+        return httpx.Client(base_url=f"{self.url}/api/v1", timeout=60)
+
+    def people(self):
+        return People(database=self.services.database, clock=self.services.clock)
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    settings = Settings(home=tmp_path, device="cpu")
+    clock = SetClock()
+    services = replace(build_services(settings, handlers=HANDLERS), clock=clock)
+    with serving(build_app(services, settings)) as url:
+        yield Fresh(url, services, clock, tmp_path)
+    services.close()
+
+
+@pytest.fixture
+def ann(fresh):
+    """A browser in which the first admin has signed in, with the token for changes."""
+    token = fresh.people().make_bootstrap_token()
+    with fresh.browser() as browser:
+        good(browser.post("/bootstrap", json={"token": token, "name": "ann", "password": PASSWORD}))
+        me = good(browser.post("/session", json={"name": "ann", "password": PASSWORD}))
+        browser.headers["X-CSRF-Token"] = me["csrf_token"]
+        yield browser
+
+
+def test_the_bootstrap_token_makes_one_admin_once(fresh):
+    first, second = fresh.people().make_bootstrap_token(), fresh.people().make_bootstrap_token()
+    body = {"token": first, "name": "ann", "password": PASSWORD}
+    with fresh.browser() as browser:
+        problem(browser.get("/users", headers={"Authorization": f"Bearer {first}"}), 401, "not_signed_in")
+        assert good(browser.post("/bootstrap", json=body))["role"] == "admin"
+        for token in (first, second, "aud_nothing"):
+            problem(browser.post("/bootstrap", json=body | {"token": token, "name": "eve"}), 401, "not_signed_in")
+
+
+def test_a_bootstrap_token_is_good_for_an_hour(fresh):
+    body = {"token": fresh.people().make_bootstrap_token(), "name": "ann", "password": PASSWORD}
+    fresh.clock.sleep(3600)
+    with fresh.browser() as browser:
+        problem(browser.post("/bootstrap", json=body), 401, "not_signed_in")
+    assert fresh.people().is_empty()
+
+
+def test_short_passwords_are_refused(fresh):
+    with fresh.browser() as browser:
+        body = {"token": fresh.people().make_bootstrap_token(), "name": "ann", "password": "short"}
+        problem(browser.post("/bootstrap", json=body), 422, "invalid_input")
+
+
+def test_the_cookie_is_kept_from_scripts_and_other_sites(fresh, ann):
+    with fresh.browser() as browser:
+        local = browser.post("/session", json={"name": "ann", "password": PASSWORD})
+        cookie = local.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=lax" in cookie
+        assert "secure" not in cookie
+        away = browser.post("/session", json={"name": "ann", "password": PASSWORD}, headers={"Host": "audit.example"})
+        assert "; secure" in away.headers["set-cookie"].lower()
+
+
+def test_no_secret_is_in_the_database(fresh, ann):
+    secrets = [ann.cookies["auditor_session"], good(ann.post("/tokens", json={"name": "ci"}))["secret"], PASSWORD]
+    data = b"".join(path.read_bytes() for path in fresh.home.glob("auditor.db*"))
+    assert b"argon2id" in data
+    assert not [secret for secret in secrets if secret.encode() in data]
+
+
+def test_a_change_by_cookie_needs_the_token_of_the_session(fresh, ann):
+    right = ann.headers.pop("X-CSRF-Token")
+    assert good(ann.get("/session"))["csrf_token"] == right
+    for wrong in ({}, {"X-CSRF-Token": ""}, {"X-CSRF-Token": right[:-1] + "x"}):
+        problem(ann.post("/tokens", json={"name": "ci"}, headers=wrong), 403, "not_allowed")
+        problem(ann.delete("/session", headers=wrong), 403, "not_allowed")
+    good(ann.post("/tokens", json={"name": "ci"}, headers={"X-CSRF-Token": right}))
+
+
+def test_a_token_needs_no_csrf_token_and_wins_over_a_cookie(fresh, ann):
+    made = good(ann.post("/tokens", json={"name": "ci", "scopes": ["read"]}))
+    ann.headers.pop("X-CSRF-Token")
+    ann.headers["Authorization"] = f"Bearer {made['secret']}"
+    me = good(ann.get("/session"))
+    assert (me["scopes"], me["csrf_token"]) == (["read"], None)
+    problem(ann.post("/tokens", json={"name": "more", "scopes": ["admin"]}), 422, "invalid_input")
+    ann.headers["Authorization"] = "Bearer aud_wrong"
+    problem(ann.get("/session"), 401, "not_signed_in")
+
+
+@pytest.mark.parametrize("how", ["nobody", "wrong password", "no password", "other team", "disabled", "locked"])
+def test_whatever_is_wrong_the_answer_is_the_same(fresh, ann, how):
+    good(ann.post("/users", json={"name": "bob", "role": "submitter", "password": NEW}))
+    bob = next(user["id"] for user in good(ann.get("/users"))["items"] if user["name"] == "bob")
+    body = {"name": "bob", "password": NEW}
+    if how == "nobody":
+        body["name"] = "carol"
+    elif how == "wrong password":
+        body["password"] = "wrong"  # noqa: S105
+    elif how == "no password":
+        good(ann.post("/users", json={"name": "dan", "role": "submitter"}))
+        body["name"] = "dan"
+    elif how == "other team":
+        body["team"] = "others"
+    elif how == "disabled":
+        good(ann.patch(f"/users/{bob}", json={"disabled": True}))
+    with fresh.browser() as browser:
+        if how == "locked":
+            for _ in range(LOCK_AFTER):
+                browser.post("/session", json=body | {"password": "wrong"})
+        answer = browser.post("/session", json=body)
+        problem(answer, 401, "not_signed_in")
+        reference = browser.post("/session", json={"name": "nobody-at-all", "password": "x"})
+        assert answer.content == reference.content
+        assert "set-cookie" not in answer.headers
+        if how == "locked":
+            fresh.clock.sleep(LOCKED_FOR.total_seconds())
+            good(browser.post("/session", json=body))
+
+
+def test_a_session_ends_with_its_time_with_signing_out_and_with_the_password(fresh, ann):
+    with fresh.browser() as browser:
+        me = good(browser.post("/session", json={"name": "ann", "password": PASSWORD}))
+        browser.headers["X-CSRF-Token"] = me["csrf_token"]
+        stolen = browser.cookies["auditor_session"]
+        good(browser.delete("/session"))
+        browser.cookies.set("auditor_session", stolen)
+        problem(browser.get("/session"), 401, "not_signed_in")
+    with fresh.browser() as other:
+        good(other.post("/session", json={"name": "ann", "password": PASSWORD}))
+        good(ann.put("/session/password", json={"password": NEW}))
+        problem(other.get("/session"), 401, "not_signed_in")
+        me = good(other.post("/session", json={"name": "ann", "password": NEW}))
+        fresh.clock.sleep(timedelta(hours=13).total_seconds())
+        problem(other.get("/session"), 401, "not_signed_in")
+
+
+def test_a_team_keeps_an_admin(fresh, ann):
+    (me,) = good(ann.get("/users"))["items"]
+    for change in ({"role": "reviewer"}, {"disabled": True}):
+        problem(ann.patch(f"/users/{me['id']}", json=change), 409, "conflict")
+    assert good(ann.get("/users"))["items"] == [me]
+
+
+def test_guessing_is_slowed_down(fresh, monkeypatch):
+    with fresh.browser() as browser:
+        answers = [browser.get("/session", headers={"Authorization": "Bearer aud_guess"}) for _ in range(25)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert 0 < len(refused) < 10
+    problem(refused[0], 429, "too_many_requests")
+    assert int(refused[0].headers["retry-after"]) >= 1
+
+
+def test_a_new_team_is_alone_with_its_admin(fresh, ann):
+    good(ann.post("/teams", json={"name": "faces", "admin": "ann", "password": NEW}))
+    with fresh.browser() as browser:
+        me = good(browser.post("/session", json={"team": "faces", "name": "ann", "password": NEW}))
+        assert me["team"]["name"] == "faces"
+        assert [user["id"] for user in good(browser.get("/users"))["items"]] == [me["user"]["id"]]

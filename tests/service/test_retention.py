@@ -1,0 +1,124 @@
+"""What is sensitive goes on its day, and not a day earlier; what someone else still needs stays."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from auditor.contracts.jobs import JobKind, JobState, UnitResult, UnitSpec
+from auditor.contracts.manifest import Manifest
+from auditor.service.accounts import DataSet, Team, Upload
+from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.retention import Retention
+from auditor.testing.database import InMemoryTransactions
+from auditor.testing.ports import InMemoryStore, SetClock
+from auditor.testing.reports import sample_target
+
+OURS, THEIRS = "a" * 32, "b" * 32
+
+
+class House:
+    """Two teams with an audit each; what is stored under `shared` belongs to both."""
+
+    def __init__(self, tmp_path, state=JobState.DONE):
+        self.database, self.store, self.clock = InMemoryTransactions(), InMemoryStore(), SetClock()
+        self.folder = tmp_path
+        self.retention = Retention(database=self.database, store=self.store, clock=self.clock, folder=tmp_path)
+        for team in (OURS, THEIRS):
+            self.add(team, state)
+
+    def put(self, text):
+        return self.store.put_bytes(text.encode())
+
+    def add(self, team, state):
+        now = self.clock.now()
+        inputs = {"model": self.put(f"model {team}"), "private.npz": self.put("shared private")}
+        outputs = {"fit.npz": self.put(f"fit {team}"), "recon.npz": self.put(f"recon {team}")}
+        gallery = self.put(f"gallery {team}")
+        manifest = Manifest.model_validate({"model": {"name": "m"}})
+        job = Job(team, JobKind.AUDIT, "m", team, "f" * 64, {}, now, state=state, finished_at=now, team_id=team)
+        with self.database() as tx:
+            tx.teams.add(Team(team, now, team))
+            tx.submissions.add(Submission(team, "m", now, manifest, sample_target(), inputs, team))
+            tx.jobs.add(job)
+            unit = Unit(team, team, 0, UnitSpec(kind="finish", key="finish", inputs=inputs))
+            tx.units.add([unit])
+            claimed = tx.units.claim(team, worker="w", now=now, lease_until=now)
+            tx.units.complete(claimed, UnitResult(outputs=outputs | {"gallery.json": gallery}))
+            tx.reports.add(
+                StoredReport(
+                    "c" * 64, team, "finish", JobKind.AUDIT, "m", self.put("report"), gallery, "fail", "high", now
+                )
+            )
+
+    def keep(self, team, **days):
+        with self.database() as tx:
+            tx.teams.change(team, **days)
+
+    def left(self):
+        return {data.decode() for data in self.store.blobs.values()}
+
+
+@pytest.fixture
+def house(tmp_path):
+    return House(tmp_path)
+
+
+def test_without_a_policy_everything_stays(house):
+    before = house.left()
+    house.clock.sleep(timedelta(days=10_000).total_seconds())
+    assert house.retention.sweep() == 0
+    assert house.left() == before
+
+
+def test_pictures_go_on_their_day_and_the_report_stays(house):
+    house.keep(OURS, pictures_days=7)
+    before = house.left()
+    house.clock.sleep(timedelta(days=7).total_seconds())
+    assert house.retention.sweep() == 0
+    house.clock.sleep(1)
+    assert house.retention.sweep() == 2
+    assert before - house.left() == {f"gallery {OURS}", f"recon {OURS}"}
+    with house.database() as tx:
+        assert tx.reports.find(OURS).gallery_digest is None
+        assert tx.reports.find(THEIRS).gallery_digest is not None
+        assert [(line.team_id, line.what) for line in tx.trail.page(9)] == [(OURS, "retention.sweep")]
+    assert house.retention.sweep() == 0
+
+
+def test_what_two_teams_share_stays_until_both_let_go(house):
+    house.keep(OURS, private_data_days=1)
+    house.clock.sleep(timedelta(days=2).total_seconds())
+    assert house.retention.sweep() == 1
+    assert "shared private" in house.left()
+    assert f"fit {OURS}" not in house.left()
+    house.keep(THEIRS, private_data_days=1)
+    assert house.retention.sweep() == 2
+    assert "shared private" not in house.left()
+
+
+def test_data_of_a_job_that_still_runs_is_not_touched(tmp_path):
+    house = House(tmp_path, JobState.RUNNING)
+    house.keep(OURS, private_data_days=1, pictures_days=1)
+    house.clock.sleep(timedelta(days=2).total_seconds())
+    assert house.retention.sweep() == 0
+
+
+def test_uploads_and_data_sets_are_private_data_too(house):
+    now, digest = house.clock.now(), house.put("uploaded")
+    upload = Upload("d" * 32, now, OURS, "x", 8, digest, "ann", 8, complete=True)
+    with house.database() as tx:
+        tx.uploads.add(upload)
+        tx.data_sets.add(DataSet("e" * 32, now, OURS, "x", {"data.npz": digest}, 8, "ann"))
+        tx.uploads.add(replace(upload, id="f" * 32, received=3, complete=False))
+    (house.folder / f"{'f' * 32}.part").write_bytes(b"abc")
+    house.clock.sleep(timedelta(days=3).total_seconds())
+    house.retention.sweep()
+    with house.database() as tx:
+        assert [row.id for row in tx.uploads.page(9)] == ["d" * 32], "what was never completed is given up"
+    assert not list(house.folder.iterdir())
+    house.keep(OURS, private_data_days=1)
+    house.retention.sweep()
+    assert "uploaded" not in house.left()
+    with house.database() as tx:
+        assert (tx.uploads.page(9), tx.data_sets.page(9)) == ([], [])
