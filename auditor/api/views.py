@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from auditor.contracts.people import Retention, Scope, TeamView, TokenView, TrailEntry, UserView
-from auditor.contracts.policy import Policy
+from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.service import (
     BaselineView,
     DataSetView,
@@ -143,4 +143,5 @@ def waiver_view(record: StoredWaiver) -> WaiverView:
         approver=record.approver,
         created=record.created_at.isoformat(),
         expires=record.expires_at.isoformat(),
+        up_to=RiskLevel(record.up_to),
     )

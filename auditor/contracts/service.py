@@ -10,8 +10,9 @@ from auditor.contracts.base import Contract
 from auditor.contracts.jobs import JobKind, JobState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.people import ISO8601, Name
-from auditor.contracts.policy import Policy
+from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.submission import TargetCard
+from auditor.contracts.waiver import Finding
 
 T = TypeVar("T")
 PLAIN = r"^[^\x00-\x1f\x7f]*$"
@@ -168,12 +169,14 @@ class BaselineView(Contract):
 class NewWaiver(Contract):
     """A finding to be let through for a while."""
 
-    finding: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$")
-    """Rule id, e.g. `PMI001`, or code of a finding."""
+    finding: Finding
+    """What it covers: `attack:KEY`, `class:NAME` or `rule:E3.x`."""
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     reason: str = Field(min_length=10, max_length=2000, pattern=PLAIN)
     days: int = Field(ge=1, le=366)
     """Until it expires."""
+    up_to: RiskLevel = RiskLevel.HIGH
+    """A finding of a higher level than this fails in spite of it."""
 
 
 class WaiverView(Contract):
@@ -186,6 +189,7 @@ class WaiverView(Contract):
     approver: str
     created: ISO8601
     expires: ISO8601
+    up_to: RiskLevel
 
 
 class Picture(Contract):

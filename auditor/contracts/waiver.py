@@ -8,13 +8,22 @@ from datetime import date
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from auditor.contracts.base import Contract
 from auditor.contracts.policy import RiskLevel
 
 FINDING_FORMS = "attack:KEY, class:NAME or rule:E3.x"
 _FINDING = re.compile(r"attack:(control/)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}|rule:E3\.[2-7]|class:\S(.{0,254}\S)?")
+
+
+def _a_finding(given: str) -> str:
+    if not _FINDING.fullmatch(given):
+        raise ValueError(f"'{given}' is not {FINDING_FORMS}")
+    return given
+
+
+Finding = Annotated[str, AfterValidator(_a_finding)]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 
 
@@ -23,7 +32,7 @@ class Waiver(Contract):
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Unique in its file."""
-    finding: str
+    finding: Finding
     """What it covers: `attack:KEY` (what this attack proves), `class:NAME` (a class that leaks for certain, by name or
     index) or `rule:E3.x` (whatever this rule of the policy raises)."""
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -36,13 +45,6 @@ class Waiver(Contract):
     """The last day on which it counts (UTC)."""
     up_to: RiskLevel = RiskLevel.HIGH
     """A finding of a higher level than this fails in spite of it."""
-
-    @field_validator("finding")
-    @classmethod
-    def _is_a_finding(cls, given: str) -> str:
-        if not _FINDING.fullmatch(given):
-            raise ValueError(f"'{given}' is not {FINDING_FORMS}")
-        return given
 
     @model_validator(mode="after")
     def _ends_after_it_begins(self) -> Waiver:

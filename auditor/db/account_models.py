@@ -145,11 +145,12 @@ class WaiverRow(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     team_id: Mapped[str] = mapped_column(String(32), ForeignKey("teams.id"))
-    finding: Mapped[str] = mapped_column(String(200))
+    finding: Mapped[str] = mapped_column(String(300))
     model: Mapped[str] = mapped_column(String(100))
     reason: Mapped[str] = mapped_column(Text)
     approver: Mapped[str] = mapped_column(String(100))
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    up_to: Mapped[str] = mapped_column(String(20))
 
 
 class AnswerRow(Base):

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from auditor.contracts.people import Role
+from auditor.contracts.policy import RiskLevel
 
 BOOTSTRAP = "bootstrap"
 """The only scope of the token that makes the first admin."""
@@ -202,6 +203,7 @@ class StoredWaiver(Record):
     reason: str
     approver: str
     expires_at: datetime
+    up_to: str = RiskLevel.HIGH
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,20 @@ from datetime import timedelta
 from typing import TypeVar
 
 from auditor.contracts.jobs import JobKind, JobState
-from auditor.contracts.policy import Policy
+from auditor.contracts.policy import Policy, RiskLevel
+from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewWaiver
+from auditor.contracts.waiver import Waiver
 from auditor.errors import InvalidInput, NotFound
+from auditor.risk.gate import decide_gate
 from auditor.service.accounts import Baseline, NamedPolicy, StoredWaiver
 from auditor.service.people import Identity
 from auditor.service.ports import Clock, Database, UnitOfWork
 from auditor.service.trail import note
 
 R = TypeVar("R")
+_MANY = 10_000
+"""Waivers of one model."""
 
 
 class Reviews:
@@ -106,6 +111,7 @@ class Reviews:
             reason=request.reason,
             approver=self._me.user.name,
             expires_at=now + timedelta(days=request.days),
+            up_to=request.up_to,
         )
         with self._noted("waiver.create", waiver.id, finding=waiver.finding, model=waiver.model) as tx:
             tx.waivers.add(waiver)
@@ -116,6 +122,15 @@ class Reviews:
         with self._noted("waiver.withdraw", waiver_id) as tx:
             tx.waivers.get(waiver_id)
             tx.waivers.remove(waiver_id)
+
+    def decided(self, report: AuditReport) -> AuditReport:
+        """The report as the gate decides with the team's waivers of today; as it is where there are none."""
+        with self._transactions() as tx:
+            stored = tx.waivers.page(_MANY, model=report.target.name)
+        if not stored:
+            return report
+        waivers = tuple(waiver_of(record) for record in stored)
+        return decide_gate(report, report.policy, waivers=waivers, today=self._clock.now().date())
 
     def note_view(self, report_id: str, picture: str) -> None:
         """Somebody looks at a picture."""
@@ -128,6 +143,20 @@ class Reviews:
         with self._transactions() as tx:
             yield tx
             note(tx, self._me.user, what, subject, self._clock.now(), **detail)
+
+
+def waiver_of(record: StoredWaiver) -> Waiver:
+    """A stored waiver as the gate reads it."""
+    return Waiver(
+        id=record.id,
+        finding=record.finding,
+        model=record.model,
+        reason=record.reason,
+        approver=record.approver,
+        created=record.created_at.date(),
+        expires=record.expires_at.date(),
+        up_to=RiskLevel(record.up_to),
+    )
 
 
 def found_by_name(record: R | None, noun: str, name: str) -> R:

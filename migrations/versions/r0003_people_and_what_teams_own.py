@@ -75,8 +75,8 @@ def upgrade() -> None:
         _unique("baselines", "team_id", "name"), _refers("baselines", "job_id", "jobs"),
     )  # fmt: skip
     _owned(
-        "waivers", _text("finding", 200), _text("model"), sa.Column("reason", sa.Text(), nullable=False),
-        _text("approver"), sa.Column("expires_at", Time, nullable=False),
+        "waivers", _text("finding", 300), _text("model"), sa.Column("reason", sa.Text(), nullable=False),
+        _text("approver"), sa.Column("expires_at", Time, nullable=False), _text("up_to", 20),
     )  # fmt: skip
     _owned(
         "answers", _text("digest", 64), sa.Column("status", sa.Integer()), sa.Column("body", sa.Text(), nullable=False),

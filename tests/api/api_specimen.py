@@ -149,7 +149,7 @@ def specimen(house, team, owner=Role.SUBMITTER):
         tx.policies.add(NamedPolicy(secrets.token_hex(16), now, team, name, policy, "ann"))
         tx.baselines.add(Baseline(secrets.token_hex(16), now, team, model, text.id, job_id, "ann"))
         tx.waivers.add(
-            StoredWaiver(waiver_id, now, team, "PMI001", model, "known and small", "ann", now + timedelta(days=1))
+            StoredWaiver(waiver_id, now, team, "attack:ppa", model, "known and small", "ann", now + timedelta(days=1))
         )
         tx.trail.add(Trail(secrets.token_hex(16), now, team, "ann", "waiver.create", waiver_id))
     return Things(
@@ -192,5 +192,5 @@ def _bodies(report_id, job_id, upload, name):
         ("POST", "/remediations"): {"audit": job_id, "defense": "neg-ls"},
         ("PUT", "/policies/{name}"): {"name": name},
         ("PUT", "/baselines/{model}"): {"report": report_id},
-        ("POST", "/waivers"): {"finding": "PMI001", "model": "m", "reason": "known and small", "days": 3},
+        ("POST", "/waivers"): {"finding": "attack:ppa", "model": "m", "reason": "known and small", "days": 3},
     }

@@ -8,7 +8,9 @@ from api_house import good, problem
 from api_specimen import GALLERY, PNG, specimen
 
 from auditor.contracts.base import digest_of
+from auditor.contracts.gate import FindingState
 from auditor.contracts.people import Role
+from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.formats import FORMATS
 from auditor.service.records import LOCAL_TEAM
@@ -255,9 +257,32 @@ def test_a_remediation_is_started_from_an_audit(place, client):
     assert client.get(f"/remediations/{things.ids['repair_id']}/model").content == b"repaired"
 
 
+def test_the_teams_waivers_decide_in_every_format(place, client, reviewer):
+    things = specimen(place, LOCAL_TEAM)
+
+    def read(fmt="json"):
+        return client.get(f"/reports/{things.ids['job_id']}", params={"format": fmt}).text
+
+    before = AuditReport.model_validate_json(read())
+    failing = [finding.key for finding in before.decision.having(FindingState.FAILING)]
+    assert (before.decision.verdict, bool(failing)) == (Verdict.FAIL, True)
+    waiver = {"model": before.target.name, "reason": "retrained next week", "days": 3, "up_to": "critical"}
+    made = [good(reviewer.post("/waivers", json=waiver | {"finding": finding})) for finding in failing]
+    after = AuditReport.model_validate_json(read())
+    assert [finding.key for finding in after.decision.having(FindingState.WAIVED)] == failing
+    assert after.decision.verdict is not Verdict.FAIL
+    assert after.decision.evidence is Verdict.FAIL
+    assert after.verdict == before.verdict, "the number and the evidence's own verdict stay"
+    assert "suppressions" in read("sarif")
+    assert "<failure" not in read("junit")
+    for row in made:
+        assert reviewer.delete(f"/waivers/{row['id']}").status_code == 204
+    assert AuditReport.model_validate_json(read()).decision.verdict is Verdict.FAIL
+
+
 def test_every_decision_is_in_the_audit_log(place, client, reviewer):
     waiver = good(
-        reviewer.post("/waivers", json={"finding": "PMI001", "model": "m", "reason": "known and small", "days": 3})
+        reviewer.post("/waivers", json={"finding": "attack:ppa", "model": "m", "reason": "known and small", "days": 3})
     )
     good(reviewer.delete(f"/waivers/{waiver['id']}"))
     lines = good(reviewer.get("/audit-log", params={"limit": 2}))["items"]

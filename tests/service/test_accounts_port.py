@@ -63,7 +63,7 @@ def record(kind, number=1, team=OURS):
         ),
         "waivers": (
             StoredWaiver,
-            {"finding": "PMI001", "model": "m", "reason": "known", "approver": "ann", "expires_at": NOW},
+            {"finding": "attack:ppa", "model": "m", "reason": "known", "approver": "ann", "expires_at": NOW},
         ),
         "answers": (Answer, {"digest": "f" * 64, "status": 201, "body": "{}"}),
     }[kind]

@@ -66,10 +66,10 @@ def show_report(
     entry = caller.services.audits.find_report(report_id)
     fmt = format_named(format)
     audits = caller.services.audits
-    report = (
-        audits.get_repair_report(entry.job_id) if entry.kind is JobKind.REPAIR else audits.get_report(entry.report_id)
-    )
-    text = render(report, fmt)
+    if entry.kind is JobKind.REPAIR:
+        text = render(audits.get_repair_report(entry.job_id), fmt)
+    else:
+        text = render(caller.reviews.decided(audits.get_report(entry.report_id)), fmt)
     headers = {"ETag": f'"{digest_of(text.encode())}"', **_AS_DATA}
     if if_none_match is not None and headers["ETag"] in {tag.strip() for tag in if_none_match.split(",")}:
         return Response(status_code=304, headers=headers)

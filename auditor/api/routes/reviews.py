@@ -89,7 +89,7 @@ def list_waivers(
         return page_of(lambda n, place: tx.waivers.page(n, place, **of_model), waiver_view, place_of, limit, after)
 
 
-_WAIVER = {"finding": "PMI001", "model": "badge-reader", "reason": "Retrained next week, see the plan.", "days": 14}
+_WAIVER = {"finding": "attack:ppa", "model": "badge-reader", "reason": "Retrained next week, see the plan.", "days": 14}
 
 
 @router.post("/waivers", status_code=201)
