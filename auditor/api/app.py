@@ -14,6 +14,7 @@ from auditor.api.problems import MEDIA_TYPE, add_handlers
 from auditor.api.rights import RIGHTS, check_rights
 from auditor.api.routes import audits, jobs, people, reports, reviews, sessions, system, uploads
 from auditor.api.server import build_server
+from auditor.api.web.app import add_pages
 from auditor.bootstrap import Services
 from auditor.contracts.service import Problem
 from auditor.settings import Settings
@@ -73,6 +74,7 @@ def build_app(
     problem = {"description": "See `Problem`.", "content": {MEDIA_TYPE: {"schema": {"$ref": _PROBLEM}}}}
     for router in routers:
         app.include_router(router, prefix=PREFIX, responses={"4XX": problem, "5XX": problem})
+    add_pages(app, PREFIX)
     app.openapi = _with_security(app.openapi)  # type: ignore[method-assign]
     return app
 

@@ -94,11 +94,11 @@ RIGHTS: Mapping[tuple[str, str], Right] = {
 }
 
 
-def check_rights(routes: Iterable[APIRoute]) -> None:
-    """Raise RuntimeError for every route without a line, and every line without a route."""
+def check_rights(routes: Iterable[APIRoute], table: Mapping[tuple[str, str], Right] = RIGHTS) -> None:
+    """Raise RuntimeError for every route without a line in the table, and every line without a route."""
     found = {(method, route.path) for route in routes for method in route.methods or ()}
-    problems = [f"{method} {path} has no line in the table of rights" for method, path in sorted(found - RIGHTS.keys())]
-    problems += [f"{method} {path} has a line, but is no route" for method, path in sorted(RIGHTS.keys() - found)]
+    problems = [f"{method} {path} has no line in the table of rights" for method, path in sorted(found - table.keys())]
+    problems += [f"{method} {path} has a line, but is no route" for method, path in sorted(table.keys() - found)]
     if problems:
         raise RuntimeError("; ".join(problems))
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auditor.contracts.base import canonical_json
 from auditor.report.wording import duration, percent, score_text, size, thousands
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render_page(template: str, **values: Any) -> str:
-    """The page `template` as one file: no request, no script, and no style but its own."""
+def page_environment(*folders: Path) -> Environment:
+    """The templates in `folders`, and after them those of the reports."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -33,12 +35,23 @@ def render_page(template: str, **values: Any) -> str:
         size=size,
         json=canonical_json,
     )
+    return environment
+
+
+def render_page(template: str, **values: Any) -> str:
+    """The page `template` as one file: no request, no script, and no style but its own."""
+    from markupsafe import Markup
+
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        style=Markup(style),  # noqa: S704  (our own file)
-        style_hash=f"sha256-{digest}",
-        **values,
+    return (
+        page_environment()
+        .get_template(template)
+        .render(
+            style=Markup(style),  # noqa: S704  (our own file)
+            style_hash=f"sha256-{digest}",
+            **values,
+        )
     )
 
 

@@ -34,10 +34,14 @@ from auditor.report.wording import (
 
 def render_html(report: AuditReport, gallery: Gallery | None = None) -> str:
     """The page. Pictures are embedded only when a gallery is given, and blurred until the reader asks."""
+    return render_page("report.html.j2", **audit_context(report, gallery))
+
+
+def audit_context(report: AuditReport, gallery: Gallery | None = None) -> dict[str, Any]:
+    """What the template shows, for a file of its own and for the page on a server."""
     verdict, rows, leading = report.verdict, attack_rows(report), leading_attack(report)
     fisher = None if isinstance(report.fisher, NotMeasured) else report.fisher
-    return render_page(
-        "report.html.j2",
+    return dict(  # noqa: C408 - as long as it is, keywords read better
         report=report,
         banner="excused" if gate_sign(report) == "!" else report.decision.verdict,
         headline=gate_headline(report),

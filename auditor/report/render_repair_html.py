@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.scores import NotMeasured
@@ -28,12 +30,19 @@ from auditor.report.wording import VERDICT_SIGN
 
 
 def render_repair_html(report: RepairReport) -> str:
-    """The page. The banner takes the colour of the verdict after the repair; without one, of the verdict before."""
+    """The page."""
+    return render_page("repair.html.j2", **repair_context(report))
+
+
+def repair_context(report: RepairReport) -> dict[str, Any]:
+    """What the template shows.
+
+    The banner takes the colour of the verdict after the repair; without one, of the verdict before.
+    """
     verdict = report.verdict_after or report.verdict_before
     keys = attack_keys(report)
     effect = lift_difference(report)
-    return render_page(
-        "repair.html.j2",
+    return dict(  # noqa: C408 - as long as it is, keywords read better
         report=report,
         verdict=verdict,
         verdict_sign=VERDICT_SIGN[verdict],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import HeuristicCheck, PairedDifference, RepairCandidate, RepairReport
 from auditor.contracts.scores import Measured, Score
@@ -145,10 +147,13 @@ def attack_keys(report: RepairReport) -> list[str]:
 
 
 def difference_chart(report: RepairReport) -> str:
+    """Before minus after of a repair."""
+    return paired_chart(report.differences)
+
+
+def paired_chart(differences: Sequence[PairedDifference]) -> str:
     """Before minus after for every attack and metric, with paired intervals; right of 0 is an improvement."""
-    shown = [
-        item for item in report.differences if isinstance(item.difference, Measured) and item.metric != "knn_distance"
-    ]
+    shown = [item for item in differences if isinstance(item.difference, Measured) and item.metric != "knn_distance"]
     rows = []
     for item in shown:
         score = item.difference

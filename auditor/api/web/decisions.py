@@ -1,0 +1,74 @@
+"""What people may decide about an audit: waivers, the baseline, a repair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from auditor.api.server import Caller
+from auditor.api.web.forms import Form
+from auditor.contracts.policy import RiskLevel
+from auditor.contracts.report import AuditReport
+from auditor.contracts.service import NewRemediation, NewWaiver
+from auditor.service.accounts import StoredWaiver
+from auditor.service.records import StoredReport
+from remediation.advice import advise
+
+SEARCHES = {"fisher": "what the layer scores and the depth propose", "sweep": "every boundary (long)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Waivable:
+    """A finding that can be waived: its name, and what it is."""
+
+    finding: str
+    text: str
+
+
+def shown_decisions(caller: Caller, entry: StoredReport, report: AuditReport) -> dict[str, Any]:
+    """What the section of decisions shows."""
+    now = caller.services.clock.now()
+    with caller.transactions() as tx:
+        waivers: list[StoredWaiver] = list(tx.waivers.page(200, model=entry.name))
+        baseline = tx.baselines.find(name=entry.name)
+        others = [row for row in tx.reports.page(500) if row.name == entry.name and row.kind is entry.kind]
+    return {
+        "waivable": waivable(report),
+        "waivers": [(waiver, waiver.expires_at > now) for waiver in waivers],
+        "baseline": baseline,
+        "is_baseline": baseline is not None and baseline.job_id == entry.job_id,
+        "others": [row for row in others if row.job_id != entry.job_id][:20],
+        "advice": advise(report),
+        "searches": SEARCHES,
+    }
+
+
+def waivable(report: AuditReport) -> tuple[Waivable, ...]:
+    """What the attacks proved, by attack and by rule of the policy."""
+    proved = [row for row in report.verdict.attacks if row.level is not None and row.level.rank > RiskLevel.LOW.rank]
+    by_attack = tuple(Waivable(f"attack:{row.key}", f"{row.level}: {row.reason}") for row in proved)
+    rules = dict.fromkeys(row.rule for row in proved)
+    return (*by_attack, *(Waivable(f"rule:{rule}", "whatever this rule of the policy raises") for rule in rules))
+
+
+def waiver_asked(form: Form, model: str) -> NewWaiver:
+    """Raises pydantic's ValidationError, with everything that is wrong."""
+    days = form.text("days")
+    given = {"finding": form.text("finding"), "model": model, "reason": form.text("reason"), "days": _number(days)}
+    return NewWaiver.model_validate(given)
+
+
+def repair_asked(form: Form, job_id: str) -> NewRemediation:
+    """Raises pydantic's ValidationError, with everything that is wrong."""
+    points = _number(form.text("points"))
+    loss = points / 100 if isinstance(points, float | int) else points
+    given = {"audit": job_id, "defense": form.text("defense") or None, "search": form.text("search") or None}
+    return NewRemediation.model_validate(given | {"max_accuracy_loss": loss})
+
+
+def _number(text: str) -> float | int | str | None:
+    """The number in a field; the text itself where it is none, which the contract then refuses by name."""
+    try:
+        return int(text) if text.isascii() and text.isdigit() else float(text)
+    except ValueError:
+        return text or None

@@ -1,0 +1,42 @@
+"""Two audits side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from auditor.api.server import TheCaller
+from auditor.api.web.comparison import compare
+from auditor.api.web.guard import PageRoute
+from auditor.api.web.render import page
+from auditor.contracts.jobs import JobKind
+from auditor.report.page import drawn
+from auditor.report.repair_view import paired_chart
+from auditor.report.wording import VERDICT_SIGN, headline
+
+router = APIRouter(route_class=PageRoute)
+Reference = Annotated[str, Query(max_length=64)]
+
+
+@router.get("/compare")
+def show_comparison(request: Request, caller: TheCaller, before: Reference = "", after: Reference = "") -> Response:
+    """Before against after; without both, the form that asks for them."""
+    with caller.transactions() as tx:
+        choices = [row for row in tx.reports.page(100) if row.kind is JobKind.AUDIT]
+    entries = [caller.services.audits.find_report(reference) if reference else None for reference in (before, after)]
+    reports = [None if entry is None else caller.services.audits.get_report(entry.report_id) for entry in entries]
+    first, second = reports
+    found = None if first is None or second is None else compare(first, second)
+    return page(
+        request,
+        "compare.html.j2",
+        section="models",
+        choices=choices,
+        entries=entries,
+        reports=reports,
+        found=found,
+        chart=drawn(paired_chart(found.differences)) if found is not None and found.differences else "",
+        headline=headline,
+        sign=VERDICT_SIGN,
+    )
