@@ -174,7 +174,8 @@ def paired_chart(differences: Sequence[PairedDifference]) -> str:
     top = min(max([0.1, *ends]), 1.5)
     top = 0.1 * -(-top // 0.1)
     zones = (Zone("worse", -top, 0, "critical"), Zone("better", 0, top, "low"))
-    axis = Axis(-top, top, (-top, -top / 2, 0, top / 2, top), "ratio", zones)
+    halves = (-top / 2, top / 2) if round(5 * top, 6) % 1 == 0 else ()
+    axis = Axis(-top, top, tuple(sorted((-top, 0, top, *halves))), "ratio", zones)
     text = "; ".join(f"{row.label}: {row.text}" for row in rows)
     return mark_chart(rows, axis, title="Before minus after, paired by class", description=text)
 

@@ -10,7 +10,7 @@ from auditor.contracts.scores import NotMeasured, Score
 from auditor.report.charts import Mark, Row, mark_chart
 from auditor.report.pictures import lift_axis
 from auditor.report.view import attack_rows
-from auditor.report.wording import VERDICT_WORD, headline, score_text
+from auditor.report.wording import VERDICT_SIGN, headline, score_text
 from auditor.service.records import StoredReport
 
 
@@ -39,11 +39,11 @@ def version_of(entry: StoredReport, report: AuditReport) -> Version:
 
 
 def history_chart(versions: Sequence[Version]) -> str:
-    """Lift of every version with its interval, oldest first, on the newest policy's levels; the verdict in words."""
+    """Lift of every version with its interval, oldest first, on the newest policy's levels; the verdict by its sign."""
     axis = lift_axis([version.lift for version in versions], versions[0].report.policy.thresholds)
     rows = [
         Row(
-            f"{version.entry.created_at:%Y-%m-%d} · {VERDICT_WORD[version.report.verdict.verdict]}",
+            f"{VERDICT_SIGN[version.report.verdict.verdict]} {version.entry.created_at:%Y-%m-%d}",
             score_text(version.lift),
             ()
             if isinstance(version.lift, NotMeasured)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -11,6 +12,8 @@ from auditor.api.web.comparison import compare
 from auditor.api.web.guard import PageRoute
 from auditor.api.web.render import page
 from auditor.contracts.jobs import JobKind
+from auditor.contracts.repair import PairedDifference
+from auditor.contracts.scores import Measured
 from auditor.report.page import drawn
 from auditor.report.repair_view import paired_chart
 from auditor.report.wording import VERDICT_SIGN, headline
@@ -36,7 +39,17 @@ def show_comparison(request: Request, caller: TheCaller, before: Reference = "",
         entries=entries,
         reports=reports,
         found=found,
-        chart=drawn(paired_chart(found.differences)) if found is not None and found.differences else "",
+        chart=_chart(found.differences) if found is not None else "",
         headline=headline,
         sign=VERDICT_SIGN,
     )
+
+
+def _chart(differences: Sequence[PairedDifference]) -> Any:
+    """The lift under each attack that is no control; the table has the rest."""
+    shown = [
+        row
+        for row in differences
+        if row.metric == "lift" and isinstance(row.difference, Measured) and not row.attack.startswith("control/")
+    ]
+    return drawn(paired_chart(shown)) if shown else ""

@@ -1,0 +1,384 @@
+"""What every page keeps to, and what people do on them without JavaScript."""
+
+import re
+import secrets
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import pytest
+from api_house import PASSWORD
+from api_specimen import specimen
+from pages_house import Visitor, parsed, told
+
+from auditor.api.web.rights import PAGE_RIGHTS
+from auditor.contracts.base import canonical_json
+from auditor.contracts.people import Role
+from auditor.contracts.policy import Verdict
+from auditor.contracts.report import Gallery, GalleryRow
+from auditor.report.wording import headline, meaning
+from auditor.service.records import LOCAL_TEAM
+from auditor.testing.handlers import wait_for
+from auditor.testing.reports import sample_gallery, sample_report, sample_target
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+GETS = [path for method, path in sorted(PAGE_RIGHTS) if method == "GET" and not path.startswith("/static")]
+
+
+@pytest.fixture
+def admin(house):
+    with Visitor(house, Role.ADMIN) as visitor:
+        yield visitor
+
+
+@pytest.fixture
+def reviewer(house):
+    with Visitor(house, Role.REVIEWER) as visitor:
+        yield visitor
+
+
+def audited(house, report, gallery=None):
+    """Ids of a team whose audit says what `report` says."""
+    things, store = specimen(house, LOCAL_TEAM), house.services.store
+    report = report.model_copy(update={"id": things.ids["report_id"]})
+    with house.services.database() as tx:
+        entry = tx.reports.find(things.ids["job_id"])
+        digest = entry.gallery_digest if gallery is None else store.put_bytes(canonical_json(gallery).encode())
+        tx.reports.add(
+            replace(
+                entry,
+                digest=store.put_bytes(canonical_json(report).encode()),
+                gallery_digest=digest,
+                verdict=str(report.verdict.verdict),
+            )
+        )
+    return things.ids
+
+
+def check_document(answer):
+    """The rules that every page keeps to."""
+    root = parsed(answer.text)
+    policy = answer.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "no-store" in answer.headers["cache-control"]
+    for element in root.all():
+        assert element.tag != "style"
+        assert not [name for name in element.attributes if name == "style" or name.startswith("on")], element.tag
+        for name in ("src", "href", "action", "hx-get"):
+            value = element.get(name)
+            assert value is None or value.startswith(("/", "#", "data:,", "data:image/png")), value
+            assert value is None or not value.startswith("//")
+    for script in root.all("script"):
+        assert script.get("src", "").startswith("/static/")
+        assert not script.text
+    (html,) = root.all("html")
+    assert html.get("lang") == "en"
+    assert len(root.all("main")) == len(root.all("h1")) == 1
+    assert root.all("main")[0].get("id") == "main"
+    assert [link for link in root.all("a") if link.get("class") == "skip" and link.get("href") == "#main"]
+    ids = [element.get("id") for element in root.all() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    _check_forms(root, ids)
+    for table in root.all("table"):
+        assert table.all("caption"), table.text[:200]
+        assert all(cell.get("scope") for cell in table.all("th"))
+    for chart in root.all("svg"):
+        assert chart.get("role") != "img" or (chart.all("title") and chart.all("desc"))
+    for image in root.all("img"):
+        assert image.get("alt")
+    return root
+
+
+def _check_forms(root, ids):
+    labelled = {label.get("for") for label in root.all("label")}
+    assert {name for name in labelled if name} <= set(ids)
+    for form in root.all("form"):
+        if form.get("method") == "post":
+            first = form.all("input")[0]
+            assert (first.get("name"), first.get("type")) == ("csrf", "hidden"), "files come after the token"
+    for control in root.all("input", "select", "textarea"):
+        hidden = control.get("type") == "hidden" or "hidden" in control.attributes
+        assert hidden or control.get("id") in labelled or control.within("label"), control.attributes
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_every_page_keeps_to_the_rules(house, admin, path):
+    ids = audited(house, sample_report(Verdict.FAIL), sample_gallery())
+    answer = admin.get(path.format(**ids))
+    if path in ("/jobs/{job_id}/progress", "/setup", "/sign-in"):
+        assert answer.status_code == 200
+        assert "<style" not in answer.text
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        return
+    assert answer.status_code == 200, answer.text[-1500:]
+    check_document(answer)
+
+
+def test_pages_for_those_who_are_not_signed_in_keep_to_the_rules(house):
+    with Visitor(house) as visitor:
+        check_document(visitor.get("/sign-in"))
+        check_document(visitor.get("/setup"))
+        answer = visitor.get("/nowhere")
+        assert answer.status_code == 404
+        check_document(answer)
+        assert visitor.get("/api/v1/nowhere").headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/audits/{report_id}",
+        "/audits/{report_id}/pictures",
+        "/compare?before={report_id}&after={report_id}",
+        "/jobs/{job_id}",
+    ],
+)
+def test_names_of_strangers_are_text(house, admin, address):
+    report = sample_report(Verdict.FAIL, target=sample_target(name=HOSTILE))
+    attack = report.attacks[0]
+    rows = tuple(row.model_copy(update={"name": HOSTILE}) for row in attack.per_class)
+    hostile = attack.model_copy(update={"per_class": rows, "notes": (HOSTILE,)})
+    report = report.model_copy(update={"attacks": (hostile, *report.attacks[1:]), "limitations": (HOSTILE,)})
+    png = b"\x89PNG\r\n\x1a\nno picture"
+    row = GalleryRow(
+        label=0, name=HOSTILE, attack=HOSTILE, reconstructions_png=(png,), nearest_public_png=None, accepted=(True,)
+    )
+    ids = audited(house, report, Gallery(rows=(row,)))
+    with house.services.database() as tx:
+        job = tx.jobs.get(ids["job_id"])
+        other = replace(job, id=secrets.token_hex(16), fingerprint=secrets.token_hex(32), name=HOSTILE)
+        tx.jobs.add(other)
+    answer = admin.get(address.format(report_id=ids["report_id"], job_id=other.id))
+    root = check_document(answer)
+    assert HOSTILE in root.text
+    assert "alert(1)</script>" not in answer.text.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
+
+
+def test_somebody_signs_in_and_out(house):
+    user = house.users[LOCAL_TEAM, Role.REVIEWER]
+    with Visitor(house) as visitor:
+        sent = visitor.get("/audits/abcd")
+        assert sent.headers["location"] == "/sign-in?next=%2Faudits%2Fabcd"
+        form = visitor.page(sent.headers["location"])
+        visitor.csrf = next(item.get("value") for item in form.all("input") if item.get("name") == "csrf")
+        wrong = visitor.post("/sign-in", {"team": "local", "name": user.name, "password": "wrong", "next": "/models"})
+        root = told(wrong, 401)
+        assert "the password is wrong" in root.text
+        assert [item.get("value") for item in root.all("input") if item.get("name") == "name"] == [user.name]
+        right = {"team": "local", "name": user.name, "password": PASSWORD, "next": "/models"}
+        answer = visitor.post("/sign-in", right)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/models")
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=lax" in cookie
+        page = visitor.page("/models")
+        assert user.name in page.text
+        visitor.csrf = next(item.get("value") for item in page.all("input") if item.get("name") == "csrf")
+        assert visitor.post("/sign-out").headers["location"] == "/sign-in?done=signed-out"
+        assert visitor.get("/models").status_code == 303
+
+
+@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "/\\evil.example", "/a\\b", "\t//e"])
+def test_signing_in_leads_nowhere_else(house, target):
+    with Visitor(house) as visitor:
+        form = visitor.page("/sign-in")
+        visitor.csrf = next(item.get("value") for item in form.all("input") if item.get("name") == "csrf")
+        name = house.users[LOCAL_TEAM, Role.SUBMITTER].name
+        fields = {"team": "local", "name": name, "password": PASSWORD, "next": target}
+        assert visitor.post("/sign-in", fields).headers["location"] == "/"
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_the_audit_page_says_what_the_report_says(house, reviewer, verdict):
+    report = sample_report(verdict)
+    ids = audited(house, report)
+    text = reviewer.page(f"/audits/{ids['report_id']}").text
+    assert headline(report.verdict) in text
+    assert meaning(report) in text
+    assert "Coverage 100.0%" in text
+    for reason in report.verdict.reasons:
+        assert " ".join(reason.split()) in text
+    for section in ("Why this verdict", "Attacks", "Classes", "Layers", "Who judged", "Validity", "Decide"):
+        assert section in text
+    stored = house.client(Role.REVIEWER).get(f"/reports/{ids['report_id']}").json()
+    assert stored["verdict"]["verdict"] == verdict
+
+
+def test_a_finding_is_waived_shown_and_counted_again(house, reviewer):
+    ids = audited(house, sample_report(Verdict.FAIL))
+    address = f"/audits/{ids['report_id']}"
+    root = told(reviewer.post(f"{address}/waivers", {"finding": "x y", "reason": "short", "days": "no"}), 422)
+    (box,) = [item for item in root.all("section") if item.get("class") == "problems"]
+    assert len(box.all("li")) == 3
+    assert [item.text for item in root.all("textarea")] == ["short"], "what was typed stays"
+    options = [item.get("value") for item in reviewer.page(address).all("option")]
+    assert "attack:ppa" in options
+    fields = {"finding": "attack:ppa", "reason": f"Retrained soon {HOSTILE}", "days": "14"}
+    assert reviewer.post(f"{address}/waivers", fields).headers["location"] == f"{address}?done=waived"
+    root = reviewer.page(f"{address}?done=waived")
+    assert f"Retrained soon {HOSTILE}" in root.text
+    withdraw = [form.get("action") for form in root.all("form") if "withdraw" in form.get("action", "")]
+    assert withdraw
+    assert reviewer.post(withdraw[0]).status_code == 303
+    assert lines(house, 2) == ["waiver.withdraw", "waiver.create"]
+
+
+def lines(house, n):
+    """What happened last."""
+    with house.services.database() as tx:
+        return [line.what for line in tx.trail.page(n)]
+
+
+def test_an_audit_becomes_the_baseline_and_is_compared_with(house, reviewer):
+    ids = audited(house, sample_report(Verdict.FAIL))
+    address = f"/audits/{ids['report_id']}"
+    assert "Withdraw the approval" in reviewer.page(address).text, "the specimen is the baseline already"
+    assert reviewer.post(f"{address}/baseline", {"withdraw": "yes"}).headers["location"].endswith("done=unapproved")
+    assert "has no baseline" in reviewer.page(address).text
+    assert reviewer.post(f"{address}/baseline").headers["location"].endswith("done=approved")
+    assert "later audits of" in reviewer.page(address).text
+    assert lines(house, 2) == ["baseline.approve", "baseline.withdraw"]
+
+
+def test_pictures_are_coarse_until_asked_for_and_every_look_is_written_down(house, reviewer):
+    ids = audited(house, sample_report(Verdict.FAIL), sample_gallery(n_rows=1, per_row=2))
+    address = f"/audits/{ids['report_id']}/pictures"
+    root = reviewer.page(address)
+    images = root.all("img")
+    assert len(images) == 3
+    assert all(image.get("src").startswith("data:image/png") and len(image.get("src")) < 400 for image in images)
+    assert lines(house, 1) != ["picture.view"], "the coarse ones are no look at a picture"
+    shown = [link.get("href") for link in root.all("a") if link.get("class") == "show"]
+    root = reviewer.page(shown[1].partition("#")[0])
+    clear = [image.get("src") for image in root.all("img") if image.get("class") == "clear"]
+    assert len(clear) == 1
+    answer = reviewer.get(clear[0])
+    assert answer.content == sample_gallery(n_rows=1, per_row=2).rows[0].reconstructions_png[1]
+    with house.services.database() as tx:
+        (line,) = tx.trail.page(1)
+    assert (line.what, line.who, line.detail) == ("picture.view", "reviewer-l", {"picture": "0-reconstruction-1"})
+
+
+def test_who_is_no_reviewer_is_offered_no_decision_of_reviewers(house):
+    ids = audited(house, sample_report(Verdict.FAIL))
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        root = visitor.page(f"/audits/{ids['report_id']}")
+    actions = [form.get("action", "").rpartition("/")[2] for form in root.all("form")]
+    assert "waivers" not in actions
+    assert "baseline" not in actions
+    assert "repairs" in actions
+    assert not [link for link in root.all("a") if link.get("href", "").endswith("/pictures")]
+
+
+def test_audits_that_cannot_be_paired_say_why(house, reviewer):
+    report = sample_report(Verdict.FAIL)
+    first = audited(house, report)["report_id"]
+    other = report.plan.model_copy(update={"seed": 7, "samples_per_class": 9})
+    second = audited(house, report.model_copy(update={"plan": other}))["report_id"]
+    text = reviewer.page(f"/compare?before={first}&after={second}").text
+    assert "These two cannot be compared" in text
+    assert "the plans differ: seed: " in text
+    assert "the plans differ: samples_per_class: " in text
+    assert "Class by class" not in text
+
+
+def test_audits_are_paired_by_class(house, reviewer):
+    first = audited(house, sample_report(Verdict.FAIL))["report_id"]
+    second = audited(house, sample_report(Verdict.PASS))["report_id"]
+    root = reviewer.page(f"/compare?before={first}&after={second}")
+    assert "Class by class" in root.text
+    tables = [table for table in root.all("table") if "Before minus after" in table.text]
+    assert len(tables) == 3
+    assert root.all("svg")
+
+
+def test_a_running_job_shows_neither_zeros_nor_a_verdict(house):
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        fields = {"manifest": "model:\n  name: slow-page\n", "fresh": "yes"}
+        answer = visitor.post("/submit", fields, files={"model_file": ("m.onnx", b"weights")})
+        job = urlsplit(answer.headers["location"]).path
+        wait_for(lambda: "▶ running" in visitor.page(job).text)
+        for address in (job, f"{job}/progress", "/?model=slow-page"):
+            root = parsed(visitor.get(address).text)
+            assert not re.search(r"\b(Fail|Pass|Inconclusive)\b|Lift|\b0(\.0)?%", root.text)
+        root = visitor.page(job)
+        assert root.all("noscript")[0].all("meta")[0].get("http-equiv") == "refresh"
+        assert visitor.post(f"{job}/cancel").headers["location"] == f"{job}?done=cancelled"
+        wait_for(lambda: "Cancelled; what is finished is kept" in visitor.page(job).text)
+        assert visitor.get(f"{job}/progress").headers["hx-refresh"] == "true"
+        (house.settings.home / "cache" / "go").touch()
+        assert visitor.post(f"{job}/resume").headers["location"] == f"{job}?done=resumed"
+        wait_for(lambda: "Read the report" in visitor.page(job).text)
+        (house.settings.home / "cache" / "go").unlink()
+        again = visitor.post(f"{job}/rerun").headers["location"]
+        assert urlsplit(again).path != job
+        (house.settings.home / "cache" / "go").touch()
+        wait_for(lambda: "Read the report" in visitor.page(urlsplit(again).path).text)
+
+
+def test_a_failed_job_says_what_to_do(house):
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        fields = {"manifest": "model:\n  name: broken-prepare\n"}
+        answer = visitor.post("/submit", fields, files={"model_file": ("m.onnx", b"weights")})
+        job = urlsplit(answer.headers["location"]).path
+        wait_for(lambda: "Failed; nothing was decided" in visitor.page(job).text)
+        text = visitor.page(job).text
+    assert "this model is broken-prepare" in text
+    assert "What to do" in text
+    assert "Resume" in text
+
+
+def test_the_queue_is_filtered_and_paged(house, monkeypatch):
+    monkeypatch.setattr("auditor.api.web.routes.queue._PER_PAGE", 2)
+    things = [specimen(house, LOCAL_TEAM) for _ in range(2)]
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        seen, address = [], "/?state=done&kind=audit"
+        while address:
+            root = visitor.page(address)
+            rows = [link.text for link in root.all("a") if link.get("href", "").startswith("/audits/")]
+            assert len(rows) <= 2
+            seen += rows
+            address = next((link.get("href") for link in root.all("a") if link.get("rel") == "next"), None)
+        assert len(seen) == len(set(seen))
+        assert {thing.ids["model"] for thing in things} <= set(seen)
+        only = visitor.page(f"/?model={things[0].ids['model'].upper()}&kind=repair")
+        assert [link.text for link in only.all("a") if link.get("href", "").startswith("/repairs/")] == [
+            things[0].ids["model"]
+        ]
+
+
+def test_a_token_is_shown_once(house):
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        wrong = visitor.post("/account/tokens", {"name": "no good", "scopes": ["admin"], "days": "0"})
+        (box,) = [item for item in told(wrong, 422).all("section") if item.get("class") == "problems"]
+        assert len(box.all("li")) == 2
+        answer = visitor.post("/account/tokens", {"name": "ci", "scopes": ["read", "submit"], "days": "30"})
+        secret = next(item.text for item in told(answer, 200).all("code") if item.get("id") == "secret")
+        assert secret not in visitor.get("/account").text
+    with house.client(token=secret) as client:
+        assert client.get("/session").json()["scopes"] == ["read", "submit"]
+
+
+def test_an_admin_adds_people_and_sets_retention(house, admin):
+    name = f"ann-{secrets.token_hex(4)}"
+    root = told(admin.post("/admin/users", {"name": "a b", "role": "boss", "password": "short"}), 422)
+    (box,) = [item for item in root.all("section") if item.get("class") == "problems"]
+    assert len(box.all("li")) == 3
+    fields = {"name": name, "role": "reviewer", "password": "a long enough password"}
+    assert admin.post("/admin/users", fields).status_code == 303
+    assert told(admin.post("/admin/users", fields), 409)
+    assert name in admin.page("/admin").text
+    assert admin.post("/admin/retention", {"pictures_days": "30", "private_data_days": ""}).status_code == 303
+    values = {item.get("name"): item.get("value") for item in admin.page("/admin").all("input")}
+    assert (values["pictures_days"], values["private_data_days"]) == ("30", "")
+    assert admin.post("/admin/retention", {"pictures_days": "-1"}).status_code == 422
+
+
+def test_a_model_over_its_versions(house, reviewer):
+    ids = audited(house, sample_report(Verdict.INCONCLUSIVE))
+    root = reviewer.page(f"/models/{ids['model']}")
+    assert "? Inconclusive" in root.text
+    assert root.all("svg")[0].all("desc")
+    assert told(reviewer.get("/models/nobodys"), 404)
