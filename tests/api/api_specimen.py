@@ -6,7 +6,7 @@ from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
 from auditor.contracts.base import canonical_json, digest_of
-from auditor.contracts.jobs import JobKind, JobState, UnitResult, UnitSpec, UnitState
+from auditor.contracts.jobs import AuditJob, JobKind, JobState, UnitResult, UnitSpec, UnitState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.people import Role
 from auditor.contracts.policy import Policy, Verdict
@@ -22,6 +22,7 @@ from auditor.service.accounts import (
     User,
 )
 from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.testing.handlers import PLAN
 from auditor.testing.reports import sample_repair_report, sample_report, sample_target
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture"
@@ -96,7 +97,7 @@ def specimen(house, team, owner=Role.SUBMITTER):
         name=model,
         submission_id=submission_id,
         fingerprint=secrets.token_hex(32),
-        payload={},
+        payload=AuditJob(name=model, plan=PLAN, inputs={"model": "d" * 64}).model_dump(mode="json"),
         created_at=now,
         state=JobState.DONE,
         finished_at=now,
