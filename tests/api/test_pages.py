@@ -334,15 +334,17 @@ def test_the_queue_is_filtered_and_paged(house, monkeypatch):
     monkeypatch.setattr("auditor.api.web.routes.queue._PER_PAGE", 2)
     things = [specimen(house, LOCAL_TEAM) for _ in range(2)]
     with Visitor(house, Role.SUBMITTER) as visitor:
-        seen, address = [], "/?state=done&kind=audit"
+        seen, address = {}, "/?state=done&kind=audit"
         while address:
             root = visitor.page(address)
-            rows = [link.text for link in root.all("a") if link.get("href", "").startswith("/audits/")]
+            rows = {
+                link.get("href"): link.text for link in root.all("a") if link.get("href", "").startswith("/audits/")
+            }
             assert len(rows) <= 2
-            seen += rows
+            assert not rows.keys() & seen.keys()
+            seen |= rows
             address = next((link.get("href") for link in root.all("a") if link.get("rel") == "next"), None)
-        assert len(seen) == len(set(seen))
-        assert {thing.ids["model"] for thing in things} <= set(seen)
+        assert {thing.ids["model"] for thing in things} <= set(seen.values())
         only = visitor.page(f"/?model={things[0].ids['model'].upper()}&kind=repair")
         assert [link.text for link in only.all("a") if link.get("href", "").startswith("/repairs/")] == [
             things[0].ids["model"]

@@ -55,6 +55,7 @@ def waiver_asked(form: Form, model: str) -> NewWaiver:
     """Raises pydantic's ValidationError, with everything that is wrong."""
     days = form.text("days")
     given = {"finding": form.text("finding"), "model": model, "reason": form.text("reason"), "days": _number(days)}
+    given |= {"up_to": form.text("up_to") or RiskLevel.HIGH}
     return NewWaiver.model_validate(given)
 
 

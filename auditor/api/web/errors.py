@@ -52,7 +52,11 @@ def error_page(request: Request, error: Exception) -> Response:
         shown, status = AuditorError("the server met an error that it does not know"), 500
     if status >= 500:
         _LOG.error("page %s", request.url.path, exc_info=error)
-    told = problems_of(shown) | {"status": status, "http_status": status, "title": _TITLES.get(status, "That did not work")}
+    told = problems_of(shown) | {
+        "status": status,
+        "http_status": status,
+        "title": _TITLES.get(status, "That did not work"),
+    }
     if isinstance(shown, NotSignedIn):
         told["remedy"] = "Sign in, then send the form again."
     return page(request, "error.html.j2", **told)

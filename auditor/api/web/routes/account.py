@@ -35,7 +35,14 @@ def _account(request: Request, caller: Caller, **more: Any) -> Response:
         tokens = list(tx.tokens.page(500, **own))
     rows = [(token_view(row, names.get(row.user_id or "", "the first admin")), row.expires_at > now) for row in tokens]
     scopes = [scope for scope in Scope if scope in me.scopes]
-    values: dict[str, Any] = {"rows": rows, "scopes": scopes, "name": "", "days": "90", "ticked": ["read", "submit"], "made": None}
+    values: dict[str, Any] = {
+        "rows": rows,
+        "scopes": scopes,
+        "name": "",
+        "days": "90",
+        "ticked": ["read", "submit"],
+        "made": None,
+    }
     return page(request, "account.html.j2", section="account", **(values | more))
 
 

@@ -42,7 +42,7 @@ def _audit(
     entry = caller.services.audits.find_report(report_id)
     if entry.kind is JobKind.REPAIR:
         return go(f"/repairs/{entry.job_id}")
-    report = caller.services.audits.get_report(entry.report_id)
+    report = caller.reviews.decided(caller.services.audits.get_report(entry.report_id))
     return page(
         request,
         "audit.html.j2",

@@ -12,7 +12,7 @@ from auditor.api.web.guard import PageRoute
 from auditor.api.web.jobs_shown import places, row_of, time_left
 from auditor.api.web.render import go, page
 from auditor.contracts.jobs import JobState, UnitState
-from auditor.service.execution import TERMINAL
+from auditor.service.states import TERMINAL
 from auditor.service.trail import note
 
 router = APIRouter(route_class=PageRoute)
