@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from auditor.contracts.access import Access
 from auditor.contracts.base import canonical_json, digest_of, digest_of_file
-from auditor.contracts.jobs import UnitSpec
+from auditor.contracts.jobs import AttackReadiness, UnitSpec
 from auditor.contracts.manifest import Manifest
+from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import RepairStart
 from auditor.contracts.report import AuditReport
@@ -15,7 +17,7 @@ from auditor.service.session import Handler, Session
 from auditor.service.workspace import Workspace
 from auditor.testing.evidence import measured
 from auditor.testing.handlers import fast_handlers
-from auditor.testing.reports import sample_gallery, sample_repair_report, sample_report, sample_target
+from auditor.testing.reports import sample_gallery, sample_plan, sample_repair_report, sample_report, sample_target
 
 CHOSEN = 2
 """The one boundary that repairs try."""
@@ -24,6 +26,7 @@ CHOSEN = 2
 def reviewed_handlers() -> dict[str, Handler]:
     """The table of `fast_handlers`, where audits leave pictures, and those after a repair find less."""
     return fast_handlers() | {
+        "prepare": _prepare,
         "finish": _finish,
         "repair-pretrain": _pretrain,
         "repair-train": _train,
@@ -36,16 +39,26 @@ def _name(workspace: Workspace) -> str:
     return Manifest.model_validate_json(workspace.input("manifest.json").read_bytes()).model.name
 
 
+def _prepare(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+    """As the fast one, for whatever attacks the plan has: a repair's plan is that of the report before."""
+    value = fast_handlers()["prepare"](unit, workspace, session)
+    plan = AuditPlan.model_validate_json(workspace.input("plan.json").read_bytes())
+    rows = [AttackReadiness(key=spec.key, runnable=True, prior="vae", access=Access.SCORE) for spec in plan.attacks]
+    return value | {"attacks": [row.model_dump(mode="json") for row in rows]}
+
+
 def _finish(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
     target = sample_target(name=_name(workspace), digest=digest_of_file(workspace.input("model")))
     gallery = canonical_json(sample_gallery()).encode()
-    repaired = unit.key.startswith(("k", "after/"))
+    quick = unit.key.startswith(("before/", "k"))
     report = sample_report(
-        Verdict.INCONCLUSIVE if repaired else Verdict.FAIL, target=target, gallery_digest=digest_of(gallery)
+        Verdict.INCONCLUSIVE if unit.key.startswith(("k", "after/")) else Verdict.FAIL,
+        target=target,
+        plan=sample_plan(60).model_copy(update={"name": "candidates"}) if quick else None,
+        gallery_digest=digest_of(gallery),
     )
-    named = report.model_copy(update={"id": digest_of([unit.key, target.digest, target.name])})
     workspace.output("gallery.json").write_bytes(gallery)
-    workspace.output("report.json").write_text(named.model_dump_json())
+    workspace.output("report.json").write_text(report.model_dump_json())
     return {"attacks": unit.params["attacks"]}
 
 

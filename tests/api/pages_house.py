@@ -4,10 +4,12 @@ from html.parser import HTMLParser
 
 import httpx
 
+from auditor.service.execution import TERMINAL
 from auditor.service.people import csrf_token_of
 from auditor.service.records import LOCAL_TEAM
+from auditor.testing.handlers import wait_for
 
-VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"])
 
 
 class Element:
@@ -111,3 +113,8 @@ def told(answer, status):
     assert answer.status_code == status, (answer.status_code, answer.text[-1500:])
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     return parsed(answer.text)
+
+
+def settle(house):
+    """Wait until every job has ended, so that the server stops between jobs."""
+    wait_for(lambda: all(view.state in TERMINAL for view in house.services.jobs.list(1000)))

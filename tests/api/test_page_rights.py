@@ -6,7 +6,7 @@ import pytest
 from api_house import OTHERS
 from api_specimen import specimen
 from fastapi import APIRouter, FastAPI
-from pages_house import Visitor, told
+from pages_house import Visitor, settle, told
 
 from auditor.api.rights import check_rights
 from auditor.api.web.app import PAGES
@@ -20,6 +20,12 @@ FORMS = [route for route in ROUTES if route[0] == "POST"]
 PROVING = {("POST", "/sign-in"), ("POST", "/setup")}
 CALLERS = [None, *Role]
 PASSWORD = "a long enough password"  # noqa: S105
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled(house):
+    yield
+    settle(house)
 
 
 def fields(things, method, path):
@@ -107,13 +113,13 @@ def test_the_operators_forms_are_closed_to_admins_of_other_teams(house, method, 
     assert "the team that runs the installation" in told(answer, 403).text
 
 
-@pytest.mark.parametrize("token", ["", "0" * 64, "of another"])
+@pytest.mark.parametrize("sent", ["", "0" * 64, "of another"])
 @pytest.mark.parametrize(("method", "path"), FORMS)
-def test_a_form_without_its_token_does_nothing(house, method, path, token):
+def test_a_form_without_its_token_does_nothing(house, method, path, sent):
     things = specimen(house, LOCAL_TEAM, Role.ADMIN)
     with Visitor(house, Role.ADMIN) as visitor, Visitor(house, Role.ADMIN) as other:
         before = log(house)
-        visitor.csrf = other.csrf if token == "of another" else token
+        visitor.csrf = other.csrf if sent == "of another" else sent
         answer = ask(visitor, method, path, things)
     assert "this form was not made for this session" in told(answer, 403).text
     assert log(house) == before

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from api_house import PASSWORD
 from api_specimen import specimen
-from pages_house import Visitor, parsed, told
+from pages_house import Visitor, parsed, settle, told
 
 from auditor.api.web.rights import PAGE_RIGHTS
 from auditor.contracts.base import canonical_json
@@ -22,6 +22,12 @@ from auditor.testing.reports import sample_gallery, sample_report, sample_target
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 GETS = [path for method, path in sorted(PAGE_RIGHTS) if method == "GET" and not path.startswith("/static")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled(house):
+    yield
+    settle(house)
 
 
 @pytest.fixture

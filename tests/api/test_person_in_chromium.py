@@ -19,10 +19,15 @@ pytestmark = pytest.mark.e2e
 
 CHROMIUM = os.environ.get("AUDITOR_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 PASSWORD = "correct horse battery"  # noqa: S105
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
-    "--no-first-run --disable-quic"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,8 @@ def home(tmp_path_factory):
 def address(home):
     """Of an API process."""
     script = Path(__file__).parent / "pages_server.py"
-    process = subprocess.Popen([sys.executable, str(script), str(home), PASSWORD], stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, str(script), str(home), PASSWORD]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
         yield process.stdout.readline().strip()
     finally:
@@ -86,8 +92,12 @@ def sign_in(page):
 def command(home, *words):
     """The command line on the same installation."""
     env = os.environ | {"AUDITOR_HOME": str(home)}
-    return subprocess.run(
-        [sys.executable, "-c", "from auditor.cli.main import main; main()", *words], env=env, capture_output=True, text=True, timeout=120
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-c", "from auditor.cli.main import main; main()", *words],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -136,8 +146,8 @@ def test_a_reviewers_path(browser, home, tmp_path):
     expect(page.get_by_role("row", name=re.compile("picture.view.*0-reconstruction-1"))).to_have_count(1)
 
     page.goto(f"/audits/{job}")
-    page.get_by_label("Finding").select_option("attack:ppa")
-    page.get_by_label("Reason").fill("Retrained next week, see the plan.")
+    page.get_by_label("Finding", exact=True).select_option("attack:ppa")
+    page.get_by_label("Reason", exact=True).fill("Retrained next week, see the plan.")
     page.get_by_role("button", name="Waive").click()
     expect(page.get_by_role("status")).to_have_text("The finding is waived until its date.")
     expect(page.locator(".finding.warning").filter(has_text="attack:ppa")).to_contain_text("Retrained next week")

@@ -7,6 +7,7 @@ from typing import Any
 
 from auditor.api.server import Caller
 from auditor.api.web.forms import Form
+from auditor.api.web.references import full_audits, reference_of
 from auditor.contracts.policy import RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewRemediation, NewWaiver
@@ -31,13 +32,13 @@ def shown_decisions(caller: Caller, entry: StoredReport, report: AuditReport) ->
     with caller.transactions() as tx:
         waivers: list[StoredWaiver] = list(tx.waivers.page(200, model=entry.name))
         baseline = tx.baselines.find(name=entry.name)
-        others = [row for row in tx.reports.page(500) if row.name == entry.name and row.kind is entry.kind]
+        others = [row for row in full_audits(tx.reports.page(500)) if row.name == entry.name]
     return {
         "waivable": waivable(report),
         "waivers": [(waiver, waiver.expires_at > now) for waiver in waivers],
         "baseline": baseline,
-        "is_baseline": baseline is not None and baseline.job_id == entry.job_id,
-        "others": [row for row in others if row.job_id != entry.job_id][:20],
+        "is_baseline": baseline is not None and baseline.report_id == entry.report_id,
+        "others": [row for row in others if reference_of(row) != reference_of(entry)][:20],
         "advice": advise(report),
         "searches": SEARCHES,
     }

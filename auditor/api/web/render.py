@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from auditor.api.guard import COOKIE
 from auditor.api.web.files import static_address
 from auditor.api.web.guard import FORM_COOKIE, form_token, needs_encryption
+from auditor.api.web.references import reference_of
 from auditor.contracts.people import Role
 from auditor.errors import AuditorError, InvalidInput
 from auditor.report.page import page_environment
@@ -52,6 +53,7 @@ DONE = {
 def _environment() -> Environment:
     environment = page_environment(TEMPLATES)
     environment.filters["when"] = when
+    environment.filters["reference"] = reference_of
     environment.filters["day"] = lambda text: when(text)[:10]
     return environment
 

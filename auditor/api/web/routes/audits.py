@@ -14,6 +14,7 @@ from auditor.api.web.decisions import repair_asked, shown_decisions, waiver_aske
 from auditor.api.web.forms import Form, TheForm
 from auditor.api.web.guard import PageRoute
 from auditor.api.web.pixelated import pixelated
+from auditor.api.web.references import reference_of
 from auditor.api.web.render import go, page, problems_of
 from auditor.contracts.jobs import JobKind
 from auditor.contracts.problems import problems_in
@@ -94,7 +95,7 @@ def repair(request: Request, report_id: str, caller: TheCaller, form: TheForm) -
     """Start a repair."""
     entry = caller.services.audits.find_report(report_id)
     try:
-        started = start_remediation(repair_asked(form, entry.job_id), caller)
+        started = start_remediation(repair_asked(form, reference_of(entry)), caller)
     except ValidationError as error:
         return _audit(request, caller, report_id, _invalid(error, NewRemediation), _typed(form))
     except (InvalidInput, Conflict) as error:
@@ -141,7 +142,7 @@ def show_repair(request: Request, repair_id: str, caller: TheCaller) -> Response
     """A repair: before against after."""
     entry = caller.services.audits.find_report(repair_id)
     if entry.kind is not JobKind.REPAIR:
-        return go(f"/audits/{entry.job_id}")
+        return go(f"/audits/{reference_of(entry)}")
     report = caller.services.audits.get_repair_report(repair_id)
     return page(
         request,

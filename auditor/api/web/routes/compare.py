@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request, Response
 from auditor.api.server import TheCaller
 from auditor.api.web.comparison import compare
 from auditor.api.web.guard import PageRoute
+from auditor.api.web.references import full_audits
 from auditor.api.web.render import page
-from auditor.contracts.jobs import JobKind
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.scores import Measured
 from auditor.report.page import drawn
@@ -26,7 +26,7 @@ Reference = Annotated[str, Query(max_length=64)]
 def show_comparison(request: Request, caller: TheCaller, before: Reference = "", after: Reference = "") -> Response:
     """Before against after; without both, the form that asks for them."""
     with caller.transactions() as tx:
-        choices = [row for row in tx.reports.page(100) if row.kind is JobKind.AUDIT]
+        choices = full_audits(tx.reports.page(200))
     entries = [caller.services.audits.find_report(reference) if reference else None for reference in (before, after)]
     reports = [None if entry is None else caller.services.audits.get_report(entry.report_id) for entry in entries]
     first, second = reports

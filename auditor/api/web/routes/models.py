@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.guard import PageRoute
 from auditor.api.web.history import history_chart, version_of
+from auditor.api.web.references import full_audits, reference_of
 from auditor.api.web.render import page
 from auditor.contracts.jobs import JobKind
 from auditor.errors import NotFound
@@ -26,8 +27,8 @@ def _reports(caller: Caller) -> list[StoredReport]:
 def list_models(request: Request, caller: TheCaller) -> Response:
     """Every audited model, the one audited last first."""
     newest: dict[str, list[StoredReport]] = {}
-    for entry in _reports(caller):
-        if entry.kind is JobKind.AUDIT and entry.name:
+    for entry in full_audits(_reports(caller)):
+        if entry.name:
             newest.setdefault(entry.name, []).append(entry)
     with caller.transactions() as tx:
         baselines = {row.name: row for row in tx.baselines.page(MOST_REPORTS)}
@@ -38,10 +39,10 @@ def list_models(request: Request, caller: TheCaller) -> Response:
 def show_model(request: Request, model: str, caller: TheCaller) -> Response:
     """A model over its versions, the newest first."""
     entries = [entry for entry in _reports(caller) if entry.name == model]
-    audits = [entry for entry in entries if entry.kind is JobKind.AUDIT][:MOST_VERSIONS]
+    audits = full_audits(entries)[:MOST_VERSIONS]
     if not audits:
         raise NotFound(f"there is no audit of a model '{model}'", remedy="The list of models has those that are.")
-    versions = [version_of(entry, caller.services.audits.get_report(entry.job_id)) for entry in audits]
+    versions = [version_of(entry, caller.services.audits.get_report(reference_of(entry))) for entry in audits]
     with caller.transactions() as tx:
         baseline = tx.baselines.find(name=model)
     return page(
