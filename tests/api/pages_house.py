@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import httpx
 
-from auditor.service.execution import TERMINAL
 from auditor.service.people import csrf_token_of
 from auditor.service.records import LOCAL_TEAM
+from auditor.service.states import TERMINAL
 from auditor.testing.handlers import wait_for
 
 VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"])
