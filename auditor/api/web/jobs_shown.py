@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from auditor.api.server import Caller
 from auditor.contracts.jobs import JobState, JobView, UnitState, UnitView
 from auditor.report.wording import duration
-from auditor.service.ports import Place, UnitOfWork
-from auditor.service.records import Job, StoredReport
+from auditor.service.ports import UnitOfWork
+from auditor.service.records import StoredReport
 
-RECENT = 5
-"""So many finished jobs tell how long the next ones may take."""
 MOST = 2000
 """So many of the newest jobs are looked through for those that run or wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Where a job stands in the queue: 1 is next. `eta` is empty where nothing tells how long."""
-
-    position: int
-    of: int
-    eta: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +20,11 @@ class JobRow:
 
     view: JobView
     report: StoredReport | None = None
-    waiting: Waiting | None = None
+
+    @property
+    def when(self) -> str:
+        """About when a job that waits goes on; empty: nothing tells."""
+        return starts_in(self.view)
 
     @property
     def address(self) -> str:
@@ -48,40 +40,11 @@ def row_of(tx: UnitOfWork, view: JobView) -> JobRow:
     return JobRow(view, reports[-1] if reports else None)
 
 
-def places(caller: Caller) -> dict[str, Waiting]:
-    """Where every job of this team that waits stands, among those of all teams."""
-    with caller.server.services.database() as tx:
-        newest = list(_newest(tx, MOST))
-        waiting = sorted(
-            (job for job in newest if job.state is JobState.QUEUED), key=lambda job: (-job.priority, job.created_at)
-        )
-        n_running = sum(job.state is JobState.RUNNING for job in newest)
-        done = [job for job in newest if job.state is JobState.DONE][:RECENT]
-        took = sorted(sum(unit.result.seconds for unit in tx.units.of_job(job.id) if unit.result) for job in done)
-    return {
-        job.id: Waiting(index, len(waiting), _span(took, index - 1 + n_running))
-        for index, job in enumerate(waiting, 1)
-        if job.team_id == caller.me.team.id
-    }
-
-
-def _newest(tx: UnitOfWork, most: int) -> Iterator[Job]:
-    place: Place | None = None
-    for _ in range(0, most, 200):
-        jobs = tx.jobs.page(200, place)
-        yield from jobs
-        if len(jobs) < 200:
-            return
-        place = jobs[-1].created_at, jobs[-1].id
-
-
-def _span(took: Sequence[float], n: int) -> str:
-    """How long `n` jobs take if each takes as long as the recent ones did, one after the other."""
-    if not took:
+def starts_in(view: JobView) -> str:
+    """About when a job that waits goes on; empty: nothing tells."""
+    if view.eta_s is None:
         return ""
-    if n == 0:
-        return "starts as soon as a worker is free"
-    return f"starts in about {_range(n * took[0], n * took[-1])}"
+    return f"goes on in about {duration(view.eta_s)}" if view.eta_s >= 1 else "goes on as soon as a worker is free"
 
 
 def _range(low: float, high: float) -> str:

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 from auditor.api.routes import jobs as api
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.guard import PageRoute
-from auditor.api.web.jobs_shown import places, row_of, time_left
+from auditor.api.web.jobs_shown import row_of, starts_in, time_left
 from auditor.api.web.render import go, page
-from auditor.contracts.jobs import JobState, UnitState
+from auditor.contracts.jobs import UnitState
 from auditor.service.states import TERMINAL
 from auditor.service.trail import note
 
@@ -45,7 +45,7 @@ def _shown(caller: Caller, job_id: str) -> dict[str, Any]:
         "job": view,
         "row": row,
         "ended": view.state in TERMINAL,
-        "waiting": places(caller).get(view.id) if view.state is JobState.QUEUED else None,
+        "when": starts_in(view),
         "finished": finished,
         "left": time_left(view.units),
     }

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from auditor.api.pages import After, page_of
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.guard import PageRoute
-from auditor.api.web.jobs_shown import MOST, JobRow, places, row_of
+from auditor.api.web.jobs_shown import MOST, JobRow, row_of
 from auditor.api.web.render import page
 from auditor.contracts.jobs import JobKind, JobState, JobView
 from auditor.service.ports import Place
@@ -38,9 +38,8 @@ def show_queue(
 
     active = [] if after else [view for view in _active(caller) if wanted(view)]
     running = [JobRow(caller.services.jobs.status(view.id)) for view in active if view.state is JobState.RUNNING]
-    where = places(caller) if any(view.state is JobState.QUEUED for view in active) else {}
-    queued = [JobRow(view, waiting=where.get(view.id)) for view in active if view.state is JobState.QUEUED]
-    queued.sort(key=lambda row: row.waiting.position if row.waiting else MOST)
+    queued = [JobRow(view) for view in active if view.state is JobState.QUEUED]
+    queued.sort(key=lambda row: row.view.queue_position or MOST)
 
     def ended(n: int, place: Place | None) -> Sequence[tuple[Place, JobView]]:
         return _filtered(caller, n, place, lambda view: wanted(view) and _has_ended(view, state))
