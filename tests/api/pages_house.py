@@ -1,14 +1,18 @@
 """A person with a browser that has no JavaScript: pages are fetched and forms are sent as HTML says."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import httpx
+from api_specimen import specimen
 
+from auditor.contracts.base import canonical_json
 from auditor.service.people import csrf_token_of
 from auditor.service.records import LOCAL_TEAM
 from auditor.service.states import TERMINAL
 from auditor.testing.handlers import wait_for
 
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"])
 
 
@@ -118,3 +122,21 @@ def told(answer, status):
 def settle(house):
     """Wait until every job has ended, so that the server stops between jobs."""
     wait_for(lambda: all(view.state in TERMINAL for view in house.services.jobs.list(1000)))
+
+
+def audited(house, report, gallery=None):
+    """Ids of a team whose audit says what `report` says."""
+    things, store = specimen(house, LOCAL_TEAM), house.services.store
+    report = report.model_copy(update={"id": things.ids["report_id"]})
+    with house.services.database() as tx:
+        entry = tx.reports.find(things.ids["job_id"])
+        digest = entry.gallery_digest if gallery is None else store.put_bytes(canonical_json(gallery).encode())
+        tx.reports.add(
+            replace(
+                entry,
+                digest=store.put_bytes(canonical_json(report).encode()),
+                gallery_digest=digest,
+                verdict=str(report.verdict.verdict),
+            )
+        )
+    return things.ids

@@ -39,6 +39,8 @@ def _outside(api_prefix: str, of_api: Handler) -> Handler:
 
 def error_page(request: Request, error: Exception) -> Response:
     """What was wrong; whoever is not signed in is asked to do that first."""
+    if isinstance(error, NotSignedIn) and "hx-request" in request.headers:
+        return Response(headers={"HX-Refresh": "true"})  # a part of a page that is over: load all of it anew
     if isinstance(error, NotSignedIn) and request.method == "GET":
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"/sign-in?next={quote(target, safe='')}", 303)

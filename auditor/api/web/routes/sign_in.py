@@ -32,7 +32,9 @@ def static(name: str) -> Response:
 
 @router.get("/sign-in")
 def show_sign_in(request: Request, server: TheServer, next: str = "/") -> Response:
-    """The form; while there is nobody yet, that for the first admin."""
+    """The form; while there is nobody yet, that for the first admin. Who is signed in needs neither."""
+    if request.state.identity is not None:
+        return go(_inside(next))
     if server.people.is_empty():
         return go("/setup")
     return page(request, "sign_in.html.j2", next=_inside(next), team="local", name="")
@@ -64,6 +66,8 @@ def sign_out(caller: TheCaller, request: Request) -> Response:
 @router.get("/setup")
 def show_setup(request: Request) -> Response:
     """The form for the first admin."""
+    if request.state.identity is not None:
+        return go("/")
     return page(request, "setup.html.j2", name="")
 
 
