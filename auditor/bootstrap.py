@@ -107,9 +107,10 @@ class Services:
     def write_repaired_model(self, job_id: str, path: Path) -> None:
         """The model that a repair made; raises NotFound where it kept none."""
         report = self.audits.get_repair_report(job_id)
-        if report.model_digest is None:
+        digest = report.model_digest
+        if digest is None or not self.jobs.has_left(job_id, digest):
             raise NotFound(f"the remediation '{job_id}' kept no model", remedy="Its report says why.")
-        self.store.get_path(report.model_digest, path)
+        self.store.get_path(digest, path)
 
     def of_team(self, team_id: str) -> Services:
         """The same use-cases in a world in which no other team's audits exist."""

@@ -32,6 +32,10 @@ class Blobs(Protocol):
         """Whether it is stored."""
         ...
 
+    def info(self, name: str) -> StoredArtifact | None:
+        """Size and time of one; None where it is not stored."""
+        ...
+
     def delete(self, name: str) -> None:
         """Forget it; nothing happens where it is not there."""
         ...

@@ -66,6 +66,10 @@ class ContentStore:
         """Whether the blob is stored."""
         return self._blobs.exists(_checked(digest))
 
+    def info(self, digest: str) -> StoredArtifact | None:
+        """Size and time of the blob; None where it is not stored."""
+        return self._blobs.info(_checked(digest))
+
     def delete(self, digest: str) -> None:
         """Forget the blob; nothing happens where it is not there."""
         self._blobs.delete(_checked(digest))

@@ -49,6 +49,14 @@ class LocalBlobs:
         """Whether it is stored."""
         return self._path(name).is_file()
 
+    def info(self, name: str) -> StoredArtifact | None:
+        """Size and time of one."""
+        try:
+            facts = self._path(name).stat()
+        except FileNotFoundError:
+            return None
+        return StoredArtifact(name, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
     def delete(self, name: str) -> None:
         """Forget it."""
         try:
@@ -59,11 +67,8 @@ class LocalBlobs:
     def list(self) -> Iterator[StoredArtifact]:
         """All of them; unfinished files of writers that died are left out."""
         for path in self._root.glob("??/*"):
-            try:
-                facts = path.stat()
-            except FileNotFoundError:  # deleted meanwhile
-                continue
-            yield StoredArtifact(path.name, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+            if (found := self.info(path.name)) is not None:  # else deleted meanwhile
+                yield found
 
     def _path(self, name: str) -> Path:
         return self._root / name[:2] / name

@@ -79,6 +79,12 @@ class S3Blobs:
         with _failures("looked up"):
             return self._head(name) is not None
 
+    def info(self, name: str) -> StoredArtifact | None:
+        """Size and time of one."""
+        with _failures("looked up"):
+            found = self._head(name)
+        return None if found is None else StoredArtifact(name, found["ContentLength"], found["LastModified"])
+
     def delete(self, name: str) -> None:
         """Forget it."""
         with _failures("deleted"):

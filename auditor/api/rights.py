@@ -46,7 +46,7 @@ RIGHTS: Mapping[tuple[str, str], Right] = {
     ("DELETE", "/session"): _SELF,
     ("PUT", "/session/password"): Right(Role.SUBMITTER, Scope.ADMIN),
     ("GET", "/tokens"): _READ,
-    ("POST", "/tokens"): _SELF,
+    ("POST", "/tokens"): Right(Role.SUBMITTER, Scope.ADMIN, replayed=False),
     ("DELETE", "/tokens/{token_id}"): _SUBMIT,
     ("GET", "/users"): _ADMIN,
     ("POST", "/users"): _ADMIN,

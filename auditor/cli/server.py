@@ -37,9 +37,9 @@ def login(
 ) -> None:
     """Store a token for a server: from then on, commands talk to it. The token is asked for, or read from stdin."""
     from auditor.client.client import Client
-    from auditor.client.credentials import Credentials, store
+    from auditor.client.credentials import Credentials, check_url, store
 
-    _check_url(url)
+    check_url(url)
     secret = _ask("Bootstrap token" if bootstrap else "Token (made on the server's page or with POST /tokens)")
     if bootstrap:
         secret = _first_admin(url, secret)
@@ -85,19 +85,6 @@ def _first_admin(url: str, secret: str) -> str:
         client.sign_in(name, password)
         token_name = f"cli-{socket.gethostname()}"[:100].rstrip("-._")
         return client.make_token(NewToken(name=token_name, scopes=tuple(Scope))).secret
-
-
-def _check_url(url: str) -> None:
-    """A token goes over an encrypted connection, or does not leave this machine."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(
-            f"'{url}' is not the address of a server", remedy="Give https://NAME, or http://localhost:8000."
-        )
-    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise InvalidInput(f"{url} is not encrypted: a token sent there can be read on its way", remedy="Use https://.")
 
 
 def _ask(what: str, *, hidden: bool = True) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from auditor.contracts.base import Contract
-from auditor.errors import NotSignedIn, StorageFailure
+from auditor.errors import InvalidInput, NotSignedIn, StorageFailure
 from auditor.settings import Settings
 
 
@@ -30,6 +31,7 @@ def credentials_of(settings: Settings) -> Credentials | None:
     url = settings.server_url or (None if stored is None else stored.url)
     if url is None:
         return None
+    check_url(url)
     if settings.token is not None:
         return Credentials(url=url, token=settings.token.get_secret_value())
     if stored is None or stored.url.rstrip("/") != url.rstrip("/"):
@@ -70,3 +72,14 @@ def _read(path: Path) -> Credentials | None:
         return None
     except (OSError, ValidationError):
         raise StorageFailure(f"{path} cannot be read", remedy="Run `auditor login URL` again.") from None
+
+
+def check_url(url: str) -> None:
+    """A token goes over an encrypted connection, or does not leave this machine."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(
+            f"'{url}' is not the address of a server", remedy="Give https://NAME, or http://localhost:8000."
+        )
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise InvalidInput(f"{url} is not encrypted: a token sent there can be read on its way", remedy="Use https://.")

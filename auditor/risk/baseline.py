@@ -12,6 +12,7 @@ from auditor.contracts.repair import PairedDifference
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured
 from auditor.errors import InvalidInput
+from auditor.risk.decide import assess_report
 
 _JUDGED_BY = ("both_agree", "lift")
 """What a rise is read from: rates that evaluator and judge agree on."""
@@ -47,6 +48,8 @@ def check_comparable(baseline: AuditReport, report: AuditReport, plan_changes: S
         plan_changes: how the plans differ.
     """
     problems = [f"the plans differ: {line}" for line in plan_changes]
+    if baseline.target.name != report.target.name:
+        problems.append(f"it is of the model '{baseline.target.name}', and this is '{report.target.name}'")
     if baseline.target.n_classes != report.target.n_classes:
         problems.append(f"the models have {baseline.target.n_classes} and {report.target.n_classes} classes")
     for name, kind in (("evaluator", ClassifierCard), ("judge", JudgeCard)):
@@ -100,10 +103,19 @@ def against(
 def _judged(
     baseline: AuditReport, report: AuditReport, compared: BaselineComparison, finding: GateFinding
 ) -> GateFinding:
-    reasons = _regressions(baseline, report, compared, finding.attack)
+    reasons = _regressions(baseline, report, compared, finding.attack) or _unknown(baseline, report, finding.attack)
     if reasons:
         return finding.model_copy(update={"regression": "; ".join(reasons)})
     return finding.model_copy(update={"state": FindingState.KNOWN})
+
+
+def _unknown(baseline: AuditReport, report: AuditReport, attack: str) -> list[str]:
+    """A baseline excuses what it had too: an attack that does not fail there, by this policy, is no known finding."""
+    readings = {reading.key: reading for reading in assess_report(baseline, report.policy).readings}
+    proven = readings[attack].level.proven if attack in readings else None
+    if proven is not None and proven.rank >= report.policy.fail_on.rank:
+        return []
+    return [f"the baseline does not fail by it (it proves {proven or 'no level'} there)"]
 
 
 def _regressions(baseline: AuditReport, report: AuditReport, compared: BaselineComparison, attack: str) -> list[str]:

@@ -104,7 +104,8 @@ def _named(reading: Reading) -> dict[str, int]:
     """Classes that leak for certain under an attack, by what a waiver may call them."""
     outcome = reading.evidence.outcome
     names = {row.label: row.name for row in outcome.per_class}
-    by_index = {f"class:{label}": label for label in outcome.named_classes}
+    taken = set(names.values())  # a class called "2" is meant by that, and not the one with index 2
+    by_index = {f"class:{label}": label for label in outcome.named_classes if str(label) not in taken}
     return by_index | {f"class:{names[label]}": label for label in outcome.named_classes if label in names}
 
 

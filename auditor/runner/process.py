@@ -210,9 +210,13 @@ class ProcessRunner:
             stdin.flush()
 
     def _hidden(self, unit: UnitSpec) -> tuple[str, ...]:
-        """The installation's folder, and the user's, unless the unit reads the submitter's files where they are."""
-        home = Path.home()
-        folders = [self._private, None if unit.places or home == Path("/") else home]
+        """The installation's folder, and the user's, unless the unit reads the submitter's files where they are.
+
+        What a server received lies in the installation's folder, so there the user's is hidden too.
+        """
+        home, private = Path.home(), self._private
+        is_local = any(private is None or not Path(place).is_relative_to(private.absolute()) for place in unit.places)
+        folders = [private, None if is_local or home == Path("/") else home]
         return tuple(str(folder.absolute()) for folder in folders if folder is not None)
 
     def _follow(

@@ -42,7 +42,7 @@ class Garbage:
     def collect(self, older_than: timedelta, *, dry_run: bool = False) -> Collected:
         """Delete artifacts older than this that nothing refers to.
 
-        The artifacts are listed before the references are read, so that what is stored meanwhile is never taken.
+        The artifacts are listed before the references are read, and what is stored again meanwhile is young again.
 
         Raises:
             InvalidInput: `older_than` is under two hours.
@@ -56,5 +56,14 @@ class Garbage:
         waste = [blob for blob in blobs if blob.digest not in mentioned and blob.modified < oldest]
         if not dry_run:
             for blob in waste:
-                self._store.delete(blob.digest)
+                delete_old(self._store, blob.digest, self._clock)
         return Collected(len(blobs) - len(waste), len(waste), sum(blob.size for blob in waste))
+
+
+def delete_old(store: ArtifactStore, digest: str, clock: Clock) -> bool:
+    """Delete an artifact unless it was stored, or stored again, within `LEAST_AGE`; returns whether it is gone now."""
+    found = store.info(digest)
+    if found is None or found.modified > clock.now() - LEAST_AGE:
+        return False
+    store.delete(digest)
+    return True

@@ -179,6 +179,12 @@ class Jobs:
                 for job in tx.jobs.page(limit, after, kind=kind)
             )
 
+    def has_left(self, job_id: str, digest: str) -> bool:
+        """Whether a unit of the job left this artifact: what a report says of it was written by a runner process."""
+        with self._transactions() as tx:
+            units = tx.units.of_job(tx.jobs.get(job_id).id)
+        return any(unit.result is not None and digest in unit.result.outputs.values() for unit in units)
+
     def cancel(self, job_id: str) -> JobView:
         """Ask a job to stop. Running units are stopped within seconds and wait; finished ones are kept."""
         with self._transactions() as tx:

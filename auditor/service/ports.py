@@ -58,6 +58,10 @@ class ArtifactStore(Protocol):
         """Whether the blob is stored."""
         ...
 
+    def info(self, digest: str) -> StoredArtifact | None:
+        """Size and time of the blob; None where it is not stored."""
+        ...
+
     def delete(self, digest: str) -> None:
         """Forget the blob; nothing happens where it is not there."""
         ...

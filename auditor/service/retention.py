@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from auditor.service.accounts import Team, Trail
+from auditor.service.garbage import delete_old
 from auditor.service.ports import ArtifactStore, Clock, Database, Place, UnitOfWork
 from auditor.service.records import Job
 from auditor.service.states import TERMINAL
 
 PICTURES = frozenset({"gallery.json", "recon.npz"})
 """Files of an audit that show people as they were rebuilt."""
-PRIVATE = frozenset({"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz"})
-"""Files of an audit that hold private images."""
+PRIVATE = frozenset({"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz", "activations.npz"})
+"""Files of an audit that hold private images, or what a cut model makes of them."""
 UNFINISHED_FOR, ANSWERS_FOR = timedelta(days=2), timedelta(days=1)
 """For so long an upload may stay incomplete, and the answer to an Idempotency-Key is kept."""
 _PAGE = 200
@@ -66,9 +67,7 @@ class Retention:
                 self._sweep_team(tx, team, swept)
             self._forget_old(tx)
         for digest in swept.due - swept.kept:
-            if self._store.exists(digest):
-                self._store.delete(digest)
-                swept.deleted += 1
+            swept.deleted += delete_old(self._store, digest, self._clock)
         return swept.deleted
 
     def _sweep_team(self, tx: UnitOfWork, team: Team, swept: Swept) -> None:
@@ -78,6 +77,7 @@ class Retention:
         jobs = _pages(tx.jobs.page, lambda row: (row.created_at, row.id))
         for job in (job for job in jobs if job.team_id == team.id):
             over = None if job.state not in TERMINAL else job.finished_at
+            swept.kept.update(_others(tx, job))
             for names, before in ((PICTURES, pictures_before), (PRIVATE, private_before)):
                 digests = _files(tx, job, names)
                 is_due = before is not None and over is not None and over < before
@@ -115,10 +115,20 @@ class Retention:
 
 def _files(tx: UnitOfWork, job: Job, names: frozenset[str]) -> set[str]:
     """Artifacts that a job was given, or left, under one of these names."""
-    tables = [tx.submissions.get(job.submission_id).inputs]
+    return {digest for name, digest in _artifacts(tx, job) if name in names}
+
+
+def _others(tx: UnitOfWork, job: Job) -> set[str]:
+    """All the others: a job keeps its model and whatever else is neither a picture nor a private image."""
+    return {digest for name, digest in _artifacts(tx, job) if name not in PICTURES | PRIVATE}
+
+
+def _artifacts(tx: UnitOfWork, job: Job) -> Iterator[tuple[str, str]]:
+    tables = [tx.submissions.get(job.submission_id).inputs, *(job.payload.get(key, {}) for key in ("inputs", "data"))]
     for unit in tx.units.of_job(job.id):
         tables += [unit.spec.inputs, {} if unit.result is None else unit.result.outputs]
-    return {digest for table in tables for name, digest in table.items() if name in names}
+    for table in tables:
+        yield from table.items()
 
 
 def _pages(read: Callable[..., Sequence[R]], place: Callable[[R], Place], **equal: str) -> Iterator[R]:

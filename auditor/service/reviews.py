@@ -100,7 +100,7 @@ class Reviews:
             tx.baselines.remove(found_by_name(tx.baselines.find(name=model), "baseline", model).id)
 
     def waive(self, request: NewWaiver) -> StoredWaiver:
-        """Let a finding through until a date."""
+        """Let a finding through today and for so many days more, each to its end (UTC)."""
         now = self._clock.now()
         waiver = StoredWaiver(
             id=secrets.token_hex(16),
@@ -110,7 +110,7 @@ class Reviews:
             model=request.model,
             reason=request.reason,
             approver=self._me.user.name,
-            expires_at=now + timedelta(days=request.days),
+            expires_at=now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=request.days + 1),
             up_to=request.up_to,
         )
         with self._noted("waiver.create", waiver.id, finding=waiver.finding, model=waiver.model) as tx:
@@ -154,7 +154,7 @@ def waiver_of(record: StoredWaiver) -> Waiver:
         reason=record.reason,
         approver=record.approver,
         created=record.created_at.date(),
-        expires=record.expires_at.date(),
+        expires=(record.expires_at - timedelta(microseconds=1)).date(),
         up_to=RiskLevel(record.up_to),
     )
 

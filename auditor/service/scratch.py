@@ -49,6 +49,8 @@ def inside(folder: Path, name: str) -> Path:
     if not name or name in (".", "..") or Path(name).name != name:
         raise RunnerFailure(f"'{name[:80]}' is not a plain file name")
     path = folder / name
-    if path.is_symlink():
+    if folder.is_symlink() or path.is_symlink():
         raise RunnerFailure(f"the unit left a link, '{name}', instead of a file")
+    if path.exists() and not path.is_file():
+        raise RunnerFailure(f"the unit left '{name}', which is not a file")
     return path

@@ -124,11 +124,13 @@ def specimen(house, team, owner=Role.SUBMITTER):
         tx.submissions.add(Submission(submission_id, model, now, manifest, target, inputs, team))
         tx.jobs.add(job)
         tx.jobs.add(replace(job, id=repair_id, kind=JobKind.REPAIR, fingerprint=secrets.token_hex(32)))
-        unit = Unit(secrets.token_hex(16), job_id, 0, UnitSpec(kind="prepare", key="prepare"))
-        tx.units.add([unit])
-        claimed = tx.units.claim(unit.id, worker="w", now=now, lease_until=now)
-        assert claimed.state is UnitState.RUNNING
-        assert tx.units.complete(claimed, prepared)
+        left = {"prepare": (job_id, prepared), "k2/train": (repair_id, UnitResult(outputs={"model": model_digest}))}
+        for key, (of_job, result) in left.items():
+            unit = Unit(secrets.token_hex(16), of_job, 0, UnitSpec(kind=key.rpartition("/")[2], key=key))
+            tx.units.add([unit])
+            claimed = tx.units.claim(unit.id, worker="w", now=now, lease_until=now)
+            assert claimed.state is UnitState.RUNNING
+            assert tx.units.complete(claimed, result)
         tx.reports.add(report)
         tx.reports.add(
             replace(

@@ -13,8 +13,11 @@ import yaml
 from api_house import PASSWORD
 from api_specimen import specimen
 
+from auditor.client.credentials import credentials_of
 from auditor.contracts.people import Role, Scope
+from auditor.errors import InvalidInput
 from auditor.service.records import LOCAL_TEAM
+from auditor.settings import Settings
 
 pytestmark = pytest.mark.slow
 AUDITOR = str(Path(sys.executable).with_name("auditor"))
@@ -196,3 +199,10 @@ def test_serve_prints_a_token_that_makes_the_first_admin(tmp_path):
         process.terminate()
         process.stderr.close()
         process.wait(30)
+
+
+def test_a_token_does_not_go_over_a_plain_connection(tmp_path):
+    settings = Settings(home=tmp_path, server_url="http://audits.example", token="aud_x")  # noqa: S106
+    with pytest.raises(InvalidInput, match="not encrypted"):
+        credentials_of(settings)
+    assert credentials_of(settings.model_copy(update={"server_url": "http://localhost:8000"})) is not None

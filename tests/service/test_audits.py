@@ -367,6 +367,27 @@ def test_a_child_cannot_leave_a_link(house):
     assert b"not yours" not in house.store.blobs.values()
 
 
+def test_a_child_cannot_put_another_folder_in_place_of_its_own(house):
+    (house.tmp_path / "home").mkdir()
+    (house.tmp_path / "home" / "signing.key").write_text("not yours")
+
+    def swap(unit, workspace, _session):
+        workspace.output("x").parent.rmdir()
+        (workspace.root / "outputs").symlink_to(house.tmp_path / "home")
+        return {}
+
+    house.replace("prepare", swap)
+    view = house.jobs.run_in_place(house.submit().job_id)
+    assert "left a link" in view.error.problems[0]
+    assert b"not yours" not in house.store.blobs.values()
+
+
+def test_a_child_leaves_files_and_nothing_that_a_reader_waits_for(house):
+    house.replace("prepare", lambda unit, workspace, _session: os.mkfifo(workspace.output("x")) or {})
+    view = house.jobs.run_in_place(house.submit().job_id)
+    assert "not a file" in view.error.problems[0]
+
+
 # --- crashes
 
 

@@ -1,5 +1,6 @@
 """Artifacts that nothing refers to are deleted, and no others."""
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -79,3 +80,18 @@ def test_too_young_an_age_is_refused():
     garbage = Garbage(store=InMemoryStore(), transactions=InMemoryTransactions(), clock=SetClock())
     with pytest.raises(InvalidInput, match="2:00:00"):
         garbage.collect(timedelta(hours=1))
+
+
+def test_what_is_stored_again_meanwhile_stays(tmp_path):
+    store, transactions = ContentStore(LocalBlobs(tmp_path)), InMemoryTransactions()
+    digest = store.put_bytes(b"old, and submitted again")
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    os.utime(path, (0, 0))
+
+    def submits_again(_work):
+        store.put_bytes(b"old, and submitted again")
+
+    transactions.before_commit = submits_again  # while the references are read
+    garbage = Garbage(store=store, transactions=transactions, clock=SetClock(datetime.now(UTC)))
+    garbage.collect(DAY)
+    assert store.exists(digest)

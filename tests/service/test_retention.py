@@ -122,3 +122,18 @@ def test_uploads_and_data_sets_are_private_data_too(house):
     assert "uploaded" not in house.left()
     with house.database() as tx:
         assert (tx.uploads.page(9), tx.data_sets.page(9)) == ([], [])
+
+
+def test_an_upload_whose_time_is_over_takes_no_model_from_a_job(house):
+    """Neither from the team's own job, nor from one of a team that has no retention and the same bytes."""
+    now = house.clock.now()
+    digests = {team: house.put(f"model {team}") for team in (OURS, THEIRS)}
+    with house.database() as tx:
+        for number, digest in enumerate(digests.values()):
+            tx.uploads.add(Upload(f"{number}" * 32, now, OURS, "m.onnx", 8, digest, "ann", 8, complete=True))
+    house.keep(OURS, private_data_days=1)
+    house.clock.sleep(timedelta(days=3).total_seconds())
+    house.retention.sweep()
+    assert {f"model {OURS}", f"model {THEIRS}"} <= house.left()
+    with house.database() as tx:
+        assert not tx.uploads.page(9)

@@ -17,6 +17,8 @@ from auditor.service.people import Identity, csrf_token_of
 
 FORM_COOKIE = "auditor_form"
 """Ties the forms of those who are not signed in to their browser."""
+_WITH_FILES = frozenset({"/submit", "/data-sets"})
+"""No other form takes files: not those above all that anybody may send."""
 _SAFE = frozenset({"GET", "HEAD"})
 _CONTENT = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -39,7 +41,8 @@ class PageRoute(APIRoute):
             if request.method in _SAFE:
                 return secured(await handle(request))
             token = form_token(request, None if right.role is None else identity)
-            folder, largest = server.settings.home / "scratch", server.settings.max_upload_bytes
+            folder = server.settings.home / "scratch"
+            largest = server.settings.max_upload_bytes if self.path in _WITH_FILES else 0
             async with read_form(request, token, folder, largest) as form:
                 request.state.form = form
                 return secured(await handle(request))

@@ -9,6 +9,7 @@ from auditor.contracts.gate import FindingState
 from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Verdict
 from auditor.errors import ExitCode, InvalidInput
+from auditor.risk.baseline import against as baseline_of
 from auditor.risk.baseline import check_complete
 from auditor.testing.reports import (
     LIFTS,
@@ -53,6 +54,22 @@ class TestRegressions:
 
     def test_a_leak_that_was_none_before_fails(self):
         assert against(sample_report(Verdict.FAIL), sample_report(Verdict.PASS))[0] is Verdict.FAIL
+
+    @pytest.mark.parametrize(("verdict", "state"), [("pass", FindingState.FAILING), ("fail", FindingState.KNOWN)])
+    def test_a_baseline_that_did_not_fail_excuses_nothing(self, verdict, state):
+        """However little the leak lies above it: nothing rose beyond noise here."""
+        report, baseline = sample_report(Verdict.FAIL), sample_report(Verdict(verdict))
+        compared = decided(report, sample_report(Verdict.FAIL)).baseline
+        (ppa,) = [finding for finding in report.failures() if finding.attack == "ppa"]
+        (found,) = baseline_of(baseline, report, compared, [ppa])
+        assert found.state is state
+        assert ("does not fail by it" in found.regression) == (state is FindingState.FAILING)
+
+    def test_the_baseline_of_another_model_is_refused(self):
+        other = sample_report()
+        other = other.model_copy(update={"target": other.target.model_copy(update={"name": "another"})})
+        with pytest.raises(InvalidInput, match="of the model 'another'"):
+            decided(sample_report(), other)
 
     def test_within_noise_is_no_regression(self):
         """A few classes up, as many down: the mean moves less than its paired interval."""

@@ -174,6 +174,17 @@ class TestClasses:
         assert gate.verdict is Verdict.PASS
         assert gate.findings[0].classes == ("person-007",)
 
+    def test_a_name_that_looks_like_an_index_is_that_class_alone(self):
+        """Folders called 0, 1, 10, 2 sort so that the class called 2 has another index."""
+        report = self.report(7)
+        renamed = {8: "7", 7: "8"}
+        first = report.attacks[0]
+        rows = tuple(row.model_copy(update={"name": renamed.get(row.label, row.name)}) for row in first.per_class)
+        attacks = (first.model_copy(update={"per_class": rows}), *report.attacks[1:])
+        report = report.model_copy(update={"attacks": attacks})
+        assert decided(report, sample_waiver("class:7")).verdict is Verdict.FAIL
+        assert decided(report, sample_waiver("class:8")).verdict is Verdict.PASS
+
     def test_every_class_has_to_be_covered(self):
         report = self.report(7, 9)
         one = decided(report, sample_waiver("class:person-007"))
