@@ -1,11 +1,12 @@
 """Turn the real data sets into submissions: a model file, npz bundles and an auditor.yaml beside them.
 
     python -m benchmarks.real_data faces      OUT [--size 32] [--network small-cnn] [--every-attack]
-                                                  [--random-weights | --shuffled-labels | --overfitted] [--for-repairs]
+                                                  [--random-weights | --shuffled-labels | --overfitted]
+                                                  [--for-repairs [--attacked 60] [--deployment white-box|score|split]]
     python -m benchmarks.real_data orl        OUT
     python -m benchmarks.real_data mnist      OUT [--generator]
     python -m benchmarks.real_data digits     OUT
-    python -m benchmarks.real_data identities OUT [--random-weights | --shuffled-labels | --overfitted] [--for-repairs]
+    python -m benchmarks.real_data identities OUT (options as for faces)
     python -m benchmarks.real_data cifar      OUT
 
 The real data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
@@ -40,58 +41,11 @@ from auditor.loading.onnx_export import export_onnx
 from auditor.targets.architectures import build_architecture
 from auditor.tensors import ImageBatch, RunContext
 from auditor.training import TrainConfig, fit_classifier, top_k_accuracy
+from benchmarks.plans import DEPLOYMENTS, EVERY, RANDOM, TRAINED, repair_plan
 
 MAX_PER_PERSON = 60
 HELDOUT_FRAC = 0.2
 FEW_IMAGES = 5
-_VAE: dict[str, Any] = {"name": "vae", "params": {"latent_dim": 384, "steps": 0}}
-TRAINED: dict[str, Any] = {"priors": [_VAE, {"name": "dcgan", "params": {"steps": 300, "lr": 5e-4}}]}
-"""The default prior in its linear form, fitted in seconds and the strongest at this size, and GMI's."""
-RANDOM: dict[str, Any] = {"priors": [_VAE], "attacks": [{"name": "ppa"}, {"name": "mirror-b"}]}
-"""One white-box and one score-level attack: enough to show that a network that knows nobody gives no lift."""
-
-
-_AVERAGED: dict[str, Any] = {"averaged": 3}
-EVERY: dict[str, Any] = {
-    "overrides": {"fisher": {"enabled": False}, "autocast_bf16": True},
-    "priors": [
-        {"name": "vae", "params": {"latent_dim": 256, "steps": 0}},
-        {"name": "vae-gan", "params": {"latent_dim": 256, "steps": 150, "gan_steps": 150}},
-        {"name": "dcgan", "params": {"steps": 300, "lr": 5e-4}},
-        {"name": "kedmi-gan", "params": {"width": 16}},
-        *({"name": name} for name in ("plg-gan", "tac-gan", "pixels", "dip")),
-    ],
-    "attacks": [
-        {"name": "ppa"},
-        {"name": "ppa", "label": "ppa-averaged", "params": _AVERAGED},
-        {"name": "ppa", "label": "ppa-scrub", "params": _AVERAGED | {"erase": 0.4, "scrub": 1.0}},
-        {"name": "if-gmi"},
-        {"name": "if-gmi", "label": "if-gmi-gan", "prior": "vae-gan"},
-        {"name": "mirror-w"},
-        {"name": "gmi", "prior": "dcgan"},
-        {"name": "kedmi"},
-        {"name": "vmi"},
-        {"name": "lomma", "params": {"base": "gmi"}},
-        {"name": "plg-mi"},
-        {"name": "mirror-b"},
-        {"name": "smile", "params": {"queries": 301}},
-        {"name": "c2fmi"},
-        {"name": "rlb-mi", "params": {"steps": 100}},
-        *({"name": name} for name in ("lokt", "brep-mi", "deep-inversion", "dip", "pixel-tv", "mi-face")),
-    ],
-}
-"""Every attack of the catalog on a prior that suits it; trainings sized for a CPU."""
-
-
-def repair_plan(latent_dim: int, n_classes: int, samples: int) -> dict[str, Any]:
-    """What `benchmarks.repairs` compares by: PPA plain and averaged, in the linear prior, with layer scores."""
-    return {
-        "preset": "standard",
-        "n_classes": n_classes,
-        "samples_per_class": samples,
-        "priors": [{"name": "vae", "params": {"latent_dim": latent_dim, "steps": 0}}],
-        "attacks": [{"name": "ppa"}, {"name": "ppa", "label": "ppa-averaged", "params": _AVERAGED}],
-    }
 
 
 def shared_data() -> Path:
@@ -210,6 +164,7 @@ def trained_submission(
     network: str,
     epochs: int,
     plan: dict[str, Any],
+    policy: dict[str, Any] | None = None,
     shuffled_labels: bool = False,
     overfitted: bool = False,
 ) -> None:
@@ -245,43 +200,44 @@ def trained_submission(
     if network != "vgg16_bn":
         model_section["architecture"] = network
     roles = {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")}
-    write_manifest(out, {"version": 1, "model": model_section, "data": roles, "plan": plan})
+    manifest = {"version": 1, "model": model_section, "data": roles, "plan": plan}
+    write_manifest(out, manifest | ({"policy": policy} if policy else {}))
 
 
 def identities(out: Path, args: argparse.Namespace) -> None:
-    """Procedural people, with every attack; 30 of 64 attacked, 60 where repairs are compared."""
+    """Procedural people, with every attack on 30 of them, or with the plan of repairs."""
     data = demo_data("identities", args.size)
-    plan = {"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY
+    given: dict[str, Any] = {"plan": {"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY}
+    if args.for_repairs:
+        given = repair_plan(256, args.attacked, args.samples, args.deployment)
     trained_submission(
         out,
         "identities",
         (data.private, data.heldout, data.public),
         network=args.network,
         epochs=0 if args.random_weights else args.epochs,
-        plan=repair_plan(256, 60, args.samples) if args.for_repairs else plan,
         shuffled_labels=args.shuffled_labels,
         overfitted=args.overfitted,
+        **given,
     )
 
 
 def faces(out: Path, args: argparse.Namespace) -> None:
     """158 people of LFW, by default on a small BatchNorm CNN."""
-    epochs = 0 if args.random_weights else args.epochs
     blank = args.random_weights or args.shuffled_labels
     plan = {"preset": "standard", "n_classes": 60, "samples_per_class": args.samples}
-    plan |= EVERY if args.every_attack else RANDOM if blank else TRAINED
+    given: dict[str, Any] = {"plan": plan | (EVERY if args.every_attack else RANDOM if blank else TRAINED)}
     if args.for_repairs:
-        plan = repair_plan(384, 60, args.samples)
-    name = f"faces-{args.network}-{args.size}"
+        given = repair_plan(384, args.attacked, args.samples, args.deployment)
     trained_submission(
         out,
-        name,
+        f"faces-{args.network}-{args.size}",
         face_sets(args.size),
         network=args.network,
-        epochs=epochs,
-        plan=plan,
+        epochs=0 if args.random_weights else args.epochs,
         shuffled_labels=args.shuffled_labels,
         overfitted=args.overfitted,
+        **given,
     )
 
 
@@ -349,6 +305,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=3, help="faces, identities, orl: pictures per class")
     parser.add_argument("--network", default="small-cnn", help="faces, identities, orl: what is trained")
     parser.add_argument("--for-repairs", action="store_true", help="faces, identities: the plan of benchmarks.repairs")
+    parser.add_argument("--attacked", type=int, default=60, help="with --for-repairs: people who are attacked")
+    parser.add_argument("--deployment", choices=tuple(DEPLOYMENTS), default="white-box", help="with --for-repairs")
     parser.add_argument("--random-weights", action="store_true", help="faces, identities: never trained")
     parser.add_argument("--shuffled-labels", action="store_true", help="faces, identities: labels mean nothing")
     parser.add_argument("--overfitted", action="store_true", help="faces, identities: few images, no augmentation")
