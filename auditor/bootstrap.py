@@ -30,8 +30,9 @@ from auditor.service.garbage import Garbage
 from auditor.service.jobs import Jobs
 from auditor.service.metrics import Metrics
 from auditor.service.pipeline import AUDIT, Pipeline
-from auditor.service.ports import ArtifactStore, Clock, Database, JobQueue
+from auditor.service.ports import ArtifactStore, Clock, JobQueue
 from auditor.service.reaper import Reaper
+from auditor.service.repositories import Database
 from auditor.service.workspace import Workspace
 from auditor.settings import Settings
 from remediation.pipeline import REPAIR

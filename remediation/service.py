@@ -18,8 +18,9 @@ from auditor.contracts.report import AuditReport
 from auditor.errors import InvalidInput
 from auditor.service.candidates import quick_version, trial_version, with_adaptive
 from auditor.service.jobs import Jobs, Started
-from auditor.service.ports import ArtifactStore, Transactions
+from auditor.service.ports import ArtifactStore
 from auditor.service.records import Submission
+from auditor.service.repositories import Transactions
 from remediation.offers import offer_of
 
 _FEW_IMAGES, _FEW_OF_A_CLASS = 1000, 10

@@ -13,7 +13,7 @@ from fastapi import Query
 
 from auditor.contracts.service import Page
 from auditor.errors import InvalidInput
-from auditor.service.ports import Place
+from auditor.service.repositories import Place
 
 R = TypeVar("R")
 V = TypeVar("V")

@@ -9,7 +9,8 @@ from auditor.contracts.base import digest_of
 from auditor.errors import Conflict, InvalidInput
 from auditor.service.accounts import Answer
 from auditor.service.people import Identity
-from auditor.service.ports import Clock, Database
+from auditor.service.ports import Clock
+from auditor.service.repositories import Database
 
 KEPT_FOR = timedelta(days=1)
 ABANDONED_AFTER = timedelta(minutes=30)

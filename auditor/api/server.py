@@ -18,7 +18,7 @@ from auditor.bootstrap import Services
 from auditor.errors import StorageFailure
 from auditor.service.intake import Intake
 from auditor.service.people import Identity, People
-from auditor.service.ports import Transactions
+from auditor.service.repositories import Transactions
 from auditor.service.reviews import Reviews
 from auditor.service.team import TeamAffairs
 from auditor.service.uploads import Uploads

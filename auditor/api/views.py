@@ -14,8 +14,8 @@ from auditor.contracts.service import (
     WaiverView,
 )
 from auditor.service.accounts import Baseline, DataSet, NamedPolicy, StoredWaiver, Team, Token, Trail, Upload, User
-from auditor.service.ports import Place
 from auditor.service.records import StoredReport, Submission
+from auditor.service.repositories import Place
 
 
 def place_of(record: Team | User | Token | Trail | Upload | DataSet | NamedPolicy | Baseline | StoredWaiver) -> Place:

@@ -19,8 +19,8 @@ from auditor.db.queue import claimed
 from auditor.db.rows import job_of, json_of, unit_of
 from auditor.db.tables import after_place
 from auditor.errors import NotFound
-from auditor.service.ports import Place
 from auditor.service.records import Job, Submission, Unit
+from auditor.service.repositories import Place
 from auditor.service.states import require_move, unit_sources
 
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")

@@ -13,8 +13,8 @@ from auditor.db.repositories import REFERENCE, jobs_of
 from auditor.db.rows import report_of
 from auditor.db.tables import after_place
 from auditor.errors import NotFound
-from auditor.service.ports import Place
 from auditor.service.records import StoredReport
+from auditor.service.repositories import Place
 
 
 class SqlReports:

@@ -15,7 +15,7 @@ from auditor.contracts.people import Role
 from auditor.db.models import Base
 from auditor.errors import Conflict, NotFound
 from auditor.service.accounts import Record
-from auditor.service.ports import Place
+from auditor.service.repositories import Place
 
 R = TypeVar("R", bound=Record)
 

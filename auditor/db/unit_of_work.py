@@ -21,7 +21,7 @@ from auditor.db.tables import SqlTable
 from auditor.errors import StorageFailure
 from auditor.service import accounts
 from auditor.service.accounts import Record
-from auditor.service.ports import Transactions
+from auditor.service.repositories import Transactions
 
 R = TypeVar("R", bound=Record)
 

@@ -10,8 +10,8 @@ from auditor.contracts.jobs import JobState, UnitState
 from auditor.errors import AuditorError, RunnerFailure
 from auditor.service.failures import failure_of
 from auditor.service.pipeline import Pipeline
-from auditor.service.ports import UnitOfWork
 from auditor.service.records import Job, Unit
+from auditor.service.repositories import UnitOfWork
 from auditor.service.states import TERMINAL
 
 

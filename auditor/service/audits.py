@@ -31,8 +31,9 @@ from auditor.contracts.submission import TargetCard
 from auditor.errors import InvalidInput, NotFound, RunnerFailure
 from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.jobs import Jobs, Started
-from auditor.service.ports import ArtifactStore, Clock, Transactions
+from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import LOCAL_TEAM, StoredReport, Submission
+from auditor.service.repositories import Transactions
 
 CHECK, PROBE = "check", "probe"
 _A = {JobKind.AUDIT: "an audit", JobKind.REPAIR: "a repair"}

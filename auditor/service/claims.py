@@ -13,8 +13,9 @@ from datetime import timedelta
 
 from auditor.contracts.jobs import Progress
 from auditor.errors import StorageFailure
-from auditor.service.ports import Clock, Transactions
+from auditor.service.ports import Clock
 from auditor.service.records import Unit
+from auditor.service.repositories import Transactions
 
 MAX_DELAY_S = 300.0
 

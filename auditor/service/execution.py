@@ -25,9 +25,10 @@ from auditor.service.claims import ClaimRules, Heartbeat, never, worker_name
 from auditor.service.failures import failure_of
 from auditor.service.journal import tell
 from auditor.service.pipeline import Pipeline
-from auditor.service.ports import ArtifactStore, Clock, JobQueue, Transactions, UnitOfWork, UnitRunner
+from auditor.service.ports import ArtifactStore, Clock, JobQueue, UnitRunner
 from auditor.service.records import Job, StoredReport, Unit
 from auditor.service.reports import reports_left_by
+from auditor.service.repositories import Transactions, UnitOfWork
 from auditor.service.scratch import inside, unit_folder
 from auditor.service.states import LIVE
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from auditor.errors import InvalidInput
-from auditor.service.ports import ArtifactStore, Clock, Transactions
+from auditor.service.ports import ArtifactStore, Clock
+from auditor.service.repositories import Transactions
 
 LEAST_AGE = timedelta(hours=2)
 """Younger artifacts may belong to work whose transaction is still to come."""

@@ -14,7 +14,8 @@ from auditor.contracts.service import FileRef, NewAudit
 from auditor.errors import InvalidInput, StorageFailure
 from auditor.service.audits import SubmitRequest
 from auditor.service.people import Identity
-from auditor.service.ports import ArtifactStore, Database, UnitOfWork
+from auditor.service.ports import ArtifactStore
+from auditor.service.repositories import Database, UnitOfWork
 
 FILES: Mapping[tuple[str, ...], str] = {
     ("model", "public_model"): "public-model",

@@ -15,8 +15,9 @@ from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.failures import failure_of
 from auditor.service.journal import tell
 from auditor.service.pipeline import Pipeline
-from auditor.service.ports import Clock, Place, Transactions, UnitOfWork
+from auditor.service.ports import Clock
 from auditor.service.records import Job, Submission, Unit
+from auditor.service.repositories import Place, Transactions, UnitOfWork
 from auditor.service.states import TERMINAL
 from auditor.service.views import Line, changes, job_view
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from auditor.service.ports import Clock, Transactions
+from auditor.service.ports import Clock
 from auditor.service.records import QueuedUnit, Statistics
+from auditor.service.repositories import Transactions
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from auditor.contracts.people import Bootstrap, Role, Scope, SignIn
 from auditor.errors import NotSignedIn
 from auditor.service.accounts import BOOTSTRAP, BrowserSession, Team, Token, User
-from auditor.service.ports import Clock, Database
+from auditor.service.ports import Clock
 from auditor.service.records import LOCAL_TEAM
+from auditor.service.repositories import Database
 from auditor.service.trail import note
 
 TOKEN_PREFIX = "aud_"  # noqa: S105 - by which secret scanners know it

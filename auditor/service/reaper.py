@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from auditor.service.jobs import Jobs
-from auditor.service.ports import Clock, JobQueue, Transactions
+from auditor.service.ports import Clock, JobQueue
+from auditor.service.repositories import Transactions
 from auditor.service.scratch import sweep
 
 MOST = 100

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from auditor.service.accounts import Team, Trail
 from auditor.service.garbage import delete_old
-from auditor.service.ports import ArtifactStore, Clock, Database, Place, UnitOfWork
+from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import Job
+from auditor.service.repositories import Database, Place, UnitOfWork
 from auditor.service.states import TERMINAL
 
 PICTURES = frozenset({"gallery.json", "recon.npz"})

@@ -17,7 +17,8 @@ from auditor.errors import InvalidInput, NotFound
 from auditor.risk.gate import decide_gate
 from auditor.service.accounts import Baseline, NamedPolicy, StoredWaiver
 from auditor.service.people import Identity
-from auditor.service.ports import Clock, Database, UnitOfWork
+from auditor.service.ports import Clock
+from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.trail import note
 
 R = TypeVar("R")

@@ -10,7 +10,8 @@ from auditor.contracts.people import NewTeam, NewToken, NewUser, Retention, Role
 from auditor.errors import Conflict, InvalidInput, NotFound
 from auditor.service.accounts import Team, Token, User
 from auditor.service.people import Identity, digest_of_secret, hash_password, new_secret
-from auditor.service.ports import Clock, Database, UnitOfWork
+from auditor.service.ports import Clock
+from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.trail import note
 
 

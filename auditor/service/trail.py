@@ -6,7 +6,7 @@ import secrets
 from datetime import datetime
 
 from auditor.service.accounts import Trail, User
-from auditor.service.ports import UnitOfWork
+from auditor.service.repositories import UnitOfWork
 
 
 def note(tx: UnitOfWork, user: User, what: str, subject: str, now: datetime, **detail: str) -> None:

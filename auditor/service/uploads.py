@@ -10,7 +10,8 @@ from auditor.contracts.service import NewUpload
 from auditor.errors import Conflict, InvalidInput, NotFound, StorageFailure, TooLarge
 from auditor.service.accounts import DataSet, Upload
 from auditor.service.people import Identity
-from auditor.service.ports import ArtifactStore, Clock, Database
+from auditor.service.ports import ArtifactStore, Clock
+from auditor.service.repositories import Database
 from auditor.service.trail import note
 
 

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from auditor.contracts.jobs import JobEvent, JobState, JobView, UnitState, UnitView
 from auditor.service.places import Place, places
-from auditor.service.ports import UnitOfWork
 from auditor.service.records import Job, StoredReport, Unit
+from auditor.service.repositories import UnitOfWork
 
 
 @dataclass(frozen=True)

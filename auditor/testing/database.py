@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitState
 from auditor.errors import NotFound, StorageFailure
 from auditor.service import accounts
-from auditor.service.ports import Place, Transactions
 from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.repositories import Place, Transactions
 from auditor.service.states import require_move, unit_sources
 from auditor.testing.record_tables import InMemoryTable, page_of
 from auditor.testing.tables import Tables

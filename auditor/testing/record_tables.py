@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from auditor.errors import Conflict, NotFound
 from auditor.service.accounts import Record
-from auditor.service.ports import Place
+from auditor.service.repositories import Place
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")

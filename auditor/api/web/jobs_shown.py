@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from auditor.contracts.jobs import JobState, JobView, UnitState, UnitView
 from auditor.report.wording import duration
-from auditor.service.ports import UnitOfWork
 from auditor.service.records import StoredReport
+from auditor.service.repositories import UnitOfWork
 
 MOST = 2000
 """So many of the newest jobs are looked through for those that run or wait."""
