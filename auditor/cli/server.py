@@ -58,11 +58,16 @@ def logout() -> None:
 
 def sweep() -> None:
     """Delete pictures and private data whose time is over, by each team's retention; run it once a day."""
+    from auditor.data.cache import ContentCache
     from auditor.service.retention import Retention
 
     house, settings = local_services(), read_settings()
     retention = Retention(
-        database=house.database, store=house.store, clock=house.clock, folder=settings.home / "uploads"
+        database=house.database,
+        store=house.store,
+        clock=house.clock,
+        folder=settings.home / "uploads",
+        cache=ContentCache(settings.home / "cache"),
     )
     typer.echo(f"{retention.sweep()} artifacts deleted", err=True)
 

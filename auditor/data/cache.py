@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ class ContentCache:
                     return entry, True
                 _build(entry, build)
         return entry, False
+
+    def forget(self, kind: str, before: datetime) -> int:
+        """Delete the entries of a kind that were made before a time; returns how many."""
+        old = [path for path in (self.root / kind).glob("[!.]*") if path.stat().st_mtime < before.timestamp()]
+        for entry in old:
+            with _storage_errors(entry), _lock(entry.parent / f".{entry.name}.lock"):
+                shutil.rmtree(entry, ignore_errors=True)
+        return len(old)
 
 
 def _build(entry: Path, build: Callable[[Path, Path], None]) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from auditor.data.cache import ContentCache
 from auditor.service.accounts import Team, Trail
 from auditor.service.garbage import delete_old
 from auditor.service.ports import ArtifactStore, Clock
@@ -20,6 +21,9 @@ PICTURES = frozenset({"gallery.json", "recon.npz"})
 """Files of an audit that show people as they were rebuilt."""
 PRIVATE = frozenset({"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz", "activations.npz"})
 """Files of an audit that hold private images, or what a cut model makes of them."""
+CACHED = ("evaluator", "projection")
+"""Kinds of cache entries that were learned from private images: the whole installation shares them, so they go with the
+team that keeps private data for the shortest time."""
 UNFINISHED_FOR, ANSWERS_FOR = timedelta(days=2), timedelta(days=1)
 """For so long an upload may stay incomplete, and the answer to an Idempotency-Key is kept."""
 _PAGE = 200
@@ -49,13 +53,17 @@ class Retention:
         store: the artifacts.
         clock: the time.
         folder: of uploads that are not complete.
+        cache: the content cache of this machine.
     """
 
-    def __init__(self, *, database: Database, store: ArtifactStore, clock: Clock, folder: Path) -> None:
+    def __init__(
+        self, *, database: Database, store: ArtifactStore, clock: Clock, folder: Path, cache: ContentCache
+    ) -> None:
         self._database = database
         self._store = store
         self._clock = clock
         self._folder = folder
+        self._cache = cache
 
     def sweep(self) -> int:
         """Delete what is due in every team; returns how many artifacts that were.
@@ -64,9 +72,14 @@ class Retention:
         """
         swept = Swept()
         with self._database() as tx:
-            for team in _pages(tx.teams.page, lambda row: (row.created_at, row.id)):
+            teams = list(_pages(tx.teams.page, lambda row: (row.created_at, row.id)))
+            for team in teams:
                 self._sweep_team(tx, team, swept)
             self._forget_old(tx)
+        shortest = min((team.private_data_days for team in teams if team.private_data_days is not None), default=None)
+        if shortest is not None:
+            for kind in CACHED:
+                self._cache.forget(kind, self._clock.now() - timedelta(days=shortest))
         for digest in swept.due - swept.kept:
             swept.deleted += delete_old(self._store, digest, self._clock)
         return swept.deleted

@@ -1,12 +1,13 @@
 """What is sensitive goes on its day, and not a day earlier; what someone else still needs stays."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from auditor.contracts.jobs import JobKind, JobState, UnitResult, UnitSpec
 from auditor.contracts.manifest import Manifest
+from auditor.data.cache import ContentCache
 from auditor.service.accounts import DataSet, Team, Upload
 from auditor.service.records import Job, StoredReport, Submission, Unit
 from auditor.service.retention import Retention
@@ -22,8 +23,12 @@ class House:
 
     def __init__(self, tmp_path, state=JobState.DONE):
         self.database, self.store, self.clock = InMemoryTransactions(), InMemoryStore(), SetClock()
-        self.folder = tmp_path
-        self.retention = Retention(database=self.database, store=self.store, clock=self.clock, folder=tmp_path)
+        self.folder = tmp_path / "uploads"
+        self.folder.mkdir()
+        self.cache = ContentCache(tmp_path / "cache")
+        self.retention = Retention(
+            database=self.database, store=self.store, clock=self.clock, folder=tmp_path / "uploads", cache=self.cache
+        )
         for team in (OURS, THEIRS):
             self.add(team, state)
 
@@ -137,3 +142,24 @@ def test_an_upload_whose_time_is_over_takes_no_model_from_a_job(house):
     assert {f"model {OURS}", f"model {THEIRS}"} <= house.left()
     with house.database() as tx:
         assert not tx.uploads.page(9)
+
+
+def test_what_was_learned_from_private_images_leaves_the_cache_too(house):
+    def build(folder, _unfinished):
+        (folder / "weights").write_bytes(b"of private images")
+
+    evaluator, _ = house.cache.load_or_build("evaluator", {}, build)
+    prior, _ = house.cache.load_or_build("prior", {}, build)
+    made = datetime.fromtimestamp(evaluator.stat().st_mtime, UTC)
+    house.retention.sweep()
+    assert evaluator.exists(), "nobody asked for it"
+    house.keep(OURS, private_data_days=30)
+    house.keep(THEIRS, private_data_days=7)
+    house.clock.sleep((made + timedelta(days=6) - house.clock.now()).total_seconds())
+    house.retention.sweep()
+    assert evaluator.exists()
+    house.clock.sleep(timedelta(days=2).total_seconds())
+    house.retention.sweep()
+    assert not evaluator.exists()
+    assert prior.exists(), "it knows public images only"
+    assert house.cache.load_or_build("evaluator", {}, build)[1] is False
