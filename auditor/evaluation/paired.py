@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from auditor.contracts.access import Access
 from auditor.contracts.outcome import AttackOutcome, ClassRow
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.report import AuditReport
@@ -38,28 +39,39 @@ def paired_difference(
     differences = np.array([getattr(b, metric) - getattr(a, metric) for b, a in pairs])
     interval = mean_interval(differences, n_resamples=bootstrap.n_resamples, generator=bootstrap.rng("paired", metric))
     if not differences.any():
-        _, spread = wilson(0.0, len(differences))
-        interval = Interval(0.0, -spread, spread)
+        interval = _unchanged(len(differences))
     n = sum(min(b.n, a.n) for b, a in pairs)
     return measured(name, interval, n, unit="ratio", higher_is_riskier=False)
 
 
-def paired_lift_difference(before: Sequence[ClassRow], after: Sequence[ClassRow], bootstrap: Bootstrap) -> Score:
+def paired_lift_difference(
+    before: Sequence[ClassRow], after: Sequence[ClassRow], bootstrap: Bootstrap, *, own_control: bool = False
+) -> Score:
     """Lift before minus lift after, the same resampled classes in all six means.
 
     The bounds are those of the difference of two `lift_interval` numerators over one ceiling: both audits must have
     judged with the same prior, so their ceilings and controls must agree; else the difference is not measured.
+
+    Args:
+        before: classes of the first audit's attack.
+        after: classes of the second's.
+        bootstrap: resamples and seed.
+        own_control: the control is made of each attack's own pictures (another row's reconstruction), so the two may
+            differ: each is taken from its own rate, and the gap to the ceiling is that of `before`.
+
+    Returns:
+        The difference. When no class changed at all its bounds are those of `paired_difference`, over the gap.
     """
     pairs = [(b, a) for b, a in _matched(before, after) if b.ceiling_both is not None]
     if not pairs:
         return NotMeasured(metric="lift_difference", reason="no class with a ceiling was attacked in both audits")
-    same = all(b.ceiling_both == a.ceiling_both and b.control_both == a.control_both for b, a in pairs)
+    same = all(b.ceiling_both == a.ceiling_both and (own_control or b.control_both == a.control_both) for b, a in pairs)
     if not same:
         reason = "the two audits used different priors, evaluators or judges (controls or ceilings differ)"
         return NotMeasured(metric="lift_difference", reason=reason)
     control = np.array([b.control_both for b, _ in pairs])
     ceiling = np.array([b.ceiling_both for b, _ in pairs], dtype=np.float64)
-    differences = np.array([b.both - a.both for b, a in pairs])
+    differences = np.array([(b.both - b.control_both) - (a.both - a.control_both) for b, a in pairs])
     interval = lift_interval(
         differences + control,
         control,
@@ -70,6 +82,9 @@ def paired_lift_difference(before: Sequence[ClassRow], after: Sequence[ClassRow]
     )
     if interval is None:
         return NotMeasured(metric="lift_difference", reason="the prior's ceiling does not exceed its control")
+    if not differences.any():
+        spread = _unchanged(len(pairs)).high / float((ceiling - control).mean())
+        interval = Interval(0.0, -spread, spread)
     n = sum(min(b.n, a.n) for b, a in pairs)
     return measured("lift_difference", interval, n, unit="ratio", higher_is_riskier=False)
 
@@ -84,7 +99,8 @@ def compare_outcomes(before: AttackOutcome, after: AttackOutcome, bootstrap: Boo
         ("lift", "lift"),
     ):
         if column == "lift":
-            difference = paired_lift_difference(before.per_class, after.per_class, bootstrap)
+            own = before.access is Access.SPLIT
+            difference = paired_lift_difference(before.per_class, after.per_class, bootstrap, own_control=own)
         else:
             difference = paired_difference(before.per_class, after.per_class, column, bootstrap)
         rows.append(
@@ -122,6 +138,12 @@ def plan_differences(before: AuditReport, after: AuditReport) -> list[str]:
     one = before.plan.model_dump(mode="json", exclude=told)
     other = after.plan.model_copy(update={"attacks": both}).model_dump(mode="json", exclude=told)
     return [f"{key}: {one[key]} and {other[key]}" for key in one if one[key] != other[key]]
+
+
+def _unchanged(n_classes: int) -> Interval:
+    """No class changed: zero, within what a Wilson bound allows for a share of 0 among the classes."""
+    _, spread = wilson(0.0, n_classes)
+    return Interval(0.0, -spread, spread)
 
 
 def _matched(before: Sequence[ClassRow], after: Sequence[ClassRow]) -> list[tuple[ClassRow, ClassRow]]:

@@ -68,14 +68,37 @@ def test_lift_difference_is_over_one_ceiling():
     assert isinstance(none, NotMeasured)
 
 
-def test_outcomes():
-    def outcome(rates) -> AttackOutcome:
-        return AttackOutcome(
-            key="ppa", attack="ppa", access=Access.WHITE_BOX, paper="", params={}, prior="vae", adaptive=False,
-            status=OutcomeStatus.COMPLETED, coverage=Coverage(classes_done=1, classes_planned=1, samples_done=1,
-            samples_planned=1), per_class=tuple(table(rates)),
-        )  # fmt: skip
+def test_an_unchanged_lift_is_not_a_certain_zero():
+    score = paired_lift_difference(table([0.6] * 60), table([0.6] * 60), BOOTSTRAP)
+    assert isinstance(score, Measured)
+    assert score.low < -0.05
+    assert score.high > 0.05
 
+
+def outcome(rates, access: Access = Access.WHITE_BOX, **of_rows) -> AttackOutcome:
+    return AttackOutcome(
+        key="ppa", attack="ppa", access=access, paper="", params={}, prior="vae", adaptive=False,
+        status=OutcomeStatus.COMPLETED, coverage=Coverage(classes_done=1, classes_planned=1, samples_done=1,
+        samples_planned=1), per_class=tuple(table(rates, **of_rows)),
+    )  # fmt: skip
+
+
+def test_a_control_made_of_the_attacks_own_pictures_may_differ():
+    """Of a cut model the control is another row's reconstruction: it moves with the attack, the ceiling does not."""
+
+    def lowered(access: Access, **of_after):
+        before = outcome(np.linspace(0.5, 0.6, 60), access)
+        after = outcome(np.linspace(0.2, 0.5, 60), access, **of_after)
+        return {row.metric: row.difference for row in compare_outcomes(before, after, BOOTSTRAP)}["lift"]
+
+    split = lowered(Access.SPLIT, control=0.02)
+    assert isinstance(split, Measured)
+    assert split.value == pytest.approx((0.55 - 0.01 - (0.35 - 0.02)) / 0.59)
+    assert isinstance(lowered(Access.WHITE_BOX, control=0.02), NotMeasured)
+    assert isinstance(lowered(Access.SPLIT, control=0.02, ceiling=0.5), NotMeasured)
+
+
+def test_outcomes():
     rows = compare_outcomes(outcome([0.6] * 30), outcome([0.2] * 30), BOOTSTRAP)
     assert [row.metric for row in rows] == ["evaluator_top1", "judge_top1", "both_agree", "lift"]
     assert all(isinstance(row.difference, Measured) for row in rows)
