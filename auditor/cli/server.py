@@ -58,7 +58,6 @@ def logout() -> None:
 
 def sweep() -> None:
     """Delete pictures and private data whose time is over, by each team's retention; run it once a day."""
-    from auditor.data.cache import ContentCache
     from auditor.service.retention import Retention
 
     house, settings = local_services(), read_settings()
@@ -67,7 +66,7 @@ def sweep() -> None:
         store=house.store,
         clock=house.clock,
         folder=settings.home / "uploads",
-        cache=ContentCache(settings.home / "cache"),
+        caches=settings.home / "cache",
     )
     typer.echo(f"{retention.sweep()} artifacts deleted", err=True)
 

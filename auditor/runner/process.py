@@ -98,7 +98,8 @@ class ProcessRunner:
 
     Args:
         handlers: `module:function` of the child's handler table.
-        cache: content cache shared by all units.
+        cache: folder of the content caches, one for each team: a model that breaks out of its unit's process can
+            then spoil nothing that another team's audits are measured with.
         preload: modules that a child imports before it is given its unit. With any, the child of the next unit is
             started while this one's runs, since importing torch takes longer than many a unit. Every child still runs
             one unit and ends.
@@ -139,6 +140,7 @@ class ProcessRunner:
         unit: UnitSpec,
         root: Path,
         *,
+        team_id: str,
         on_message: Callable[[RunnerMessage], None],
         should_stop: Callable[[], bool],
     ) -> Finished:
@@ -147,7 +149,7 @@ class ProcessRunner:
         last: RunnerMessage | None = None
         try:
             pipes = _Pipes()
-            self._send(process, unit, root)
+            self._send(process, unit, root, self._cache / team_id)
             if self._keeps_spare:
                 self._make_spare(unit)
             last = self._follow(process, pipes, on_message, should_stop)
@@ -194,11 +196,12 @@ class ProcessRunner:
         except OSError as error:
             raise RunnerFailure(f"the process for unit '{unit.key}' could not be started: {error}") from error
 
-    def _send(self, process: subprocess.Popen[bytes], unit: UnitSpec, root: Path) -> None:
+    def _send(self, process: subprocess.Popen[bytes], unit: UnitSpec, root: Path, cache: Path) -> None:
+        cache.mkdir(exist_ok=True)
         request = RunnerRequest(
             unit=unit,
             root=str(root),
-            cache=str(self._cache),
+            cache=str(cache),
             device=self._device,
             memory_bytes=self._memory_bytes,
             isolation=self._isolation,

@@ -154,7 +154,9 @@ class Audits:
 
         places = (str(request.model.absolute().parent), str(request.base.absolute()))
         unit = UnitSpec(kind=kind, key=kind, params=params, places=places)
-        return self._executor.compute(unit, on_message=on_message, should_stop=lambda: False, files=files)
+        return self._executor.compute(
+            unit, team_id=request.team_id, on_message=on_message, should_stop=lambda: False, files=files
+        )
 
     def _store_model(self, path: Path, target: TargetCard) -> str:
         digest = self._store.put_file(path)

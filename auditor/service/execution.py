@@ -121,6 +121,7 @@ class Executor:
         self,
         unit: UnitSpec,
         *,
+        team_id: str,
         on_message: Callable[[RunnerMessage], None],
         should_stop: Callable[[], bool],
         files: Mapping[str, bytes] | None = None,
@@ -129,6 +130,7 @@ class Executor:
 
         Args:
             unit: what to do; its inputs are taken from the store.
+            team_id: whose it is.
             on_message: receives progress and log messages.
             should_stop: polled, also between files.
             files: further inputs, not from the store.
@@ -142,7 +144,7 @@ class Executor:
                 path = inside(root / "inputs", name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-            finished = self._runner.run(unit, root, on_message=on_message, should_stop=should_stop)
+            finished = self._runner.run(unit, root, team_id=team_id, on_message=on_message, should_stop=should_stop)
             outputs = {}
             for name in finished.outputs:
                 outputs[name] = self._store.put_file(inside(root / "outputs", name))
@@ -209,8 +211,10 @@ class Executor:
             if isinstance(message, Progress | Log):
                 self._show(unit, UnitState.RUNNING, message, on_event)
 
+        with self._transactions() as tx:
+            team_id = tx.jobs.get(unit.job_id).team_id
         try:
-            result = self.compute(unit.spec, on_message=on_message, should_stop=heartbeat.should_stop)
+            result = self.compute(unit.spec, team_id=team_id, on_message=on_message, should_stop=heartbeat.should_stop)
             return result, tuple(reports_left_by(unit, result, self._store, self._clock.now()))
         except (Cancelled, RunnerDied, StorageFailure):
             raise

@@ -72,6 +72,7 @@ class UnitRunner(Protocol):
         unit: UnitSpec,
         root: Path,
         *,
+        team_id: str,
         on_message: Callable[[RunnerMessage], None],
         should_stop: Callable[[], bool],
     ) -> Finished:
@@ -80,6 +81,7 @@ class UnitRunner(Protocol):
         Args:
             unit: what to do.
             root: scratch folder of this unit.
+            team_id: whose unit it is: what it leaves in the cache no other team's unit ever reads.
             on_message: receives every progress and log message.
             should_stop: polled; True stops the process.
 

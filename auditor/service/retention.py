@@ -22,8 +22,7 @@ PICTURES = frozenset({"gallery.json", "recon.npz"})
 PRIVATE = frozenset({"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz", "activations.npz"})
 """Files of an audit that hold private images, or what a cut model makes of them."""
 CACHED = ("evaluator", "projection")
-"""Kinds of cache entries that were learned from private images: the whole installation shares them, so they go with the
-team that keeps private data for the shortest time."""
+"""Kinds of cache entries that were learned from private images."""
 UNFINISHED_FOR, ANSWERS_FOR = timedelta(days=2), timedelta(days=1)
 """For so long an upload may stay incomplete, and the answer to an Idempotency-Key is kept."""
 _PAGE = 200
@@ -53,17 +52,15 @@ class Retention:
         store: the artifacts.
         clock: the time.
         folder: of uploads that are not complete.
-        cache: the content cache of this machine.
+        caches: folder of the teams' content caches on this machine.
     """
 
-    def __init__(
-        self, *, database: Database, store: ArtifactStore, clock: Clock, folder: Path, cache: ContentCache
-    ) -> None:
+    def __init__(self, *, database: Database, store: ArtifactStore, clock: Clock, folder: Path, caches: Path) -> None:
         self._database = database
         self._store = store
         self._clock = clock
         self._folder = folder
-        self._cache = cache
+        self._caches = caches
 
     def sweep(self) -> int:
         """Delete what is due in every team; returns how many artifacts that were.
@@ -72,14 +69,9 @@ class Retention:
         """
         swept = Swept()
         with self._database() as tx:
-            teams = list(_pages(tx.teams.page, lambda row: (row.created_at, row.id)))
-            for team in teams:
+            for team in _pages(tx.teams.page, lambda row: (row.created_at, row.id)):
                 self._sweep_team(tx, team, swept)
             self._forget_old(tx)
-        shortest = min((team.private_data_days for team in teams if team.private_data_days is not None), default=None)
-        if shortest is not None:
-            for kind in CACHED:
-                self._cache.forget(kind, self._clock.now() - timedelta(days=shortest))
         for digest in swept.due - swept.kept:
             swept.deleted += delete_old(self._store, digest, self._clock)
         return swept.deleted
@@ -88,6 +80,9 @@ class Retention:
         now, found = self._clock.now(), 0
         pictures_before = None if team.pictures_days is None else now - timedelta(days=team.pictures_days)
         private_before = None if team.private_data_days is None else now - timedelta(days=team.private_data_days)
+        if private_before is not None:
+            for kind in CACHED:
+                ContentCache(self._caches / team.id).forget(kind, private_before)
         jobs = _pages(tx.jobs.page, lambda row: (row.created_at, row.id))
         for job in (job for job in jobs if job.team_id == team.id):
             over = None if job.state not in TERMINAL else job.finished_at

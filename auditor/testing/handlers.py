@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from auditor.contracts.access import Access
@@ -34,6 +35,8 @@ PLAN = AuditPlan(
     classes_per_unit=3,
 )
 """Two attacks and one control on two chunks of classes."""
+_GO = "go"
+"""A file of the cache that those who wait look for."""
 _PREPARED = (
     "prepared.json", "fit.npz", "heldout_used.npz", "evaluator.safetensors", "judge.safetensors",
     "prior-vae.safetensors",
@@ -45,10 +48,22 @@ def fast_handlers() -> dict[str, Handler]:
 
     `refused`: the check refuses it. `broken-attack`: the first attack raises. `broken-prepare`, `broken-finish`: so do
     they. `killed`: the first attack's process is killed. `noisy`: handlers print. `slow`: the first attack waits
-    until it is stopped, or until a file `go` appears in the shared cache. `stubborn`: it waits with a child process,
+    until it is stopped, or `let_go`. `stubborn`: it waits with a child process,
     and cannot be asked to stop. `paired`: its two units wait for each other. `takes-500ms`: every attack does.
     """
     return {"check": _check, "prepare": _prepare, "attack": _attack, "fisher": _fisher, "finish": _finish}
+
+
+def let_go(home: Path) -> None:
+    """Let every unit go on that waits in this installation, and those that would."""
+    for cache in (home / "cache").iterdir():
+        (cache / _GO).touch()
+
+
+def hold(home: Path) -> None:
+    """From now on they wait again."""
+    for path in (home / "cache").glob(f"*/{_GO}"):
+        path.unlink()
 
 
 def _check(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
@@ -131,11 +146,11 @@ def _wait_deaf(workspace: Workspace, session: Session) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen(["/bin/sleep", "60"])
     session.tick(f"{os.getpid()} {child.pid}", 0, 1)
-    wait_for(lambda: (workspace.cache / "go").exists())
+    wait_for(lambda: (workspace.cache / _GO).exists())
 
 
 def _wait(workspace: Workspace, session: Session) -> None:
-    wait_for(lambda: session.stopped.is_set() or (workspace.cache / "go").exists())
+    wait_for(lambda: session.stopped.is_set() or (workspace.cache / _GO).exists())
     session.tick("attack", 0, 1)
     if session.stopped.is_set():
         raise Cancelled("the handler was asked to stop")

@@ -115,7 +115,7 @@ class InProcessRunner:
 
     Args:
         handlers: by unit kind.
-        cache: content cache.
+        cache: folder of the teams' content caches.
     """
 
     def __init__(self, handlers: Mapping[str, Handler], cache: Path) -> None:
@@ -128,6 +128,7 @@ class InProcessRunner:
         unit: UnitSpec,
         root: Path,
         *,
+        team_id: str,
         on_message: Callable[[RunnerMessage], None],
         should_stop: Callable[[], bool],
     ) -> Finished:
@@ -135,7 +136,7 @@ class InProcessRunner:
         if should_stop():
             raise Cancelled("the job was cancelled")
         self.ran.append(unit.key)
-        workspace = Workspace(root, self._cache)
+        workspace = Workspace(root, self._cache / team_id)
         value = self._handlers[unit.kind](unit, workspace, Session(workspace, "cpu", on_message))
         outputs = root / "outputs"
         names = tuple(sorted(path.name for path in outputs.iterdir())) if outputs.is_dir() else ()

@@ -14,7 +14,7 @@ from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.formats import FORMATS
 from auditor.service.records import LOCAL_TEAM
-from auditor.testing.handlers import wait_for
+from auditor.testing.handlers import let_go, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ def test_a_running_audit_is_followed_cancelled_and_resumed(place, client):
     stopping = good(client.post(f"/jobs/{job}/cancel"))
     assert stopping["cancel_requested"]
     assert place.wait(client, job)["state"] == "cancelled"
-    (place.settings.home / "cache" / "go").touch()
+    let_go(place.settings.home)
     assert good(client.post(f"/jobs/{job}/resume"))["state"] == "queued"
     assert place.wait(client, job)["state"] == "done"
 

@@ -13,7 +13,7 @@ from auditor.contracts.people import Role
 from auditor.contracts.policy import Verdict
 from auditor.report.wording import headline, meaning
 from auditor.service.records import LOCAL_TEAM
-from auditor.testing.handlers import wait_for
+from auditor.testing.handlers import hold, let_go, wait_for
 from auditor.testing.reports import sample_gallery, sample_report
 
 MODEL = {"model_file": ("m.onnx", b"weights")}
@@ -192,13 +192,13 @@ def test_a_running_job_shows_neither_zeros_nor_a_verdict(house):
         assert visitor.post(f"{job}/cancel").headers["location"] == f"{job}?done=cancelled"
         wait_for(lambda: "Cancelled; what is finished is kept" in visitor.page(job).text)
         assert visitor.get(f"{job}/progress").headers["hx-refresh"] == "true"
-        (house.settings.home / "cache" / "go").touch()
+        let_go(house.settings.home)
         assert visitor.post(f"{job}/resume").headers["location"] == f"{job}?done=resumed"
         wait_for(lambda: "Read the report" in visitor.page(job).text)
-        (house.settings.home / "cache" / "go").unlink()
+        hold(house.settings.home)
         again = visitor.post(f"{job}/rerun").headers["location"]
         assert urlsplit(again).path != job
-        (house.settings.home / "cache" / "go").touch()
+        let_go(house.settings.home)
         wait_for(lambda: "Read the report" in visitor.page(urlsplit(again).path).text)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from auditor.contracts.report import AuditReport
 from auditor.report.wording import headline, meaning
+from auditor.testing.handlers import hold, let_go
 
 pytestmark = pytest.mark.e2e
 
@@ -120,7 +121,7 @@ def test_a_reviewers_path(browser, home, tmp_path):
     running = page.get_by_role("row", name=re.compile("ppa.0.*running"))
     expect(running).to_be_visible(timeout=60_000)
     assert not re.search(r"\b(FAIL|Fail|PASS|Pass)\b", page.locator("body").inner_text())
-    (home / "cache" / "go").touch()
+    let_go(home)
     page.get_by_role("link", name="Read the report").click(timeout=60_000)  # comes without a reload by hand
 
     page.wait_for_url("**/audits/**")
@@ -205,12 +206,12 @@ def test_a_job_is_followed_without_javascript(chromium, address, home, tmp_path)
     page.goto("/submit")
     model = tmp_path / "plain.onnx"
     model.write_bytes(b"other weights")
-    (home / "cache" / "go").unlink(missing_ok=True)
+    hold(home)
     page.get_by_label("Model file").set_input_files(model)
     page.locator("#manifest").fill("model:\n  name: plain-slow\n")
     page.get_by_role("button", name="Check and submit").click()
     expect(page.get_by_role("row", name=re.compile("ppa.0.*running"))).to_be_visible(timeout=60_000)
-    (home / "cache" / "go").touch()
+    let_go(home)
     expect(page.get_by_role("link", name="Read the report")).to_be_visible(timeout=60_000)
     page.get_by_role("link", name="Read the report").click()
     expect(page.get_by_label("Verdict", exact=True)).to_contain_text("FAIL")

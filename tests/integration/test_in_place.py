@@ -15,7 +15,7 @@ from auditor.errors import InvalidInput
 from auditor.service.audits import SubmitRequest
 from auditor.service.claims import ClaimRules
 from auditor.settings import Settings
-from auditor.testing.handlers import wait_for
+from auditor.testing.handlers import let_go, wait_for
 
 pytestmark = pytest.mark.slow
 HANDLERS = "auditor.testing.handlers:fast_handlers"
@@ -108,7 +108,7 @@ def test_ctrl_c_leaves_no_process_and_a_job_that_can_be_resumed(services, settin
     assert view.state is JobState.CANCELLED
     assert states(view)["prepare"] is UnitState.DONE
     assert states(view)["attack/ppa/0"] is UnitState.PENDING
-    (settings.home / "cache" / "go").write_text("")
+    let_go(settings.home)
     services.jobs.resume(job_id)
     view = services.jobs.run_in_place(job_id)
     assert view.state is JobState.DONE
@@ -127,6 +127,6 @@ def test_kill_9_of_the_whole_program_is_seen_and_can_be_resumed(services, settin
     monkeypatch.setattr(services.jobs._clock, "now", lambda: real() + ClaimRules().lease * 1.1)
     (stalled,) = [unit for unit in services.jobs.status(job_id).units if unit.state is UnitState.RUNNING]
     assert stalled.stalled
-    (settings.home / "cache" / "go").write_text("")
+    let_go(settings.home)
     services.jobs.resume(job_id)
     assert services.jobs.run_in_place(job_id).state is JobState.DONE

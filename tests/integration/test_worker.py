@@ -13,7 +13,7 @@ from auditor.db.engine import build_engine
 from auditor.errors import InvalidInput, StorageFailure
 from auditor.service.audits import SubmitRequest
 from auditor.settings import Settings
-from auditor.testing.handlers import wait_for
+from auditor.testing.handlers import let_go, wait_for
 from auditor.testing.worker import WorkerProcess
 from workers.app import build_app
 from workers.lifecycle import run_worker
@@ -70,7 +70,7 @@ def test_a_unit_that_runs_is_cancelled_within_seconds_and_resumed(services, work
     view = services.jobs.wait(job_id, timeout_s=60)
     assert view.state is JobState.CANCELLED
     assert states(view)["attack/ppa/0"] is UnitState.PENDING
-    (settings.home / "cache" / "go").write_text("")
+    let_go(settings.home)
     services.jobs.resume(job_id)
     assert services.jobs.wait(job_id, timeout_s=90).state is JobState.DONE
 

@@ -16,7 +16,7 @@ from auditor.db.engine import build_engine
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.service.audits import SubmitRequest
 from auditor.settings import Settings
-from auditor.testing.handlers import wait_for
+from auditor.testing.handlers import let_go, wait_for
 from auditor.testing.worker import WorkerProcess, children_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -57,10 +57,6 @@ def await_unit(services, job_id, state=UnitState.RUNNING, key="attack/ppa/0"):
     wait_for(lambda: states(services.jobs.status(job_id)).get(key) is state)
 
 
-def go(settings):
-    (settings.home / "cache" / "go").write_text("")
-
-
 def ended(pid):
     """Gone, or a zombie that nobody has waited for."""
     try:
@@ -74,7 +70,7 @@ def test_sigterm_finishes_the_running_unit_and_takes_no_other(services, settings
     with WorkerProcess(settings, handlers=HANDLERS) as worker:
         await_unit(services, job_id)
         worker.signal(signal.SIGTERM)
-        go(settings)
+        let_go(settings.home)
         assert worker.process.wait(30) == 0, worker.text
     view = services.jobs.status(job_id)
     (ran, *_) = [unit for unit in view.units if unit.key == "attack/ppa/0"]
@@ -100,7 +96,7 @@ def test_what_is_not_finished_in_time_is_given_back_at_once(services, settings, 
     assert view.state is JobState.QUEUED, "nobody cancelled it"
     if how != "quit":
         return
-    go(settings)
+    let_go(settings.home)
     with WorkerProcess(settings, handlers=HANDLERS):
         assert services.jobs.wait(job_id, timeout_s=60).state is JobState.DONE
 
@@ -151,7 +147,7 @@ def test_a_killed_pool_process_a_killed_runner_and_an_emptied_broker_lose_nothin
         wait_for(lambda: any(unit.attempt == 2 for unit in services.jobs.status(job_id).units))
         os.kill(worker.pool()[0], signal.SIGKILL)
         client.flushdb()
-        go(settings)
+        let_go(settings.home)
         view = services.jobs.wait(job_id, timeout_s=90)
     assert view.state is JobState.DONE, worker.text
     assert {unit.key: unit.attempt for unit in view.units if unit.attempt > 1} == {"attack/ppa/0": 3}

@@ -274,7 +274,7 @@ def test_a_worker_whose_claim_was_lost_stops_its_runner(house):
     unit_id = house.queue.sent[0]
     seen = []
 
-    def run(unit, root, *, on_message, should_stop):
+    def run(unit, root, *, should_stop, **_others):
         seen.append(should_stop())
         house.clock.sleep(RULES.lease.total_seconds() + 1)
         house.jobs.recover()

@@ -25,9 +25,9 @@ class House:
         self.database, self.store, self.clock = InMemoryTransactions(), InMemoryStore(), SetClock()
         self.folder = tmp_path / "uploads"
         self.folder.mkdir()
-        self.cache = ContentCache(tmp_path / "cache")
+        self.caches = tmp_path / "cache"
         self.retention = Retention(
-            database=self.database, store=self.store, clock=self.clock, folder=tmp_path / "uploads", cache=self.cache
+            database=self.database, store=self.store, clock=self.clock, folder=tmp_path / "uploads", caches=self.caches
         )
         for team in (OURS, THEIRS):
             self.add(team, state)
@@ -148,13 +148,15 @@ def test_what_was_learned_from_private_images_leaves_the_cache_too(house):
     def build(folder, _unfinished):
         (folder / "weights").write_bytes(b"of private images")
 
-    evaluator, _ = house.cache.load_or_build("evaluator", {}, build)
-    prior, _ = house.cache.load_or_build("prior", {}, build)
+    cache = ContentCache(house.caches / OURS)
+    evaluator, _ = cache.load_or_build("evaluator", {}, build)
+    prior, _ = cache.load_or_build("prior", {}, build)
+    others, _ = ContentCache(house.caches / THEIRS).load_or_build("evaluator", {}, build)
     made = datetime.fromtimestamp(evaluator.stat().st_mtime, UTC)
     house.retention.sweep()
     assert evaluator.exists(), "nobody asked for it"
-    house.keep(OURS, private_data_days=30)
-    house.keep(THEIRS, private_data_days=7)
+    house.keep(OURS, private_data_days=7)
+    house.keep(THEIRS, private_data_days=30)
     house.clock.sleep((made + timedelta(days=6) - house.clock.now()).total_seconds())
     house.retention.sweep()
     assert evaluator.exists()
@@ -162,4 +164,5 @@ def test_what_was_learned_from_private_images_leaves_the_cache_too(house):
     house.retention.sweep()
     assert not evaluator.exists()
     assert prior.exists(), "it knows public images only"
-    assert house.cache.load_or_build("evaluator", {}, build)[1] is False
+    assert others.exists(), "each team's own days count"
+    assert cache.load_or_build("evaluator", {}, build)[1] is False

@@ -190,12 +190,12 @@ def test_cancelling_a_running_job_stops_its_unit(house):
     started = house.submit()
     real = house.runner.run
 
-    def run(unit, root, *, on_message, should_stop):
+    def run(unit, root, *, should_stop, **others):
         assert should_stop() is False
         house.jobs.cancel(started.job_id)
         assert house.jobs.status(started.job_id).state is JobState.RUNNING
         assert should_stop() is True
-        return real(unit, root, on_message=on_message, should_stop=should_stop)
+        return real(unit, root, should_stop=should_stop, **others)
 
     house.runner.run = run
     with pytest.raises(Cancelled):
@@ -210,11 +210,11 @@ def test_a_heartbeat_survives_a_database_that_restarts(house):
     started = house.submit()
     real = house.runner.run
 
-    def run(unit, root, *, on_message, should_stop):
+    def run(unit, root, *, should_stop, **others):
         house.transactions.broken = True
         assert should_stop() is False
         house.transactions.broken = False
-        return real(unit, root, on_message=on_message, should_stop=should_stop)
+        return real(unit, root, should_stop=should_stop, **others)
 
     house.runner.run = run
     assert house.jobs.run_in_place(started.job_id).state is JobState.DONE

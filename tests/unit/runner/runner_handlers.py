@@ -104,6 +104,8 @@ def do_trespass(unit, workspace, session):
     return {
         "own file": _outcome(lambda: workspace.output("mine").write_text("x")),
         "cache": _outcome(lambda: (workspace.cache / "entry").write_text("x")),
+        "another team's cache": _outcome(lambda: (workspace.cache.parent / "other" / "entry").write_text("x")),
+        "what another team cached": _outcome(lambda: (workspace.cache.parent / "other" / "model").read_text()),
         "own place": _outcome(lambda: (private / "place" / "model").read_text()),
         "library": _outcome(lambda: Path(json.__file__).read_text()),
         "database": _outcome(lambda: (private / "auditor.db").read_text()),

@@ -26,6 +26,8 @@ def trespass(tmp_path, monkeypatch):
     (private / "place").mkdir(parents=True)
     (private / "auditor.db").write_text("secret")
     (private / "place" / "model").write_text("model")
+    (private / "cache" / "other").mkdir(parents=True)
+    (private / "cache" / "other" / "model").write_text("learned from their images")
 
     def call(isolation="required", **changes):
         root = private / "scratch" / "unit"
@@ -35,7 +37,8 @@ def trespass(tmp_path, monkeypatch):
         runner = ProcessRunner(
             handlers="runner_handlers:table", cache=private / "cache", isolation=isolation, private=private
         )
-        return runner.run(unit, root, on_message=lambda _message: None, should_stop=lambda: False).value
+        finished = runner.run(unit, root, team_id="ours", on_message=lambda _m: None, should_stop=lambda: False)
+        return finished.value
 
     return call
 
@@ -45,7 +48,8 @@ def test_a_unit_reads_what_it_was_given_and_reaches_nothing_else(trespass):
     came = trespass()
     allowed = {"own file", "cache", "own place", "library"}
     assert {key for key, outcome in came.items() if outcome == "done"} == allowed
-    assert came["database"] == came["write elsewhere"] == "EACCES"
+    assert {came[key] for key in ("database", "write elsewhere")} == {"EACCES"}
+    assert {came[key] for key in ("another team's cache", "what another team cached")} == {"EACCES"}
     assert came["database by a child"] == 1
     refused = {"socket", "socket of another thread", "local connection", "trace"}
     assert {came[key] for key in refused} == {"EPERM"}

@@ -32,7 +32,7 @@ def run(tmp_path):
         (root / "inputs" / "in.txt").write_bytes(b"hello")
         runner = ProcessRunner(handlers="runner_handlers:table", cache=tmp_path / "cache", **options)
         unit = UnitSpec(kind=kind, key=kind, params=params or {})
-        return runner.run(unit, root, on_message=on_message, should_stop=should_stop)
+        return runner.run(unit, root, team_id="local", on_message=on_message, should_stop=should_stop)
 
     call.root = tmp_path / "unit"
     return call
@@ -97,7 +97,9 @@ def warm(tmp_path):
         root = tmp_path / f"unit-{len(list(tmp_path.iterdir()))}"
         (root / "inputs").mkdir(parents=True)
         unit = UnitSpec(kind=kind, key=kind, params=params)
-        return runner.run(unit, root, on_message=lambda _message: None, should_stop=lambda: False).value
+        return runner.run(
+            unit, root, team_id="local", on_message=lambda _message: None, should_stop=lambda: False
+        ).value
 
     call.runner = runner
     yield call
@@ -140,7 +142,7 @@ def test_a_waiting_child_ends_with_its_parent(tmp_path):
         f"root = pathlib.Path({str(tmp_path)!r})\n"
         "runner = ProcessRunner(handlers='runner_handlers:table', cache=root / 'cache', preload=['fractions'])\n"
         "unit = UnitSpec(kind='do_environment', key='k')\n"
-        "runner.run(unit, root, on_message=lambda message: None, should_stop=lambda: False)\n"
+        "runner.run(unit, root, team_id='local', on_message=lambda message: None, should_stop=lambda: False)\n"
         "print(runner._spare.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -265,7 +267,7 @@ def test_when_the_parent_is_killed_the_child_and_its_children_end(tmp_path):
         f"root = pathlib.Path({str(tmp_path)!r})\n"
         "runner = ProcessRunner(handlers='runner_handlers:table', cache=root / 'cache')\n"
         "say = lambda message: print(message.stage, flush=True)\n"
-        "runner.run(UnitSpec(kind='do_hang', key='k'), root, on_message=say, should_stop=lambda: False)\n"
+        "runner.run(UnitSpec(kind='do_hang', key='k'), root, team_id='t', on_message=say, should_stop=lambda: False)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:  # noqa: S603
         pids = parent.stdout.readline().decode().split()
