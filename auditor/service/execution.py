@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from auditor.contracts.jobs import (
     Failed,
@@ -33,6 +36,8 @@ from auditor.service.scratch import inside, unit_folder
 from auditor.service.states import LIVE
 
 OnEvent = Callable[[JobEvent], None]
+T = TypeVar("T")
+_POLL_S = 0.5
 
 
 def ignore(_event: JobEvent) -> None:
@@ -132,14 +137,13 @@ class Executor:
             unit: what to do; its inputs are taken from the store.
             team_id: whose it is.
             on_message: receives progress and log messages.
-            should_stop: polled, also between files.
+            should_stop: polled, also while files are copied.
             files: further inputs, not from the store.
         """
         with unit_folder(self._scratch) as folder:
             root = Path(folder)
             for name, digest in unit.inputs.items():
-                self._store.get_path(digest, inside(root / "inputs", name))
-                _go_on_unless(should_stop)
+                _polled(partial(self._store.get_path, digest, inside(root / "inputs", name)), should_stop)
             for name, data in (files or {}).items():
                 path = inside(root / "inputs", name)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,8 +151,7 @@ class Executor:
             finished = self._runner.run(unit, root, team_id=team_id, on_message=on_message, should_stop=should_stop)
             outputs = {}
             for name in finished.outputs:
-                outputs[name] = self._store.put_file(inside(root / "outputs", name))
-                _go_on_unless(should_stop)
+                outputs[name] = _polled(partial(self._store.put_file, inside(root / "outputs", name)), should_stop)
         return UnitResult(
             value=finished.value,
             outputs=outputs,
@@ -286,10 +289,20 @@ class Executor:
         on_event(event)
 
 
-def _go_on_unless(should_stop: Callable[[], bool]) -> None:
-    """Also renews the claim: many or large files must not outlast a lease."""
-    if should_stop():
-        raise Cancelled("the unit was stopped")
+def _polled(copy: Callable[[], T], should_stop: Callable[[], bool]) -> T:
+    """Copy a file in a thread, and poll meanwhile and once after, which renews the claim: no file may outlast a lease.
+
+    Raises:
+        Cancelled: asked to stop; the file is copied to its end all the same.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(copy)
+        is_done = False
+        while not is_done:
+            is_done = bool(wait((copying,), timeout=_POLL_S).done)
+            if should_stop():
+                raise Cancelled("the unit was stopped")
+    return copying.result()
 
 
 def _failure_of(error: Exception) -> Failed:

@@ -1,6 +1,7 @@
 """Units that fail, and whatever can break under them: processes, disks, databases."""
 
 import os
+import threading
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ from audit_house import RULES, states
 
 from auditor.contracts.jobs import JobState, UnitState
 from auditor.errors import Cancelled, RunnerDied, StorageFailure
+from auditor.service import execution
+from auditor.testing.handlers import wait_for
 
 
 def test_a_failed_attack_does_not_fail_the_job_and_finish_hears_of_it(house):
@@ -288,3 +291,29 @@ def test_a_worker_whose_claim_was_lost_stops_its_runner(house):
     assert seen == [False, True]
     (unit,) = house.jobs.status(started.job_id).units
     assert (unit.state, unit.worker, unit.attempt) == (UnitState.RUNNING, "other", 2)
+
+
+def test_a_claim_is_renewed_while_one_file_takes_longer_than_a_lease(house, monkeypatch):
+    monkeypatch.setattr(execution, "_POLL_S", 0.001)
+    house.executor.rules = replace(RULES, heartbeat_s=0.0)
+    started = house.submit()
+    put, ends = house.store.put_file, threading.Event()
+
+    def lease():
+        return house.transactions.tables.units[house.queue.sent[0]].lease_until
+
+    def put_slowly(path):
+        for _ in range(3):  # each as long as two thirds of a lease
+            before = lease()
+            house.clock.sleep(RULES.lease.total_seconds() * 2 / 3)
+            wait_for(lambda before=before: lease() > before)
+            house.jobs.recover()
+        ends.set()
+        house.store.put_file = put
+        return put(path)
+
+    house.store.put_file = put_slowly
+    assert house.executor.execute_next() is True
+    assert ends.is_set()
+    (unit, *_) = house.jobs.status(started.job_id).units
+    assert (unit.key, unit.state, unit.attempt) == ("prepare", UnitState.DONE, 1)
