@@ -104,7 +104,9 @@ class Caller:
     @property
     def reviews(self) -> Reviews:
         """Policies, baselines, waivers."""
-        return Reviews(database=self.services.database, clock=self.services.clock, me=self.me)
+        return Reviews(
+            database=self.services.database, store=self.services.store, clock=self.services.clock, me=self.me
+        )
 
     @property
     def uploads(self) -> Uploads:

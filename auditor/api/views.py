@@ -130,6 +130,7 @@ def baseline_view(record: Baseline) -> BaselineView:
         report_id=record.report_id,
         approved_by=record.approver,
         approved_at=record.created_at.isoformat(),
+        findings={key: RiskLevel(level) for key, level in record.findings.items()},
     )
 
 

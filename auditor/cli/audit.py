@@ -162,11 +162,13 @@ def submit(
         )
     with _progress(quiet) as progress:
         if resume is not None:
+            gating.looked_up(house, house.jobs.status(resume).name)
             job_id = house.jobs.resume(resume).id
         else:
             if model is None:
                 raise InvalidInput("name a model file, or a job with --resume")
             request = submit_request(model, config, plan, policy, fail_on, split=split, fresh=fresh, budget_s=budget_s)
+            gating.looked_up(house, request.manifest.model.name)  # hours before it is needed
             started = house.audits.submit(request, progress.event)
             job_id = started.job_id
             if started.reused:
@@ -210,6 +212,7 @@ def wait(
     telling = Telling(parse_outputs(output or []), fmt, display_of(anchor, min_severity), step_summary)
     gating = read_gating(waivers, baseline)
     house = services()
+    gating.looked_up(house, house.jobs.status(job).name)
     with _progress(quiet) as progress:
         view = house.jobs.wait(job, progress.event, timeout_s=parse_duration(timeout))
     raise typer.Exit(conclude(house, view, telling, gating))

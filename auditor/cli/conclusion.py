@@ -13,7 +13,7 @@ import typer
 from auditor.cli.gating import Gating, gated
 from auditor.cli.report import write_outputs
 from auditor.cli.step_summary import append_step_summary
-from auditor.errors import ExitCode, InvalidInput
+from auditor.errors import ExitCode, InvalidInput, NotFound
 from auditor.report.display import Display
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def _audited(house: House, view: JobView, telling: Telling, gating: Gating) -> E
 
     stored = house.audits.get_report(view.id)
     try:
-        report = gated(stored, gating)
-    except InvalidInput:
+        report = gated(stored, gating.looked_up(house, stored.target.name))
+    except (InvalidInput, NotFound):
         typer.echo(f"the audit itself is done and stored: report {stored.id[:12]}", err=True)
         raise
     code = exit_code(report.decision.verdict)

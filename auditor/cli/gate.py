@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from auditor.cli.gating import gated, read_gating
+from auditor.cli.gating import gated, read_gating, read_or_find
 from auditor.cli.options import (
     AnchorOption,
     BaselineOption,
@@ -19,6 +19,7 @@ from auditor.cli.options import (
     WaiversOption,
     display_of,
     parse_outputs,
+    services,
 )
 from auditor.cli.report import write_outputs
 from auditor.cli.step_summary import append_step_summary
@@ -45,7 +46,9 @@ def register(app: typer.Typer) -> None:
 
 
 def gate(
-    report_path: Annotated[Path, typer.Argument(metavar="REPORT", help="The JSON report of an audit.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="REPORT", help="The JSON report of an audit, or the id of a stored one.")
+    ],
     policy_path: Annotated[
         Path | None, typer.Option("--policy", metavar="FILE", help="Policy to decide by; default: the report's own.")
     ] = None,
@@ -66,17 +69,18 @@ def gate(
     anchor: AnchorOption = None,
     step_summary: SummaryOption = True,
 ) -> None:
-    """Decide again, offline, from the evidence in a stored report, and exit with the gate's code."""
+    """Decide again from the evidence in a report, offline where that is a file, and exit with the gate's code."""
     from auditor.report.formats import render
-    from auditor.report.read import read_audit_report
     from auditor.risk.exit_code import exit_code
 
     if fmt not in FORMATS:
         raise UnknownName(f"unknown format '{fmt}'. Known: {', '.join(FORMATS)}.", remedy="Choose one of these.")
     outputs, display = parse_outputs(output or []), display_of(anchor, min_severity)
     gating = read_gating(waivers, baseline)
-    report = read_audit_report(report_path)
+    report = read_or_find(reference)
     policy = _policy(report, policy_path, fail_on)
+    if gating.wants_approved:
+        gating = gating.looked_up(services(), report.target.name)
     decided = gated(report, gating, policy)
     code = exit_code(decided.decision.verdict, exit_zero=exit_zero, allow_inconclusive=allow_inconclusive)
     _explain(report, decided, code)

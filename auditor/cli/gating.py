@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from auditor.errors import InvalidInput
+
 if TYPE_CHECKING:
+    from auditor.cli.options import House
+    from auditor.contracts.gate import Approval
     from auditor.contracts.policy import Policy
     from auditor.contracts.report import AuditReport
     from auditor.contracts.waiver import Waiver
-    from auditor.risk.gate import Baseline
+
+APPROVED = "approved"
+"""As a baseline: the audit that the team approved on its server. A file of this name is `./approved`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +28,41 @@ class Gating:
 
     Attributes:
         waivers: of all models; None: no file was named.
-        baseline: a complete audit; None: none was named.
+        baseline: a complete audit; None: none was named, or it is yet to be looked up.
+        approval: of the baseline, where the team approved it.
+        wants_approved: the baseline is the approved one of the model.
     """
 
     waivers: tuple[Waiver, ...] | None = None
     baseline: AuditReport | None = None
+    approval: Approval | None = None
+    wants_approved: bool = False
 
     @property
     def given(self) -> bool:
         """Whether either was."""
-        return self.waivers is not None or self.baseline is not None
+        return self.waivers is not None or self.baseline is not None or self.wants_approved
+
+    def looked_up(self, house: House, model: str) -> Gating:
+        """With the baseline that the team has approved by now, where that one is wanted.
+
+        Raises:
+            InvalidInput: there is no server to ask, or what was approved is not complete.
+            NotFound: nothing is approved.
+        """
+        if not self.wants_approved:
+            return self
+        from auditor.client.remote import RemoteServices
+        from auditor.risk.baseline import check_complete
+
+        if not isinstance(house, RemoteServices):
+            raise InvalidInput(
+                "--baseline approved: approvals are kept on a server, and none is configured",
+                remedy="Log in with `auditor login URL`, or name a JSON report as the baseline.",
+            )
+        baseline, approval = house.reviews.approved_baseline(model)
+        check_complete(baseline)
+        return replace(self, baseline=baseline, approval=approval)
 
 
 def read_gating(waivers: Path | None, baseline: str | None) -> Gating:
@@ -40,6 +71,8 @@ def read_gating(waivers: Path | None, baseline: str | None) -> Gating:
     from auditor.risk.waivers import read_waivers
 
     found = None if waivers is None else read_waivers(waivers).waivers
+    if baseline == APPROVED:
+        return Gating(found, wants_approved=True)
     earlier = None if baseline is None else read_or_find(baseline)
     if earlier is not None:
         check_complete(earlier)
@@ -59,31 +92,29 @@ def read_or_find(reference: str | Path) -> AuditReport:
 
 
 def gated(report: AuditReport, gating: Gating, policy: Policy | None = None) -> AuditReport:
-    """The report with the gate's decision; as stored where no waiver, baseline or other policy was given."""
+    """The report with the gate's decision; as stored where no waiver, baseline or other policy was given.
+
+    A server has decided with the waivers of its team: these count beside those of a file, and by the server's day.
+    """
     if not gating.given and policy is None:
         return report
     from auditor.risk.gate import decide_gate
+    from auditor.service.baselines import compared
 
+    there = report.decision
+    waivers = {waiver.id: waiver for waiver in (*(gating.waivers or ()), *(use.waiver for use in there.waivers))}
+    baseline = gating.baseline
     decided = decide_gate(
         report,
         policy or report.policy,
-        waivers=gating.waivers or (),
-        baseline=None if gating.baseline is None else _compared(gating.baseline, report),
-        today=today(),
+        waivers=tuple(waivers.values()),
+        baseline=None if baseline is None else compared(baseline, report, gating.approval),
+        today=there.decided_on or today(),
     )
     others = [waiver for waiver in gating.waivers or () if waiver.model != report.target.name]
     if others:
         typer.echo(f"note: {len(others)} waivers are for other models than {report.target.name}", err=True)
     return decided
-
-
-def _compared(baseline: AuditReport, report: AuditReport) -> Baseline:
-    from auditor.evaluation.paired import compare_reports, plan_differences
-    from auditor.risk.baseline import check_comparable, compare
-    from auditor.risk.gate import Baseline
-
-    check_comparable(baseline, report, plan_differences(baseline, report))
-    return Baseline(baseline, compare(baseline, report, compare_reports(baseline, report)))
 
 
 def today() -> date:

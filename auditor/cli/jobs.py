@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from auditor.cli.gating import gated, read_gating
-from auditor.cli.options import AnchorOption, MinSeverityOption, WaiversOption, display_of, services
+from auditor.cli.options import AnchorOption, BaselineOption, MinSeverityOption, WaiversOption, display_of, services
 from auditor.cli.report import format_by_name, write_whole
 from auditor.contracts.jobs import JobView
 from auditor.contracts.policy import RiskLevel
@@ -106,6 +106,7 @@ def show_report(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: stdout.")] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Pictures in the HTML.")] = True,
     waivers: WaiversOption = None,
+    baseline: BaselineOption = None,
     min_severity: MinSeverityOption = RiskLevel.LOW,
     anchor: AnchorOption = None,
 ) -> None:
@@ -113,7 +114,7 @@ def show_report(
     from auditor.contracts.jobs import JobKind
     from auditor.report.formats import render
 
-    display, gating = display_of(anchor, min_severity), read_gating(waivers, None)
+    display, gating = display_of(anchor, min_severity), read_gating(waivers, baseline)
     fmt = fmt or ("table" if out is None else format_by_name(out))
     if fmt == "table" and out is not None:
         raise InvalidInput("a table goes to stdout only", remedy="Choose another format for a file.")
@@ -123,7 +124,8 @@ def show_report(
     if entry.kind is JobKind.REPAIR:
         report = house.audits.get_repair_report(reference)
     else:
-        report = gated(house.audits.get_report(reference), gating)
+        stored = house.audits.get_report(reference)
+        report = gated(stored, gating.looked_up(house, stored.target.name))
     if fmt == "table":
         _print(report)
         return

@@ -51,7 +51,10 @@ WaiversOption = Annotated[
 BaselineOption = Annotated[
     str | None,
     typer.Option(
-        "--baseline", metavar="REPORT", help="Fail only on what is worse than this audit (JSON report, or stored id)."
+        "--baseline",
+        metavar="REPORT",
+        help="Fail only on what is worse than this audit: a JSON report, a stored id, or `approved` (the one that the "
+        "team approved on its server).",
     ),
 ]
 MinSeverityOption = Annotated[

@@ -153,9 +153,10 @@ class Client:
         """A repair's report."""
         return self._transport.ask("GET", f"/reports/{_safe(reference)}", RepairReport)
 
-    def report_text(self, reference: str, fmt: str) -> str:
-        """A report in any of its formats."""
-        return self._transport.text(f"/reports/{_safe(reference)}", {"format": fmt}).decode()
+    def report_text(self, reference: str, fmt: str, *, against_baseline: bool = False) -> str:
+        """A report in any of its formats; an audit's may be decided against the approved baseline of its model."""
+        query = {"format": fmt} | ({"baseline": "approved"} if against_baseline else {})
+        return self._transport.text(f"/reports/{_safe(reference)}", query).decode()
 
     def pictures(self, reference: str) -> tuple[PictureRow, ...]:
         """Where the pictures of a report can be seen; for reviewers."""

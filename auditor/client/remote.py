@@ -10,11 +10,12 @@ from pathlib import Path
 
 from auditor.client.client import Client
 from auditor.contracts.estimate import PlanEstimate
+from auditor.contracts.gate import Approval
 from auditor.contracts.jobs import JobView, UnitView
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.service import FileRef, NewAudit, NewRemediation, ReportView
-from auditor.errors import InvalidInput, WaitTimeout
+from auditor.errors import InvalidInput, NotFound, WaitTimeout
 from auditor.service.audits import SubmitRequest
 from auditor.service.execution import OnEvent, ignore
 from auditor.service.intake import paths_in
@@ -41,6 +42,7 @@ class RemoteServices:
         self.audits = RemoteAudits(self._client)
         self.jobs = RemoteJobs(self._client)
         self.repairs = RemoteRepairs(self._client)
+        self.reviews = RemoteReviews(self._client)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -169,6 +171,26 @@ class RemoteRepairs:
             )
         )
         return Started(started.job_id, reused=started.reused, state=started.state)
+
+
+class RemoteReviews:
+    """What a team has decided on a server."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def approved_baseline(self, model: str) -> tuple[AuditReport, Approval]:
+        """The audit that is approved as a model's baseline, and what the approval lets through."""
+        try:
+            view = self._client.baseline(model)
+        except NotFound:
+            raise NotFound(
+                f"no audit is approved as the baseline of '{model}'",
+                remedy="A reviewer approves a complete audit on its page; until then, leave out --baseline approved.",
+            ) from None
+        day = datetime.fromisoformat(view.approved_at).date()
+        approval = Approval(approver=view.approved_by, approved=day, findings=view.findings)
+        return self._client.audit_report(view.report_id), approval
 
 
 def _entry(view: ReportView) -> StoredReport:

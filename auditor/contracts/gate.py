@@ -39,6 +39,15 @@ class GateFinding(Contract):
     """With a baseline: how it is worse than that; empty: it is not, or no baseline was given."""
 
 
+class Approval(Contract):
+    """Who approved an audit as the baseline of its model, and what of it they let through by that."""
+
+    approver: str
+    approved: date
+    findings: dict[str, RiskLevel]
+    """What failed the gate on that day, waivers aside, by key, and its level; the baseline excuses nothing else."""
+
+
 class BaselineComparison(Contract):
     """What the audit was compared with."""
 
@@ -50,6 +59,8 @@ class BaselineComparison(Contract):
     """Baseline minus this audit, paired by class: an interval under 0 is a proven rise."""
     rises: tuple[str, ...] = ()
     """Attacks that find more than in the baseline beyond interval noise, whether that fails or not."""
+    approval: Approval | None = None
+    """Of the one that a team approved on its server; None: a report was named."""
     notes: tuple[str, ...] = ()
 
 

@@ -164,6 +164,8 @@ class BaselineView(Contract):
     report_id: str
     approved_by: str
     approved_at: ISO8601
+    findings: dict[str, RiskLevel] = {}
+    """What failed when it was approved, waivers aside, by key, and its level: this is let through, up to there."""
 
 
 class NewWaiver(Contract):

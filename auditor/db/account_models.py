@@ -134,6 +134,7 @@ class BaselineRow(Base):
     report_id: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     approver: Mapped[str] = mapped_column(String(100))
+    findings: Mapped[dict[str, str]] = mapped_column(JsonColumn, server_default="{}")
 
 
 class WaiverRow(Base):

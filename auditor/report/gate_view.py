@@ -79,12 +79,16 @@ def justification(report: AuditReport, finding: GateFinding) -> str:
 
 
 def baseline_lines(comparison: BaselineComparison) -> tuple[str, ...]:
-    """What was compared, and what rose."""
+    """What was compared, what rose, and what an approval lets through."""
     lines = [f"Baseline: {comparison.model}, {comparison.verdict}, report {comparison.report_id[:12]}"]
     rises = ", ".join(comparison.rises)
     lines.append(
         f"Finds more than in the baseline, beyond interval noise: {rises}" if rises else "Nothing rose beyond noise."
     )
+    if comparison.approval is not None:
+        approval = comparison.approval
+        through = ", ".join(f"{key} (up to {level})" for key, level in approval.findings.items()) or "nothing"
+        lines.append(f"Approved by {approval.approver} on {approval.approved}; lets through: {through}")
     return (*lines, *(f"Note: {note}" for note in comparison.notes))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from auditor.contracts.gate import FindingState
 from auditor.contracts.policy import RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.report.display import Display
@@ -36,7 +37,8 @@ def _entry(report: AuditReport, issue: Issue, display: Display) -> dict[str, Any
     if issue.finding is not None:
         idle = [use for use in report.decision.waivers if use.waiver.finding == issue.finding.key]
         notes += [f"Waiver {waiver_text(use)}." for use in idle if use.waiver.id not in issue.finding.waivers]
-    severity = "info" if issue.waived else _SEVERITY[issue.level]
+    is_let_through = issue.finding is not None and issue.finding.state is not FindingState.FAILING
+    severity = "info" if is_let_through else _SEVERITY[issue.level]
     return {
         "description": f"{report.target.name}: {' '.join(notes)}",
         "check_name": f"{issue.rule.id} {issue.rule.name}",

@@ -155,6 +155,7 @@ def _suite_properties(report: AuditReport) -> Iterator[tuple[str, str]]:
     yield "headline", gate_headline(report)
     yield "evidence_verdict", str(decision.evidence)
     yield "risk_level", str(decision.level or "none")
+    yield "findings_failing", str(len(decision.having(FindingState.FAILING)))
     yield "coverage", f"{totals(report).frac:.4f}"
     yield "model_sha256", report.target.digest
     yield "report_id", report.id

@@ -147,7 +147,9 @@ def _properties(report: AuditReport) -> dict[str, Any]:
         "reportId": report.id,
         "modelSha256": report.target.digest,
         "policySha256": report.verdict.policy_digest,
+        "failing": len(decision.having(FindingState.FAILING)),
         "waived": len(decision.having(FindingState.WAIVED)),
+        "known": len(decision.having(FindingState.KNOWN)),
         "waivers": [waiver_text(use) for use in decision.waivers],
     }
     if decision.baseline is not None:

@@ -5,21 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from auditor.contracts.cards import ClassifierCard, JudgeCard
-from auditor.contracts.gate import BaselineComparison, FindingState, GateFinding
+from auditor.contracts.gate import Approval, BaselineComparison, FindingState, GateFinding
 from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.report import AuditReport
-from auditor.contracts.scores import Measured
+from auditor.contracts.scores import Measured, NotMeasured
 from auditor.errors import InvalidInput
 from auditor.risk.decide import assess_report
 
 _JUDGED_BY = ("both_agree", "lift")
 """What a rise is read from: rates that evaluator and judge agree on."""
+_NAMES = {"both_agree": "both-agree rate", "lift": "lift"}
+_SHOWN = 10
+"""Classes that a reason names."""
 
 
 def check_complete(baseline: AuditReport) -> None:
     """Refuse a baseline that is not a whole, settled audit; InvalidInput with every reason."""
+    problems = shortcomings(baseline)
+    if problems:
+        raise InvalidInput(
+            [f"baseline {baseline.id[:12]}: {problem}" for problem in problems],
+            remedy="Give a complete audit as the baseline: run that one again, or resume it.",
+        )
+
+
+def shortcomings(baseline: AuditReport) -> list[str]:
+    """Why an audit is not whole and settled; empty where it is."""
     done = {outcome.key: outcome for outcome in baseline.attacks}
     problems = [f"{spec.key} has no result" for spec in baseline.plan.attacks if spec.key not in done]
     for outcome in baseline.attacks:
@@ -32,11 +45,7 @@ def check_complete(baseline: AuditReport) -> None:
             problems.append(f"{outcome.key}: {coverage.samples_done} of {coverage.samples_planned} samples are done")
     if baseline.verdict.verdict is Verdict.INCONCLUSIVE:
         problems.append("its verdict is inconclusive, so it settles nothing that could be compared with")
-    if problems:
-        raise InvalidInput(
-            [f"baseline {baseline.id[:12]}: {problem}" for problem in problems],
-            remedy="Give a complete audit as the baseline: run that one again, or resume it.",
-        )
+    return problems
 
 
 def check_comparable(baseline: AuditReport, report: AuditReport, plan_changes: Sequence[str]) -> None:
@@ -52,9 +61,12 @@ def check_comparable(baseline: AuditReport, report: AuditReport, plan_changes: S
         problems.append(f"it is of the model '{baseline.target.name}', and this is '{report.target.name}'")
     if baseline.target.n_classes != report.target.n_classes:
         problems.append(f"the models have {baseline.target.n_classes} and {report.target.n_classes} classes")
-    for name, kind in (("evaluator", ClassifierCard), ("judge", JudgeCard)):
-        one, other = getattr(baseline, name), getattr(report, name)
-        if isinstance(one, kind) and isinstance(other, kind) and one.digest != other.digest:
+    one, other = (audit.policy.thresholds.named_rate for audit in (baseline, report))
+    if one != other:
+        problems.append(f"classes that leak for certain were named at a rate of {one} there, and of {other} here")
+    problems += _renamed(baseline, report)
+    for name in ("evaluator", "judge"):
+        if _digest(getattr(baseline, name)) != _digest(getattr(report, name)):
             problems.append(f"the two audits had different {name}s, so their rates cannot be compared")
     if problems:
         raise InvalidInput(
@@ -63,13 +75,33 @@ def check_comparable(baseline: AuditReport, report: AuditReport, plan_changes: S
         )
 
 
-def compare(baseline: AuditReport, report: AuditReport, differences: Sequence[PairedDifference]) -> BaselineComparison:
+def _renamed(baseline: AuditReport, report: AuditReport) -> list[str]:
+    """Classes are paired by index: one that is another person by now would be excused by a stranger's leak."""
+    before, now = (
+        {(row.label, row.name) for outcome in audit.attacks for row in outcome.per_class}
+        for audit in (baseline, report)
+    )
+    changed = [(label, old, new) for label, old in sorted(before - now) for same, new in sorted(now) if same == label]
+    return [f"class {label} is '{old}' there and '{new}' here" for label, old, new in changed[:_SHOWN]]
+
+
+def _digest(card: ClassifierCard | JudgeCard | NotMeasured) -> str | None:
+    return None if isinstance(card, NotMeasured) else card.digest
+
+
+def compare(
+    baseline: AuditReport,
+    report: AuditReport,
+    differences: Sequence[PairedDifference],
+    approval: Approval | None = None,
+) -> BaselineComparison:
     """What the baseline says about this audit.
 
     Args:
         baseline: a complete, comparable audit.
         report: the audit to be decided.
         differences: baseline minus report, paired by class.
+        approval: of the baseline, where a team approved it.
     """
     shown = tuple(row for row in differences if row.metric in _JUDGED_BY)
     notes = []
@@ -86,6 +118,7 @@ def compare(baseline: AuditReport, report: AuditReport, differences: Sequence[Pa
         verdict=baseline.verdict.verdict,
         differences=shown,
         rises=tuple(dict.fromkeys(row.attack for row in shown if _rose(row))),
+        approval=approval,
         notes=tuple(notes),
     )
 
@@ -103,7 +136,11 @@ def against(
 def _judged(
     baseline: AuditReport, report: AuditReport, compared: BaselineComparison, finding: GateFinding
 ) -> GateFinding:
-    reasons = _regressions(baseline, report, compared, finding.attack) or _unknown(baseline, report, finding.attack)
+    reasons = (
+        _regressions(baseline, report, compared, finding.attack)
+        or _unknown(baseline, report, finding.attack)
+        or _unanswered(compared.approval, finding)
+    )
     if reasons:
         return finding.model_copy(update={"regression": "; ".join(reasons)})
     return finding.model_copy(update={"state": FindingState.KNOWN})
@@ -118,6 +155,18 @@ def _unknown(baseline: AuditReport, report: AuditReport, attack: str) -> list[st
     return [f"the baseline does not fail by it (it proves {proven or 'no level'} there)"]
 
 
+def _unanswered(approval: Approval | None, finding: GateFinding) -> list[str]:
+    """An approval lets through what failed before its eyes: a waiver that ran out since is not made eternal by it."""
+    if approval is None:
+        return []
+    let_through = approval.findings.get(finding.key)
+    if let_through is None:
+        return [f"the approval of {approval.approved} does not let it through (it passed then, or was waived)"]
+    if finding.level.rank > let_through.rank:
+        return [f"the approval of {approval.approved} lets it through up to {let_through}"]
+    return []
+
+
 def _regressions(baseline: AuditReport, report: AuditReport, compared: BaselineComparison, attack: str) -> list[str]:
     before = {outcome.key: outcome for outcome in baseline.attacks}
     (now,) = [outcome for outcome in report.attacks if outcome.key == attack]
@@ -126,13 +175,19 @@ def _regressions(baseline: AuditReport, report: AuditReport, compared: BaselineC
     known = {label for outcome in baseline.attacks for label in outcome.named_classes}
     new = [label for label in now.named_classes if label not in known]
     names = {row.label: row.name for row in now.per_class}
-    reasons = []
+    unseen = names.keys() - {row.label for row in before[attack].per_class}
+    reasons = [f"{len(unseen)} of its classes were not attacked in the baseline"] if unseen else []
     if new:
-        shown = ", ".join(names.get(label, str(label)) for label in new[:10]) + (", ..." if len(new) > 10 else "")
+        shown = ", ".join(names.get(label, str(label)) for label in new[:_SHOWN])
+        shown += ", ..." if len(new) > _SHOWN else ""
         reasons.append(f"classes that leak for certain and did not in the baseline: {shown}")
     rows = [row for row in compared.differences if row.attack == attack]
-    if not any(isinstance(row.difference, Measured) for row in rows):
-        reasons.append("its rates cannot be paired with the baseline's")
+    unpaired = [
+        row.metric for row in rows if isinstance(row.after, Measured) and not isinstance(row.difference, Measured)
+    ]
+    if unpaired or not any(isinstance(row.difference, Measured) for row in rows):
+        told = " and ".join(_NAMES[metric] for metric in unpaired or _JUDGED_BY)
+        reasons.append(f"its {told} cannot be paired with the baseline's")
     reasons += [_text(row) for row in rows if _rose(row)]
     return reasons
 
@@ -143,5 +198,4 @@ def _rose(row: PairedDifference) -> bool:
 
 def _text(row: PairedDifference) -> str:
     assert isinstance(row.difference, Measured)  # noqa: S101
-    names = {"both_agree": "the both-agree rate", "lift": "the lift"}
-    return f"{names[row.metric]} rose by at least {-row.difference.high:.2f}"
+    return f"the {_NAMES[row.metric]} rose by at least {-row.difference.high:.2f}"

@@ -179,7 +179,11 @@ class NamedPolicy(Record):
 
 @dataclass(frozen=True)
 class Baseline(Record):
-    """The approved audit of a model, by the model's name."""
+    """The approved audit of a model, by the model's name.
+
+    Attributes:
+        findings: what the approval lets through, by key, and up to which level.
+    """
 
     NOUN = "baseline"
     UNIQUE = (("team_id", "name"),)
@@ -189,6 +193,7 @@ class Baseline(Record):
     report_id: str
     job_id: str
     approver: str
+    findings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

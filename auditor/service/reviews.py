@@ -8,22 +8,28 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
+from auditor.contracts.gate import Approval, FindingState
 from auditor.contracts.jobs import JobKind, JobState
 from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewWaiver
 from auditor.contracts.waiver import Waiver
 from auditor.errors import InvalidInput, NotFound
+from auditor.risk.baseline import shortcomings
+from auditor.risk.gate import Baseline as Compared
 from auditor.risk.gate import decide_gate
 from auditor.service.accounts import Baseline, NamedPolicy, StoredWaiver
+from auditor.service.baselines import compared
 from auditor.service.people import Identity
-from auditor.service.ports import Clock
+from auditor.service.ports import ArtifactStore, Clock
+from auditor.service.records import StoredReport
 from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.trail import note
 
 R = TypeVar("R")
 _MANY = 10_000
 """Waivers of one model."""
+APPROVE_ONE = "A reviewer approves a complete audit on its page, or with PUT /api/v1/baselines/MODEL."
 
 
 class Reviews:
@@ -31,12 +37,14 @@ class Reviews:
 
     Args:
         database: the database.
+        store: the reports.
         clock: the time.
         me: who decides.
     """
 
-    def __init__(self, *, database: Database, clock: Clock, me: Identity) -> None:
+    def __init__(self, *, database: Database, store: ArtifactStore, clock: Clock, me: Identity) -> None:
         self._transactions = database.of_team(me.team.id)
+        self._store = store
         self._clock = clock
         self._me = me
 
@@ -65,9 +73,12 @@ class Reviews:
     def approve(self, model: str, reference: str) -> Baseline:
         """Make an audit the one that later ones of this model are compared with.
 
+        What fails in it today, and is not waived, is let through from now on; what a waiver covers stays with the
+        waiver, and fails again when that is over.
+
         Raises:
             NotFound: no such report.
-            InvalidInput: it is not the report of a finished audit of this model.
+            InvalidInput: it is not the report of a finished, complete audit of this model.
         """
         with self._noted("baseline.approve", model) as tx:
             report = tx.reports.find(reference)
@@ -78,8 +89,11 @@ class Reviews:
                 problems.append(f"'{reference}' is about the model '{report.name}', not '{model}'")
             if tx.jobs.get(report.job_id).state is not JobState.DONE:
                 problems.append(f"the job of '{reference}' has not finished")
-            if problems:
+            audit = None if report.kind is not JobKind.AUDIT else self._read(report)
+            problems += [] if audit is None else shortcomings(audit)
+            if problems or audit is None:
                 raise InvalidInput(problems, remedy="Approve the report of a finished audit of this model.")
+            failing = self._with_waivers(tx, audit).decision.having(FindingState.FAILING)
             before = tx.baselines.find(name=model)
             if before is not None:
                 tx.baselines.remove(before.id)
@@ -91,6 +105,7 @@ class Reviews:
                 report.report_id,
                 report.job_id,
                 self._me.user.name,
+                {finding.key: str(finding.level) for finding in failing},
             )
             tx.baselines.add(record)
         return record
@@ -124,14 +139,36 @@ class Reviews:
             tx.waivers.get(waiver_id)
             tx.waivers.remove(waiver_id)
 
-    def decided(self, report: AuditReport) -> AuditReport:
-        """The report as the gate decides with the team's waivers of today; as it is where there are none."""
+    def decided(self, report: AuditReport, *, against_baseline: bool = False) -> AuditReport:
+        """The report as the gate decides with the team's waivers of today; as it is where there are none.
+
+        Args:
+            report: as stored.
+            against_baseline: fail only on what is worse than the audit that is approved as the model's baseline.
+
+        Raises:
+            NotFound: no baseline is approved.
+            InvalidInput: the approved one cannot be compared with this audit.
+        """
+        model = report.target.name
         with self._transactions() as tx:
-            stored = tx.waivers.page(_MANY, model=report.target.name)
-        if not stored:
+            if not against_baseline:
+                return self._with_waivers(tx, report)
+            approved = tx.baselines.find(name=model)
+            if approved is None:
+                raise NotFound(f"no audit is approved as the baseline of '{model}'", remedy=APPROVE_ONE)
+            baseline = compared(self._read(tx.reports.find(approved.report_id)), report, approval_of(approved))
+            return self._with_waivers(tx, report, baseline)
+
+    def _with_waivers(self, tx: UnitOfWork, report: AuditReport, baseline: Compared | None = None) -> AuditReport:
+        waivers = tuple(waiver_of(record) for record in tx.waivers.page(_MANY, model=report.target.name))
+        if not waivers and baseline is None:
             return report
-        waivers = tuple(waiver_of(record) for record in stored)
-        return decide_gate(report, report.policy, waivers=waivers, today=self._clock.now().date())
+        today = self._clock.now().date()
+        return decide_gate(report, report.policy, waivers=waivers, baseline=baseline, today=today)
+
+    def _read(self, entry: StoredReport) -> AuditReport:
+        return AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
 
     def note_view(self, report_id: str, picture: str) -> None:
         """Somebody looks at a picture."""
@@ -158,6 +195,12 @@ def waiver_of(record: StoredWaiver) -> Waiver:
         expires=(record.expires_at - timedelta(microseconds=1)).date(),
         up_to=RiskLevel(record.up_to),
     )
+
+
+def approval_of(record: Baseline) -> Approval:
+    """A stored baseline's approval as the gate reads it."""
+    findings = {key: RiskLevel(level) for key, level in record.findings.items()}
+    return Approval(approver=record.approver, approved=record.created_at.date(), findings=findings)
 
 
 def found_by_name(record: R | None, noun: str, name: str) -> R:

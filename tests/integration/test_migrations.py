@@ -8,10 +8,12 @@ import threading
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect
+from sqlalchemy import inspect, select
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 
 from auditor.db import migrate
+from auditor.db.account_models import BaselineRow
 from auditor.db.engine import build_engine
 from auditor.db.models import Base
 
@@ -172,3 +174,30 @@ def test_a_failed_migration_leaves_nothing_half_done(engine, monkeypatch):
     assert inspect(engine).get_table_names() == []
     migrate.upgrade(engine)
     migrate.require_head(engine)
+
+
+def test_what_was_approved_before_findings_were_kept_lets_nothing_through(engine):
+    """An approval of 0003 outlives both ways."""
+    config = migrate.alembic_config(engine)
+    command.upgrade(config, "0003")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO submissions (id, name, created_at, manifest, target, inputs) "
+            "VALUES ('s', 'faces', '2030-01-01 00:00:00', '{}', '{}', '{}')"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (id, kind, name, submission_id, fingerprint, payload, created_at, state, "
+            "cancel_requested) "
+            "VALUES ('j', 'audit', 'faces', 's', 'f', '{}', '2030-01-01 00:00:00', 'done', false)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO baselines (id, created_at, team_id, name, report_id, job_id, approver) "
+            "VALUES ('b', '2030-01-01 00:00:00', 'local', 'faces', 'r', 'j', 'ann')"
+        )
+    for _ in range(2):
+        migrate.upgrade(engine)
+        with Session(engine) as session:
+            assert [(row.name, row.findings) for row in session.scalars(select(BaselineRow))] == [("faces", {})]
+        command.downgrade(config, "0003")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT approver FROM baselines").scalar_one() == "ann"

@@ -59,7 +59,13 @@ def record(kind, number=1, team=OURS):
         "policies": (NamedPolicy, {"name": f"p-{number}", "policy": {"x": [1, 2.5, None]}, "created_by": "ann"}),
         "baselines": (
             Baseline,
-            {"name": f"m-{number}", "report_id": "e" * 64, "job_id": f"{team[0]}" * 32, "approver": "ann"},
+            {
+                "name": f"m-{number}",
+                "report_id": "e" * 64,
+                "job_id": f"{team[0]}" * 32,
+                "approver": "ann",
+                "findings": {"attack:ppa": "high"},
+            },
         ),
         "waivers": (
             StoredWaiver,

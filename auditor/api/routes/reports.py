@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
@@ -16,12 +16,16 @@ from auditor.contracts.base import digest_of
 from auditor.contracts.jobs import JobKind
 from auditor.contracts.report import Gallery, GalleryRow
 from auditor.contracts.service import Page, Picture, PictureRow, ReportView
-from auditor.errors import NotAllowed, NotFound
+from auditor.errors import InvalidInput, NotAllowed, NotFound
 from auditor.report.formats import FORMATS, format_named, render
 from auditor.service.records import StoredReport
 
 router = APIRouter(tags=["reports"], route_class=GuardedRoute)
 
+AgainstBaseline = Annotated[
+    Literal["approved"] | None,
+    Query(description="Fail only on what is worse than the audit that is approved as the model's baseline."),
+]
 SIGNED_FOR_S = 300
 _MEDIA: Mapping[str, str] = {
     "json": "application/json",
@@ -60,16 +64,20 @@ def show_report(
     report_id: str,
     caller: TheCaller,
     format: Annotated[str, Query(max_length=30, description=f"One of {', '.join(FORMATS)}.")] = "json",
+    baseline: AgainstBaseline = None,
     if_none_match: Annotated[str | None, Header(max_length=2000)] = None,
 ) -> Response:
-    """A report. Pictures are not in it: they are asked for one by one."""
+    """A report, as the gate decides on it today. Pictures are not in it: they are asked for one by one."""
     entry = caller.services.audits.find_report(report_id)
     fmt = format_named(format)
     audits = caller.services.audits
     if entry.kind is JobKind.REPAIR:
+        if baseline is not None:
+            raise InvalidInput("baseline: a repair is not decided on", remedy="Ask for the audit after it.")
         text = render(audits.get_repair_report(entry.job_id), fmt)
     else:
-        text = render(caller.reviews.decided(audits.get_report(entry.report_id)), fmt)
+        stored = audits.get_report(entry.report_id)
+        text = render(caller.reviews.decided(stored, against_baseline=baseline is not None), fmt)
     headers = {"ETag": f'"{digest_of(text.encode())}"', **_AS_DATA}
     if if_none_match is not None and headers["ETag"] in {tag.strip() for tag in if_none_match.split(",")}:
         return Response(status_code=304, headers=headers)

@@ -23,6 +23,7 @@ from auditor.errors import ExitCode, InvalidInput, NotFound
 from auditor.report.display import Display
 from auditor.report.formats import FORMATS, render
 from auditor.report.read import read_audit_report
+from auditor.risk.gate import decide_gate
 from auditor.risk.waivers import read_waivers
 from auditor.testing.reports import sample_repair_report, sample_report
 from auditor.testing.waivers import TODAY, sample_waiver, waivers_of_all
@@ -168,6 +169,42 @@ class TestGate:
         with pytest.raises(NotFound) as caught:
             run("gate", "fail.json", "--baseline", "bbbb")
         assert caught.value.exit_code is ExitCode.ERROR
+
+
+class TestAgainstTheApproved:
+    """`--baseline approved`; the answers of a real server are in tests/api."""
+
+    @pytest.fixture(autouse=True)
+    def _no_server(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("AUDITOR_HOME", str(tmp_path / "home"))
+
+    def test_needs_a_server(self, run, files):
+        with pytest.raises(InvalidInput, match="kept on a server") as caught:
+            run("gate", "fail.json", "--baseline", "approved")
+        assert "auditor login" in caught.value.remedy
+
+    def test_a_file_of_that_name_is_named_with_its_folder(self, run, files):
+        (files / "approved").write_text(stored(Verdict.FAIL))
+        run("gate", "fail.json", "--baseline", "./approved")
+        with pytest.raises(InvalidInput, match="kept on a server"):
+            run("gate", "fail.json", "--baseline", "approved")
+
+    def test_a_stored_audit_is_decided_by_its_id(self, run, files, monkeypatch):
+        house = SimpleNamespace(audits=SimpleNamespace(get_report=lambda _: sample_report()))
+        monkeypatch.setattr("auditor.cli.options.services", lambda: house)
+        run("gate", "aaaa", code=1)
+        run("gate", "aaaa", "--waivers", "all.yaml")
+
+    def test_what_a_server_decided_counts_beside_a_file(self, run, files, monkeypatch):
+        """The team waived two of three findings; the file has the third, and the day is the server's."""
+        there = decide_gate(
+            sample_report(), sample_report().policy, waivers=waivers_of_all("ppa-averaged", "mirror-b"), today=TODAY
+        )
+        monkeypatch.setattr(gating, "today", lambda: date(2030, 1, 1))
+        house = SimpleNamespace(audits=SimpleNamespace(get_report=lambda _: there))
+        monkeypatch.setattr("auditor.cli.options.services", lambda: house)
+        run("gate", "aaaa", code=1)
+        run("gate", "aaaa", "--waivers", "some.yaml")
 
 
 class TestConvertAndReport:

@@ -171,7 +171,7 @@ class TestGitlab:
 
         assert severity(sample_report(lift=(0.6, 0.52, 0.7))) == {"blocker"}
         assert severity(sample_report()) == {"critical"}
-        assert severity(under("waived")) == {"info"}
+        assert severity(under("waived")) == severity(under("known")) == {"info"}
         assert any(entry["severity"] == "blocker" for entry in gitlab(sample_report(Verdict.INCONCLUSIVE)))
 
     def test_fingerprints_stay_over_retrainings(self):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from auditor.cli.gating import Gating, gated
-from auditor.contracts.gate import FindingState
+from auditor.contracts.gate import Approval, FindingState
 from auditor.contracts.outcome import OutcomeStatus
-from auditor.contracts.policy import Verdict
+from auditor.contracts.policy import Policy, RiskLevel, Verdict
+from auditor.contracts.scores import NotMeasured
 from auditor.errors import ExitCode, InvalidInput
 from auditor.risk.baseline import against as baseline_of
-from auditor.risk.baseline import check_complete
+from auditor.risk.baseline import check_comparable, check_complete
 from auditor.testing.reports import (
     LIFTS,
     sample_attacks,
@@ -191,3 +194,85 @@ class TestWhatMayServe:
     @pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.FAIL])
     def test_whole_runs_may_serve(self, verdict):
         check_complete(sample_report(verdict))
+
+    def test_classes_named_at_another_rate(self):
+        """A rate so low that everybody is named leaves no class that could be new."""
+        thresholds = Policy().thresholds.model_copy(update={"named_rate": 0.2})
+        loose = sample_report(policy=Policy(thresholds=thresholds))
+        assert "at a rate of 0.2 there, and of 0.5 here" in self.refused(sample_report(), loose)
+
+    def test_an_index_that_is_another_person_by_now(self):
+        report = sample_report()
+        first, *rest = report.attacks[0].per_class
+        moved = report.attacks[0].model_copy(update={"per_class": (first.model_copy(update={"name": "eve"}), *rest)})
+        said = self.refused(report, sample_report(attacks=(moved, *report.attacks[1:])))
+        assert f"class {first.label} is 'eve' there and '{first.name}' here" in said
+
+    def test_no_judge_is_another_judge(self):
+        report = sample_report()
+        none = NotMeasured(metric="judge", reason="there was none")
+        with pytest.raises(InvalidInput, match="different judges"):
+            check_comparable(report.model_copy(update={"judge": none}), report, ())
+
+
+class TestWhatCannotBeSeen:
+    """Where the numbers leave a rise unseen, the finding is not taken for known."""
+
+    def regression(self, report, baseline):
+        gate = decided(report, baseline)
+        assert gate.verdict is Verdict.FAIL
+        (finding,) = gate.having(FindingState.FAILING)
+        assert finding.attack == "ppa"
+        return finding.regression
+
+    def test_a_lift_over_another_ceiling(self):
+        """The rates are as before, but the prior draws worse: what it could draw of the people is more than before."""
+        report = sample_report()
+        rows = tuple(row.model_copy(update={"ceiling_both": 0.9}) for row in report.attacks[0].per_class)
+        other = report.attacks[0].model_copy(update={"per_class": rows})
+        said = self.regression(report, sample_report(attacks=(other, *report.attacks[1:])))
+        assert said == "its lift cannot be paired with the baseline's"
+
+    def test_classes_that_the_baseline_did_not_attack(self):
+        report = sample_report()
+        fewer = report.attacks[0].model_copy(update={"per_class": report.attacks[0].per_class[5:]})
+        said = self.regression(report, sample_report(attacks=(fewer, *report.attacks[1:])))
+        assert said == "5 of its classes were not attacked in the baseline"
+
+
+class TestApproval:
+    """What a team approved excuses what failed before its eyes, up to the level that it saw."""
+
+    def decide(self, report, findings):
+        approval = Approval(approver="ann", approved=date(2026, 1, 1), findings=findings)
+        return gated(report, Gating(None, sample_report(), approval)).gate
+
+    def all_at(self, level):
+        return {finding.key: level for finding in sample_report().failures()}
+
+    def test_what_failed_then_is_let_through(self):
+        gate = self.decide(sample_report(), self.all_at(RiskLevel.HIGH))
+        assert gate.words == "pass against the baseline"
+        assert gate.baseline.approval.approver == "ann"
+
+    def test_what_was_waived_or_passed_then_is_not(self):
+        findings = self.all_at(RiskLevel.HIGH)
+        del findings["attack:ppa"]
+        gate = self.decide(sample_report(), findings)
+        assert gate.verdict is Verdict.FAIL
+        (finding,) = gate.having(FindingState.FAILING)
+        assert "approval of 2026-01-01 does not let it through" in finding.regression
+
+    def test_a_higher_level_is_not(self):
+        gate = self.decide(sample_report(), self.all_at(RiskLevel.MEDIUM))
+        assert gate.verdict is Verdict.FAIL
+        assert {finding.regression for finding in gate.findings} == {
+            "the approval of 2026-01-01 lets it through up to medium"
+        }
+
+    def test_a_policy_that_became_stricter_is_not_excused_from(self):
+        """The audit passed under the policy of its day; a stricter one fails it, and nobody let that through."""
+        before = sample_report(policy=Policy(fail_on=RiskLevel.CRITICAL))
+        assert before.verdict.verdict is Verdict.PASS
+        approval = Approval(approver="ann", approved=date(2026, 1, 1), findings={})
+        assert gated(sample_report(), Gating(None, before, approval)).gate.verdict is Verdict.FAIL

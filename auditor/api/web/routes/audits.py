@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from auditor.api.routes.audits import start_remediation
-from auditor.api.routes.reports import list_pictures
+from auditor.api.routes.reports import AgainstBaseline, list_pictures
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.decisions import repair_asked, shown_decisions, waiver_asked
 from auditor.api.web.forms import Form, TheForm
@@ -28,9 +28,9 @@ router = APIRouter(route_class=PageRoute)
 
 
 @router.get("/audits/{report_id}")
-def show_audit(request: Request, report_id: str, caller: TheCaller) -> Response:
+def show_audit(request: Request, report_id: str, caller: TheCaller, baseline: AgainstBaseline = None) -> Response:
     """Everything that the report says, without its pictures."""
-    return _audit(request, caller, report_id)
+    return _audit(request, caller, report_id, against_baseline=baseline is not None)
 
 
 def _audit(
@@ -39,11 +39,17 @@ def _audit(
     report_id: str,
     error: AuditorError | None = None,
     typed: dict[str, str] | None = None,
+    *,
+    against_baseline: bool = False,
 ) -> Response:
     entry = caller.services.audits.find_report(report_id)
     if entry.kind is JobKind.REPAIR:
         return go(f"/repairs/{entry.job_id}")
-    report = caller.reviews.decided(caller.services.audits.get_report(entry.report_id))
+    stored = caller.services.audits.get_report(entry.report_id)
+    try:
+        report = caller.reviews.decided(stored, against_baseline=against_baseline)
+    except (InvalidInput, NotFound) as problem:
+        error, report = problem, caller.reviews.decided(stored)
     return page(
         request,
         "audit.html.j2",
@@ -51,6 +57,7 @@ def _audit(
         entry=entry,
         formats=list(FORMATS),
         typed=typed or {},
+        against="baseline=approved" if report.decision.baseline is not None else "",
         **audit_context(report),
         **shown_decisions(caller, entry, report),
         **(problems_of(error) if error else {}),
