@@ -39,8 +39,9 @@ def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec
         return tuple(units)
     start = RepairStart.model_validate(done[PRETRAIN].value)
     inputs = own | done[PRETRAIN].outputs
-    quick = AuditJob(name=job.name, plan=job.quick_plan, inputs=job.inputs | {"plan.json": job.quick_plan_digest})
-    trial = AuditJob(name=job.name, plan=job.trial_plan, inputs=job.inputs | {"plan.json": job.trial_plan_digest})
+    audited = job.inputs | {"before.json": job.data["report.json"]}
+    quick = AuditJob(name=job.name, plan=job.quick_plan, inputs=audited | {"plan.json": job.quick_plan_digest})
+    trial = AuditJob(name=job.name, plan=job.trial_plan, inputs=audited | {"plan.json": job.trial_plan_digest})
     units += audit_units(quick, done, failed, prefix=BEFORE)
     boundaries, trials = dict(start.boundaries), dict[str, str]()
     if start.trials:
@@ -66,7 +67,7 @@ def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec
         return tuple(units)
     chosen = done[CHOOSE].value.get("chosen")
     if isinstance(chosen, int):
-        full = AuditJob(name=job.name, plan=job.plan, inputs=job.inputs | _model(done[f"k{chosen}/train"]))
+        full = AuditJob(name=job.name, plan=job.plan, inputs=audited | _model(done[f"k{chosen}/train"]))
         units += audit_units(full, done, failed, prefix=AFTER)
     if _ended(units, done, failed):
         units.append(_compare_unit(params | {"failed": _broken(failed)}, inputs, done))

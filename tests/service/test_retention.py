@@ -91,6 +91,26 @@ def test_pictures_go_on_their_day_and_the_report_stays(house):
     assert house.retention.sweep() == 0
 
 
+def test_pictures_of_the_audits_of_a_repair_go_with_its_job(house):
+    """The audit after a repair is a report of the repair's job, with pictures of its own."""
+    house.keep(OURS, pictures_days=7)
+    with house.database() as tx:
+        unit = Unit("after", OURS, 1, UnitSpec(kind="finish", key="after/finish"))
+        tx.units.add([unit])
+        claimed = tx.units.claim("after", worker="w", now=house.clock.now(), lease_until=house.clock.now())
+        gallery = house.put("gallery after")
+        tx.units.complete(claimed, UnitResult(outputs={"gallery.json": gallery}))
+        entry = replace(tx.reports.find(OURS), report_id="d" * 64, unit_key="after/finish", gallery_digest=gallery)
+        tx.reports.add(entry)
+    house.clock.sleep(timedelta(days=7).total_seconds())
+    assert house.retention.sweep() == 0
+    house.clock.sleep(1)
+    assert house.retention.sweep() == 3
+    assert not {f"gallery {OURS}", "gallery after"} & house.left()
+    with house.database() as tx:
+        assert [row.gallery_digest for row in tx.reports.of_job(OURS)] == [None, None]
+
+
 def test_what_two_teams_share_stays_until_both_let_go(house):
     house.keep(OURS, private_data_days=1)
     house.clock.sleep(timedelta(days=2).total_seconds())

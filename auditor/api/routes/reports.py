@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from auditor.api.guard import GuardedRoute
 from auditor.api.pages import After, Limit, page_of
+from auditor.api.references import reference_of
 from auditor.api.server import Caller, TheCaller
 from auditor.api.views import report_view
 from auditor.contracts.base import digest_of
@@ -86,17 +87,16 @@ def show_report(
 
 @router.get("/reports/{report_id}/pictures")
 def list_pictures(report_id: str, caller: TheCaller) -> tuple[PictureRow, ...]:
-    """Where each picture can be seen, for a few minutes and by the one who asks."""
+    """Where each picture can be seen, for a few minutes and by the one who asks; also of a repair's own audits."""
     entry, gallery = _gallery(caller, report_id)
-    expires = int(caller.services.clock.now().timestamp()) + SIGNED_FOR_S
     return tuple(
         PictureRow(
             label=row.label,
             name=row.name,
             attack=row.attack,
             pictures=tuple(
-                Picture(kind=kind, url=_signed(caller, entry, f"{index}-{kind}-{number}", expires), accepted=accepted)
-                for kind, number, _, accepted in _pictures_of(row)
+                Picture(kind=kind, url=signed(caller, entry, f"{index}-{kind}-{number}"), accepted=accepted)
+                for kind, number, _, accepted in pictures_of(row)
             ),
         )
         for index, row in enumerate(gallery.rows)
@@ -123,7 +123,7 @@ def show_picture(
     found = {
         f"{index}-{kind}-{number}": data
         for index, row in enumerate(gallery.rows)
-        for kind, number, data, _ in _pictures_of(row)
+        for kind, number, data, _ in pictures_of(row)
     }
     if picture not in found:
         raise NotFound(f"there is no picture '{picture}'", remedy="Ask for the list again.")
@@ -134,7 +134,7 @@ def show_picture(
 
 def _gallery(caller: Caller, reference: str) -> tuple[StoredReport, Gallery]:
     entry = caller.services.audits.find_report(reference)
-    gallery = caller.services.audits.get_gallery(entry.job_id)
+    gallery = caller.services.audits.get_gallery(reference_of(entry))
     if gallery is None:
         raise NotFound(
             f"the report '{reference}' has no pictures",
@@ -143,7 +143,7 @@ def _gallery(caller: Caller, reference: str) -> tuple[StoredReport, Gallery]:
     return entry, gallery
 
 
-def _pictures_of(row: GalleryRow) -> Iterator[tuple[str, int, bytes, bool | None]]:
+def pictures_of(row: GalleryRow) -> Iterator[tuple[str, int, bytes, bool | None]]:
     """Kind, number, PNG, and whether it was accepted."""
     for number, (data, accepted) in enumerate(zip(row.reconstructions_png, row.accepted, strict=True)):
         yield "reconstruction", number, data, accepted
@@ -153,11 +153,13 @@ def _pictures_of(row: GalleryRow) -> Iterator[tuple[str, int, bytes, bool | None
         yield "original", number, data, None
 
 
-def _signed(caller: Caller, entry: StoredReport, picture: str, expires: int) -> str:
+def signed(caller: Caller, entry: StoredReport, picture: str) -> str:
+    """Address of a picture, for the one who asks and for a few minutes."""
+    expires = int(caller.services.clock.now().timestamp()) + SIGNED_FOR_S
     signature = _signature(caller, entry, picture, expires)
-    return f"/api/v1/reports/{entry.job_id}/pictures/{picture}?expires={expires}&signature={signature}"
+    return f"/api/v1/reports/{reference_of(entry)}/pictures/{picture}?expires={expires}&signature={signature}"
 
 
 def _signature(caller: Caller, entry: StoredReport, picture: str, expires: int) -> str:
-    told = "\n".join((caller.me.user.id, entry.job_id, entry.gallery_digest or "", picture, str(expires)))
+    told = "\n".join((caller.me.user.id, reference_of(entry), entry.gallery_digest or "", picture, str(expires)))
     return hmac.digest(caller.server.key, told.encode(), "sha256").hex()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from auditor.api.references import full_audits, reference_of
 from auditor.api.server import Caller
 from auditor.api.web.forms import Form
-from auditor.api.web.references import full_audits, reference_of
 from auditor.contracts.policy import RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewRemediation, NewWaiver

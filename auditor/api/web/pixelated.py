@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+from auditor.api.routes.reports import pictures_of
 from auditor.contracts.report import Gallery
 from auditor.report.page import PNG_HEADER, picture_source
 
@@ -13,21 +14,16 @@ SIDE = 5
 
 def pixelated(gallery: Gallery) -> dict[str, str]:
     """Data URL by the picture's name (`0-reconstruction-1`); what cannot be read as a PNG has none."""
-    named = {
-        f"{index}-{kind}-{number}": data
+    found = {
+        f"{index}-{kind}-{number}": coarse(data)
         for index, row in enumerate(gallery.rows)
-        for kind, pictures in (
-            ("reconstruction", row.reconstructions_png),
-            ("nearest-public", () if row.nearest_public_png is None else (row.nearest_public_png,)),
-            ("original", row.originals_png),
-        )
-        for number, data in enumerate(pictures)
+        for kind, number, data, _ in pictures_of(row)
     }
-    found = {name: picture_source(_coarse(data)) for name, data in named.items()}
     return {name: source for name, source in found.items() if source is not None}
 
 
-def _coarse(data: bytes) -> bytes | None:
+def coarse(data: bytes) -> str | None:
+    """Data URL of a few squares; None for what cannot be read as a PNG."""
     from PIL import Image, UnidentifiedImageError
 
     if not data.startswith(PNG_HEADER):
@@ -39,4 +35,4 @@ def _coarse(data: bytes) -> bytes | None:
         return None
     buffer = io.BytesIO()
     small.save(buffer, "PNG")
-    return buffer.getvalue()
+    return picture_source(buffer.getvalue())

@@ -37,6 +37,7 @@ PAGE_RIGHTS: Mapping[tuple[str, str], Right] = {
     ("POST", "/audits/{report_id}/repairs"): _SUBMIT,
     ("GET", "/repairs/{repair_id}"): _READ,
     ("GET", "/compare"): _READ,
+    ("GET", "/compare/pictures"): _REVIEW,
     ("GET", "/models"): _READ,
     ("GET", "/models/{model}"): _READ,
     ("GET", "/data-sets"): _READ,

@@ -71,7 +71,8 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
         findings += found
         entries += [] if entry is None else [entry]
         ctx.tick("judge", done + 1, len(rows))
-    gallery = build_gallery(entries, _public(workspace), card, scene.prepared.class_names)
+    before = _before(workspace)
+    gallery = build_gallery(entries, _public(workspace), card, scene.prepared.class_names, before)
     gallery_text = gallery.model_dump_json()
     report = _assemble(
         unit,
@@ -117,6 +118,13 @@ def _load_scene(workspace: Workspace, manifest: Manifest, card: TargetCard, ctx:
         bootstrap=Bootstrap(plan.n_bootstrap, plan.seed),
         truth=load_truth(workspace, card, plan, prepared.classes, ctx),
     )
+
+
+def _before(workspace: Workspace) -> AuditReport | None:
+    """The audit of the submission, where this is one of a repair."""
+    if not workspace.has("before.json"):
+        return None
+    return AuditReport.model_validate_json(workspace.input("before.json").read_bytes())
 
 
 def _public(workspace: Workspace) -> ImageSet | None:

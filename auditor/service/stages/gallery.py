@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from auditor.contracts.report import Gallery, GalleryRow
+from auditor.contracts.outcome import ClassRow
+from auditor.contracts.report import AuditReport, Gallery, GalleryRow
 from auditor.contracts.submission import TargetCard
 from auditor.data.image_set import ImageSet
 
@@ -41,14 +42,23 @@ class GalleryEntry:
 
 
 def build_gallery(
-    entries: Sequence[GalleryEntry], public: ImageSet | None, card: TargetCard, class_names: Sequence[str]
+    entries: Sequence[GalleryEntry],
+    public: ImageSet | None,
+    card: TargetCard,
+    class_names: Sequence[str],
+    before: AuditReport | None = None,
 ) -> Gallery:
-    """Rows by attack and class; the nearest public image shows what the prior may simply have remembered."""
+    """Rows by attack and class; the nearest public image shows what the prior may simply have remembered.
+
+    After a repair the classes are those whose pictures the audit `before` it shows, so that people see what became of
+    them, and not only where the repaired model leaks most.
+    """
+    chosen = {} if before is None else {outcome.key: _accepted_most(outcome.per_class) for outcome in before.attacks}
     shape = (card.input.channels, card.input.height, card.input.width)
     reference = None if public is None else (public.batch(shape).images * 255).round()
     rows = []
     for entry in entries:
-        for label in _shown_classes(entry):
+        for label in _shown_classes(entry, chosen.get(entry.key, ())):
             index = np.flatnonzero(entry.labels == label)[:MAX_PER_CLASS]
             rows.append(
                 GalleryRow(
@@ -68,10 +78,17 @@ def build_gallery(
     return Gallery(rows=tuple(rows))
 
 
-def _shown_classes(entry: GalleryEntry) -> list[int]:
+def _shown_classes(entry: GalleryEntry, chosen: Sequence[int] = ()) -> list[int]:
+    """Those chosen that were attacked, and then the others: those with most accepted pictures first."""
     classes = np.unique(entry.labels)
     hits = np.array([-int(entry.accepted[entry.labels == label].sum()) for label in classes])
-    return [int(classes[i]) for i in np.lexsort((classes, hits))[:MAX_CLASSES]]
+    own = [int(classes[i]) for i in np.lexsort((classes, hits))]
+    return list(dict.fromkeys([*(label for label in chosen if label in own), *own]))[:MAX_CLASSES]
+
+
+def _accepted_most(rows: Sequence[ClassRow]) -> list[int]:
+    """The classes of a report in the order of its gallery."""
+    return [row.label for row in sorted(rows, key=lambda row: (-round(row.both * row.n), row.label))]
 
 
 def nearest(image: NDArray[np.uint8], reference: Tensor) -> NDArray[np.uint8]:

@@ -79,6 +79,15 @@ def test_without_a_sweep_every_boundary_is_trained_to_the_end():
     assert units["after/prepare"].inputs["model"] == digest_of("k2/train model")
 
 
+def test_every_audit_of_it_shows_the_classes_that_the_audit_before_showed():
+    units = follow(trials=True, kept=(1, 2))
+    finishing = [unit for key, unit in units.items() if key.endswith("/finish")]
+    assert {unit.inputs["before.json"] for unit in finishing} == {digest_of("report.json")}
+    attacking = [unit for unit in units.values() if unit.kind == "attack"]
+    assert attacking
+    assert not any("before.json" in unit.inputs for unit in attacking), "an attack knows nothing of the audit before"
+
+
 def test_what_failed_as_a_whole_is_told_to_the_comparison():
     units = follow(trials=False, failing=("k0/train", "k1/finish", "k2/attack/ppa/0"))
     assert units["compare"].params["failed"] == {"k0/train": "it broke", "k1/finish": "it broke"}

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
+from auditor.api.references import reference_of
 from auditor.api.routes.audits import start_remediation
 from auditor.api.routes.reports import AgainstBaseline, list_pictures
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.decisions import repair_asked, shown_decisions, waiver_asked
 from auditor.api.web.forms import Form, TheForm
 from auditor.api.web.guard import PageRoute
+from auditor.api.web.picture_pairs import PREVIEWED, may_look, pair_pictures
 from auditor.api.web.pixelated import pixelated
-from auditor.api.web.references import reference_of
 from auditor.api.web.render import go, page, problems_of
 from auditor.contracts.jobs import JobKind
 from auditor.contracts.problems import problems_in
@@ -23,6 +24,7 @@ from auditor.errors import AuditorError, Conflict, InvalidInput, NotFound
 from auditor.report.formats import FORMATS
 from auditor.report.render_html import audit_context
 from auditor.report.render_repair_html import repair_context
+from auditor.service.records import StoredReport
 
 router = APIRouter(route_class=PageRoute)
 
@@ -128,7 +130,7 @@ def show_pictures(
     """The pictures: of those that nobody asked for yet, a few coarse squares; each one asked for is written down."""
     entry = caller.services.audits.find_report(report_id)
     asked = list(dict.fromkeys(show or ()))
-    gallery = caller.services.audits.get_gallery(entry.job_id)
+    gallery = caller.services.audits.get_gallery(reference_of(entry))
     rows = list_pictures(report_id, caller)
     if gallery is None:
         raise NotFound(f"the report '{report_id}' has no pictures")
@@ -151,23 +153,36 @@ def show_repair(request: Request, repair_id: str, caller: TheCaller) -> Response
     if entry.kind is not JobKind.REPAIR:
         return go(f"/audits/{reference_of(entry)}")
     report = caller.services.audits.get_repair_report(repair_id)
+    audits = (report.before_report_id, report.after_report_id, report.before_quick_report_id)
+    stored = _stored(caller, *audits, *(candidate.report_id for candidate in report.candidates))
+    before, after = stored.get(report.before_report_id), stored.get(report.after_report_id or "")
+    pictures = None
+    if before is not None and after is not None and may_look(caller):
+        pictures = pair_pictures(caller, before, after, most=PREVIEWED)
     return page(
         request,
         "repair_page.html.j2",
         section="models",
         entry=entry,
         formats=list(FORMATS),
-        stored=_stored(caller, report.before_report_id, report.after_report_id),
+        stored=frozenset(stored),
+        pictures=pictures,
+        tried=[
+            candidate
+            for candidate in report.candidates
+            if candidate.report_id in stored and report.before_quick_report_id in stored
+        ],
         **repair_context(report),
     )
 
 
-def _stored(caller: Caller, *report_ids: str | None) -> frozenset[str]:
-    """Those of the reports that the team has."""
-    found = set()
+def _stored(caller: Caller, *report_ids: str | None) -> dict[str, StoredReport]:
+    """Those of the reports that the team has, by their ids."""
+    found = {}
     for report_id in filter(None, report_ids):
         try:
-            found.add(caller.services.audits.find_report(report_id).report_id)
+            entry = caller.services.audits.find_report(report_id)
         except NotFound:
             continue
-    return frozenset(found)
+        found[entry.report_id] = entry
+    return found

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from auditor.api.references import full_audits
 from auditor.api.server import TheCaller
 from auditor.api.web.comparison import compare
 from auditor.api.web.guard import PageRoute
-from auditor.api.web.references import full_audits
-from auditor.api.web.render import page
+from auditor.api.web.picture_pairs import PREVIEWED, may_look, pair_pictures
+from auditor.api.web.render import go, page
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.scores import Measured
 from auditor.report.page import drawn
@@ -31,6 +32,10 @@ def show_comparison(request: Request, caller: TheCaller, before: Reference = "",
     reports = [None if entry is None else caller.services.audits.get_report(entry.report_id) for entry in entries]
     first, second = reports
     found = None if first is None or second is None else compare(first, second)
+    one, other = entries
+    pictures = None
+    if one is not None and other is not None and found is not None and not found.obstacles and may_look(caller):
+        pictures = pair_pictures(caller, one, other, most=PREVIEWED)
     return page(
         request,
         "compare.html.j2",
@@ -39,9 +44,33 @@ def show_comparison(request: Request, caller: TheCaller, before: Reference = "",
         entries=entries,
         reports=reports,
         found=found,
+        pictures=pictures,
         chart=_chart(found.differences) if found is not None else "",
         headline=headline,
         sign=VERDICT_SIGN,
+    )
+
+
+@router.get("/compare/pictures")
+def show_pictures(
+    request: Request,
+    caller: TheCaller,
+    before: Reference = "",
+    after: Reference = "",
+    show: Annotated[list[str] | None, Query(max_length=1000)] = None,
+) -> Response:
+    """The pictures of both audits side by side: coarse, but for those that were asked for, which are written down."""
+    if not before or not after:
+        return go("/compare")
+    entries = [caller.services.audits.find_report(reference) for reference in (before, after)]
+    asked = list(dict.fromkeys(show or ()))
+    return page(
+        request,
+        "compare_pictures.html.j2",
+        section="models",
+        entries=entries,
+        found=pair_pictures(caller, *entries, asked=asked),
+        asked=asked,
     )
 
 

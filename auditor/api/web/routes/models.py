@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from auditor.api.references import full_audits, reference_of
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.guard import PageRoute
 from auditor.api.web.history import history_chart, version_of
-from auditor.api.web.references import full_audits, reference_of
 from auditor.api.web.render import page
 from auditor.contracts.jobs import JobKind
 from auditor.errors import NotFound
