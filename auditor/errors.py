@@ -140,6 +140,15 @@ class ServerFailure(AuditorError):
     default_remedy = "Check the server's address (AUDITOR_SERVER_URL, `auditor login URL`) and that it runs."
 
 
+class ProviderUnavailable(AuditorError):
+    """The OpenID Connect provider could not be reached, or answered with what is not its protocol."""
+
+    code = "provider_unavailable"
+    http_status = 503
+    retryable = True
+    default_remedy = "Try again in a few minutes, or sign in with a password."
+
+
 class QueryBudgetExceeded(AuditorError):
     """A target view's query counter would pass its budget; raised before the query is made."""
 

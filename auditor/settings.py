@@ -63,7 +63,15 @@ class Settings(BaseSettings):
             raise ValueError("AUDITOR_LEASE_S must be at least twice AUDITOR_HEARTBEAT_S")
         return self
 
-    @field_validator("github_step_summary", mode="before")
+    @field_validator(
+        "github_step_summary",
+        "public_url",
+        "oidc_issuer",
+        "oidc_client_id",
+        "oidc_client_secret",
+        "oidc_client_secret_file",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, given: object) -> object:
         return given or None
@@ -80,6 +88,22 @@ class Settings(BaseSettings):
     """Requests of one token or session, in each API process, before it is told to wait."""
     concurrent_checks: int = 2
     """Submissions that one API process checks at a time; others wait."""
+    public_url: str | None = None
+    """Address at which browsers reach this server, `https://audits.example`; needed for OpenID Connect."""
+    oidc_issuer: str | None = None
+    """Address of the OpenID Connect provider through which people may sign in too; unset means passwords alone."""
+    oidc_client_id: str | None = None
+    """Who this server is at that provider."""
+    oidc_client_secret: SecretStr | None = None
+    """How it proves that."""
+    oidc_client_secret_file: Path | None = None
+    """A file that holds the client secret, instead of `oidc_client_secret`."""
+    oidc_name: str = "single sign-on"
+    """What the provider is called on the sign-in page."""
+    oidc_scopes: str = "openid email"
+    """What the provider is asked for, separated by spaces."""
+    oidc_match: Literal["email", "subject"] = "email"
+    """How people are found when they first come: by their verified e-mail or subject, or by their subject alone."""
 
     @property
     def effective_database_url(self) -> str:

@@ -21,12 +21,14 @@ class Right:
         scope: what a token must be made for.
         operator: only admins of the team that runs the installation.
         replayed: a repeated Idempotency-Key gets the first answer again; not where answers carry secrets.
+        proves: though it is a GET, it proves who somebody is, so it counts as an attempt to sign in.
     """
 
     role: Role | None = None
     scope: Scope = Scope.READ
     operator: bool = False
     replayed: bool = True
+    proves: bool = False
 
 
 _OPEN = Right(replayed=False)

@@ -12,11 +12,14 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
+from auditor.adapters.openid import OpenIdProvider
+from auditor.adapters.openid_settings import provider_settings
 from auditor.api.background import Background
 from auditor.api.limits import RateLimit
 from auditor.bootstrap import Services
 from auditor.errors import StorageFailure
 from auditor.service.intake import Intake
+from auditor.service.openid import OpenIdSignIn
 from auditor.service.people import Identity, People
 from auditor.service.repositories import Transactions
 from auditor.service.reviews import Reviews
@@ -37,6 +40,7 @@ class Server:
         settings: where things are.
         key: signs addresses of pictures.
         background: runs jobs where no worker does.
+        openid: where people may sign in too.
     """
 
     services: Services
@@ -45,6 +49,7 @@ class Server:
     background: Background | None
     requests: RateLimit
     sign_ins: RateLimit
+    openid: OpenIdProvider | None = None
     checks: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
 
     @property
@@ -52,9 +57,16 @@ class Server:
         """Who is who."""
         return People(database=self.services.database, clock=self.services.clock)
 
+    @property
+    def openid_sign_in(self) -> OpenIdSignIn:
+        """Who of them a provider vouches for."""
+        by_email = self.openid is not None and self.openid.settings.by_email
+        return OpenIdSignIn(database=self.services.database, clock=self.services.clock, by_email=by_email)
+
 
 def build_server(services: Services, settings: Settings) -> Server:
-    """Wire one process."""
+    """Wire one process; raises InvalidInput where a provider is configured by half."""
+    provider = provider_settings(settings)
     return Server(
         services=services,
         settings=settings,
@@ -62,6 +74,7 @@ def build_server(services: Services, settings: Settings) -> Server:
         background=Background(services.jobs) if services.in_place else None,
         requests=RateLimit(settings.requests_per_minute, time.monotonic),
         sign_ins=RateLimit(SIGN_INS_PER_MINUTE, time.monotonic),
+        openid=None if provider is None else OpenIdProvider(provider, services.clock),
         checks=anyio.CapacityLimiter(settings.concurrent_checks),
     )
 
@@ -99,7 +112,9 @@ class Caller:
     @property
     def affairs(self) -> TeamAffairs:
         """People, tokens, retention."""
-        return TeamAffairs(database=self.services.database, clock=self.services.clock, me=self.me)
+        openid = self.server.openid
+        issuer = None if openid is None else openid.settings.issuer
+        return TeamAffairs(database=self.services.database, clock=self.services.clock, me=self.me, issuer=issuer)
 
     @property
     def reviews(self) -> Reviews:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auditor.contracts.people import Retention, Scope, TeamView, TokenView, TrailEntry, UserView
+from auditor.contracts.people import OpenIdView, Retention, Scope, TeamView, TokenView, TrailEntry, UserView
 from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.service import (
     BaselineView,
@@ -35,8 +35,14 @@ def retention_of(team: Team) -> Retention:
 
 def user_view(user: User) -> UserView:
     """A person."""
+    external = user.email is not None or user.subject is not None
     return UserView(
-        id=user.id, name=user.name, role=user.role, disabled=user.disabled, created_at=user.created_at.isoformat()
+        id=user.id,
+        name=user.name,
+        role=user.role,
+        disabled=user.disabled,
+        created_at=user.created_at.isoformat(),
+        openid=OpenIdView(email=user.email, issuer=user.issuer, subject=user.subject) if external else None,
     )
 
 

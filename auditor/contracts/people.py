@@ -5,13 +5,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from auditor.contracts.base import Contract
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}$")]
 """Of teams, users, tokens, data sets and policies."""
 Password = Annotated[str, Field(min_length=12, max_length=200)]
+Email = Annotated[str, Field(max_length=254, pattern=r"^[!-?A-~]+@[A-Za-z0-9.-]+$"), AfterValidator(str.lower)]
+"""In lower case. ASCII alone: letters that look alike or become another's when lowered are nobody's address."""
+Subject = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,253}[!-~])?$")]
+"""Who somebody is at an OpenID Connect provider: never given to anyone else there."""
 ISO8601 = str
 """A time in UTC, as ISO 8601."""
 
@@ -67,6 +71,31 @@ class Retention(Contract):
     """Private images and what was fitted to them, of jobs that ended; uploads and data sets."""
 
 
+class OpenIdInvitation(Contract):
+    """Who may sign in as this person through the OpenID Connect provider; neither: nobody."""
+
+    email: Email | None = None
+    """The first who comes with this verified address; from then on only the subject that they had."""
+    subject: Subject | None = None
+    """Whoever the provider knows as this."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> OpenIdInvitation:
+        if self.email is not None and self.subject is not None:
+            raise ValueError("give the e-mail or the subject, not both")
+        return self
+
+
+class OpenIdView(Contract):
+    """How somebody signs in through an OpenID Connect provider."""
+
+    email: str | None = None
+    """The address they were invited by."""
+    issuer: str | None = None
+    """None: they have not come yet."""
+    subject: str | None = None
+
+
 class UserView(Contract):
     """A person."""
 
@@ -75,6 +104,8 @@ class UserView(Contract):
     role: Role
     disabled: bool
     created_at: ISO8601
+    openid: OpenIdView | None = None
+    """None: not through a provider."""
 
 
 class NewUser(Contract):
@@ -84,6 +115,7 @@ class NewUser(Contract):
     role: Role = Role.SUBMITTER
     password: Password | None = None
     """None: signs in another way, or by tokens that an admin makes."""
+    openid: OpenIdInvitation | None = None
 
 
 class UserChange(Contract):
@@ -93,6 +125,8 @@ class UserChange(Contract):
     disabled: bool | None = None
     password: Password | None = None
     """Ends the person's sessions."""
+    openid: OpenIdInvitation | None = None
+    """Replaces how they sign in through the provider, and ends their sessions; empty takes it from them."""
 
 
 class TokenView(Contract):

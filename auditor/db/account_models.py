@@ -15,7 +15,11 @@ class UserRow(Base):
     """A person."""
 
     __tablename__ = "users"
-    __table_args__ = (UniqueConstraint("team_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("team_id", "name"),
+        Index(None, "team_id", "email", unique=True),
+        Index(None, "team_id", "issuer", "subject", unique=True),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -26,6 +30,9 @@ class UserRow(Base):
     disabled: Mapped[bool]
     failures: Mapped[int]
     locked_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    email: Mapped[str | None] = mapped_column(String(254))
+    issuer: Mapped[str | None] = mapped_column(String(500))
+    subject: Mapped[str | None] = mapped_column(String(255))
 
 
 class TokenRow(Base):

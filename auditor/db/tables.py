@@ -75,7 +75,10 @@ class SqlTable(Generic[R]):
     def change(self, record_id: str, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
         """Set fields, if the row is as `where` says."""
         query = update(self._row).where(self._row.id == record_id, *self._conditions(where or {}))
-        return self._changed(query.values(**{name: _plain(value) for name, value in values.items()}))
+        try:
+            return self._changed(query.values(**{name: _plain(value) for name, value in values.items()}))
+        except IntegrityError:
+            raise Conflict(f"there is a {self._record.NOUN} like this already") from None
 
     def remove(self, record_id: str) -> bool:
         """Delete."""

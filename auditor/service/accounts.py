@@ -22,7 +22,7 @@ class Record:
 
     Attributes:
         NOUN: what it is called in messages.
-        UNIQUE: groups of fields that no two rows may share.
+        UNIQUE: groups of fields that no two rows may share; a None is like no other.
         OWNER: the field that holds the owning team's id.
     """
 
@@ -60,10 +60,13 @@ class User(Record):
         password_hash: argon2; None: cannot sign in with a password.
         failures: wrong passwords since the last right one.
         locked_until: no password is taken before this.
+        email: lower case; whoever first comes with it from an OpenID Connect provider becomes `subject`.
+        issuer: the provider that knows them; None: nobody has come from one.
+        subject: who they are there.
     """
 
     NOUN = "user"
-    UNIQUE = (("team_id", "name"),)
+    UNIQUE = (("team_id", "name"), ("team_id", "email"), ("team_id", "issuer", "subject"))
 
     team_id: str
     name: str
@@ -72,6 +75,9 @@ class User(Record):
     disabled: bool = False
     failures: int = 0
     locked_until: datetime | None = None
+    email: str | None = None
+    issuer: str | None = None
+    subject: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class Token(Record):
 
 @dataclass(frozen=True)
 class BrowserSession(Record):
-    """Someone who signed in with a password.
+    """Someone who signed in.
 
     Attributes:
         digest: sha256 of the cookie's secret.

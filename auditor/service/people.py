@@ -165,8 +165,8 @@ class People:
             tx.users.change(user.id, failures=0, locked_until=None)
         return self.open_session(user, team)
 
-    def open_session(self, user: User, team: Team) -> tuple[str, Identity]:
-        """A session for someone who proved who they are, by a password or otherwise."""
+    def open_session(self, user: User, team: Team, *, by: str = "password") -> tuple[str, Identity]:
+        """A session for someone who proved who they are, `by` a password or otherwise."""
         secret, now = secrets.token_urlsafe(32), self._clock.now()
         with self._database() as tx:
             tx.sessions.add(
@@ -174,7 +174,7 @@ class People:
                     secrets.token_hex(16), now, team.id, user.id, digest_of_secret(secret), now + SESSION_LIFE
                 )
             )
-            note(tx, user, "session.start", user.name, now)
+            note(tx, user, "session.start", user.name, now, by=by)
         return secret, _of_session(user, team, secret)
 
     def _count_failure(self, user: User) -> None:

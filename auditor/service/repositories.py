@@ -210,7 +210,10 @@ class Table(Protocol[R]):
         ...
 
     def change(self, record_id: str, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
-        """Set fields of one row, atomically; False when it is not there or is not as `where` says."""
+        """Set fields of one row, atomically; False when it is not there or is not as `where` says.
+
+        Raises Conflict where a unique field is taken.
+        """
         ...
 
     def remove(self, record_id: str) -> bool:
@@ -297,7 +300,7 @@ class UnitOfWork(Protocol):
 
     @property
     def sessions(self) -> Table[BrowserSession]:
-        """Sign-ins with a password."""
+        """Sign-ins."""
         ...
 
     @property

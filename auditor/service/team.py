@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
-from auditor.contracts.people import NewTeam, NewToken, NewUser, Retention, Role, Scope, UserChange
+from auditor.contracts.people import NewTeam, NewToken, NewUser, OpenIdInvitation, Retention, Role, Scope, UserChange
 from auditor.errors import Conflict, InvalidInput, NotFound
 from auditor.service.accounts import Team, Token, User
 from auditor.service.people import Identity, digest_of_secret, hash_password, new_secret
@@ -22,43 +23,55 @@ class TeamAffairs:
         database: the database.
         clock: the time.
         me: who does it.
+        issuer: the OpenID Connect provider that is configured, if there is one.
     """
 
-    def __init__(self, *, database: Database, clock: Clock, me: Identity) -> None:
+    def __init__(self, *, database: Database, clock: Clock, me: Identity, issuer: str | None = None) -> None:
         self._database = database
         self._transactions = database.of_team(me.team.id)
         self._clock = clock
         self._me = me
+        self._issuer = issuer
 
     def add_user(self, request: NewUser) -> User:
-        """Raises Conflict when the name is taken."""
+        """Raises Conflict when the name, the e-mail or the subject is taken."""
         password = None if request.password is None else hash_password(request.password)
         user = User(secrets.token_hex(16), self._clock.now(), self._me.team.id, request.name, request.role, password)
+        told = {"role": str(user.role)}
+        if request.openid is not None:
+            user = replace(user, **self._invited(request.openid))
+            told["openid"] = _told(request.openid)
         with self._transactions() as tx:
+            self._require_free(tx, user)
             tx.users.add(user)
-            self._note(tx, "user.create", user.name, role=user.role)
+            self._note(tx, "user.create", user.name, **told)
         return user
 
     def change_user(self, user_id: str, change: UserChange) -> User:
-        """A new password or a disabled account ends the person's sessions.
+        """A new password, another way in through the provider, or a disabled account ends the person's sessions.
 
         Raises:
             NotFound: no such person in the team.
-            Conflict: the team would have no admin left.
+            Conflict: the team would have no admin left, or the e-mail or the subject is taken.
         """
-        values = {name: value for name, value in change.model_dump().items() if value is not None}
+        values = {name: value for name, value in change.model_dump(exclude={"openid"}).items() if value is not None}
         told = {name: str(value) for name, value in values.items() if name != "password"}
         if "password" in values:
             values["password_hash"] = hash_password(values.pop("password"))
             values |= {"failures": 0, "locked_until": None}
             told["password"] = "changed"  # noqa: S105
+        if change.openid is not None:
+            values |= self._invited(change.openid)
+            told["openid"] = _told(change.openid)
         with self._transactions() as tx:
             user = tx.users.get(user_id)
+            if change.openid is not None:
+                self._require_free(tx, replace(user, **self._invited(change.openid)))
             if values:
                 tx.users.change(user.id, **values)
             if not [other for other in tx.users.page(1000, role=Role.ADMIN) if not other.disabled]:
                 raise Conflict("the team would have no admin left", remedy="Make someone else an admin first.")
-            if "password_hash" in values or change.disabled:
+            if "password_hash" in values or change.openid is not None or change.disabled:
                 _end_sessions(tx, user)
             self._note(tx, "user.change", user.name, **told)
             return tx.users.get(user.id)
@@ -126,8 +139,36 @@ class TeamAffairs:
             self._note(tx, "team.create", team.name, admin=admin.name)
         return team
 
+    def _invited(self, wanted: OpenIdInvitation) -> dict[str, Any]:
+        """The fields that say so; a subject is somebody at today's provider, and at no later one."""
+        if self._issuer is None and wanted != OpenIdInvitation():
+            raise InvalidInput(
+                "openid: no OpenID Connect provider is configured",
+                remedy="Leave it out; the operator configures a provider with AUDITOR_OIDC_ISSUER.",
+            )
+        issuer = None if wanted.subject is None else self._issuer
+        return {"email": wanted.email, "issuer": issuer, "subject": wanted.subject}
+
+    @staticmethod
+    def _require_free(tx: UnitOfWork, user: User) -> None:
+        """Raises Conflict where someone else in the team has this e-mail or this subject."""
+        others = [
+            tx.users.find(email=user.email) if user.email is not None else None,
+            tx.users.find(issuer=user.issuer, subject=user.subject) if user.subject is not None else None,
+        ]
+        for other in others:
+            if other is not None and other.id != user.id:
+                raise Conflict(
+                    f"openid: '{user.email or user.subject}' is '{other.name}' already",
+                    remedy=f"Change '{other.name}' first, or name another.",
+                )
+
     def _note(self, tx: UnitOfWork, what: str, subject: str, **detail: str) -> None:
         note(tx, self._me.user, what, subject, self._clock.now(), **detail)
+
+
+def _told(wanted: OpenIdInvitation) -> str:
+    return wanted.email or wanted.subject or "removed"
 
 
 def _end_sessions(tx: UnitOfWork, user: User) -> None:

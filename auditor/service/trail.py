@@ -21,3 +21,8 @@ def note(tx: UnitOfWork, user: User, what: str, subject: str, now: datetime, **d
         detail: more, where the subject alone does not tell it.
     """
     tx.trail.add(Trail(secrets.token_hex(16), now, user.team_id, user.name, what, subject, dict(detail)))
+
+
+def note_stranger(tx: UnitOfWork, team_id: str, what: str, subject: str, now: datetime, **detail: str) -> None:
+    """Add a line about somebody who is no person here; whatever they are called elsewhere is told as the subject."""
+    tx.trail.add(Trail(secrets.token_hex(16), now, team_id, "(nobody)", what, subject, dict(detail)))

@@ -32,10 +32,9 @@ class InMemoryTable(Generic[R]):
         """Insert."""
         if self._team_id not in (None, getattr(record, record.OWNER)):
             raise AssertionError(f"a {record.NOUN} of another team")
-        for names in (("id",), *record.UNIQUE):
-            if any(all(getattr(row, name) == getattr(record, name) for name in names) for row in self._rows.values()):
-                name = getattr(record, "name", "")
-                raise Conflict(f"there is a {record.NOUN}{f' {name!r}' if name else ''} already")
+        if record.id in self._rows or self._is_taken(record):
+            name = getattr(record, "name", "")
+            raise Conflict(f"there is a {record.NOUN}{f' {name!r}' if name else ''} already")
         self._rows[record.id] = record
 
     def get(self, record_id: str) -> R:
@@ -58,12 +57,24 @@ class InMemoryTable(Generic[R]):
         found = self.find(id=record_id, **(where or {}))
         if found is None:
             return False
-        self._rows[record_id] = replace(found, **values)
+        changed = replace(found, **values)
+        if self._is_taken(changed):
+            raise Conflict(f"there is a {found.NOUN} like this already")
+        self._rows[record_id] = changed
         return True
 
     def remove(self, record_id: str) -> bool:
         """Delete."""
         return self.find(id=record_id) is not None and self._rows.pop(record_id) is not None
+
+    def _is_taken(self, record: R) -> bool:
+        """Whether another row has what no two may share."""
+        keys = [tuple(getattr(record, name) for name in names) for names in record.UNIQUE]
+        others = [row for row in self._rows.values() if row.id != record.id]
+        return any(
+            None not in key and any(key == tuple(getattr(row, name) for name in names) for row in others)
+            for key, names in zip(keys, record.UNIQUE, strict=True)
+        )
 
     def _matching(self, equal: Mapping[str, Any]) -> list[R]:
         own = (row for row in self._rows.values() if self._team_id in (None, getattr(row, row.OWNER)))

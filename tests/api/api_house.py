@@ -23,10 +23,10 @@ OTHERS = "0" * 31 + "2"
 
 
 @contextmanager
-def serving(app):
-    """Address of `app`, served by uvicorn in a thread."""
+def serving(app, listening=None):
+    """Address of `app`, served by uvicorn in a thread, on a socket that listens already if there is one."""
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, args=(listening and [listening],))
     thread.start()
     try:
         wait_for(lambda: server.started or not thread.is_alive())
@@ -123,13 +123,13 @@ def problem(response, status, code):
 
 
 @contextmanager
-def installed(settings, handlers=HANDLERS, **options):
+def installed(settings, handlers=HANDLERS, listening=None, **options):
     """A whole installation on `settings`."""
     migrate(settings)
     services = build_services(settings, handlers=handlers)
     app = build_app(services, settings, **options)
     try:
-        with serving(app) as url:
+        with serving(app, listening) as url:
             yield Installation(url, app, services, settings)
     finally:
         services.close()

@@ -10,6 +10,7 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from auditor.db import migrate
@@ -99,6 +100,39 @@ def test_people_come_and_go_with_their_revision(engine):
         with engine.connect() as connection:
             teams = connection.exec_driver_sql("SELECT id FROM teams ORDER BY id").scalars().all()
             assert teams == ["local", "t"]
+
+
+def test_who_people_are_at_a_provider_comes_and_goes_with_its_revision(engine):
+    """People of 0003 outlive both ways; afterwards an address is one person's in each team."""
+    config = migrate.alembic_config(engine)
+    command.upgrade(config, "0003")
+    person = (
+        "INSERT INTO users (id, created_at, team_id, name, role, disabled, failures) "
+        "VALUES ('{0}', '2030-01-01 00:00', 'local', '{0}', 'admin', false, 0)"
+    )
+    used = (
+        "INSERT INTO tokens (id, created_at, team_id, user_id, name, digest, scopes, expires_at) "
+        "VALUES ('k', '2030-01-01 00:00', 'local', 'ann', 'ci', 'd', '[]', '2030-01-01 00:00')"
+    )
+    with engine.begin() as connection:
+        for statement in (person.format("ann"), person.format("bob"), used):
+            connection.exec_driver_sql(statement)
+    for _ in range(2):
+        migrate.upgrade(engine)
+        with engine.begin() as connection:
+            rows = connection.exec_driver_sql("SELECT id, email, issuer, subject FROM users ORDER BY id").all()
+            assert [tuple(row) for row in rows] == [("ann", None, None, None), ("bob", None, None, None)]
+            connection.exec_driver_sql("UPDATE users SET email = 'a@b', issuer = 'i', subject = 's' WHERE id = 'ann'")
+        for taken in (
+            "UPDATE users SET email = 'a@b' WHERE id = 'bob'",
+            "UPDATE users SET issuer = 'i', subject = 's' WHERE id = 'bob'",
+        ):
+            with pytest.raises(IntegrityError), engine.begin() as connection:
+                connection.exec_driver_sql(taken)
+        command.downgrade(config, "0003")
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT id FROM users ORDER BY id").scalars().all() == ["ann", "bob"]
+            assert connection.exec_driver_sql("SELECT user_id FROM tokens").scalar_one() == "ann"
 
 
 @pytest.mark.integration

@@ -38,7 +38,17 @@ def record(kind, number=1, team=OURS):
     base = {"id": f"{team[0]}{number:031x}", "created_at": NOW + timedelta(seconds=number), "team_id": team}
     user = f"{team[0]}{0:031x}"
     values = {
-        "users": (User, {"name": f"user-{number}", "role": Role.REVIEWER, "locked_until": NOW}),
+        "users": (
+            User,
+            {
+                "name": f"user-{number}",
+                "role": Role.REVIEWER,
+                "locked_until": NOW,
+                "email": f"{number}@example.com",
+                "issuer": "https://id.example",
+                "subject": f"s-{number}",
+            },
+        ),
         "tokens": (
             Token,
             {
@@ -225,6 +235,27 @@ def test_a_change_with_a_condition_happens_once(database):
         assert tx.tokens.change(token, {"revoked_at": None}, revoked_at=NOW)
         assert not tx.tokens.change(token, {"revoked_at": None}, revoked_at=NOW)
         assert tx.tokens.get(token).revoked_at == NOW
+
+
+@pytest.mark.parametrize("taken", [{"email": "1@example.com"}, {"issuer": "https://id.example", "subject": "s-1"}])
+def test_who_somebody_is_at_a_provider_is_taken_once_in_each_team(database, taken):
+    nobody = {"email": None, "issuer": None, "subject": None}
+    with database() as tx:
+        tx.users.add(record("users", 1))
+        tx.users.add(replace(record("users", 2), **nobody))
+        tx.users.add(replace(record("users", 3), **nobody))
+        tx.users.add(replace(record("users", 1, THEIRS), **nobody))
+    with pytest.raises(Conflict, match="user like this already"), database() as tx:
+        tx.users.change(record("users", 2).id, failures=1, **taken)
+    with pytest.raises(Conflict), database() as tx:
+        tx.users.add(replace(record("users", 4), **(nobody | taken)))
+    with database() as tx:
+        assert tx.users.get(record("users", 2).id).failures == 0
+        assert tx.users.find(id=record("users", 4).id) is None
+        assert tx.users.change(record("users", 1, THEIRS).id, **taken)
+        assert tx.users.change(record("users", 1).id, **taken)
+        assert tx.users.find(team_id=THEIRS, **taken).id == record("users", 1, THEIRS).id
+        assert tx.users.find(id=record("users", 3).id, subject=None).email is None
 
 
 def test_a_role_stays_a_role(database):

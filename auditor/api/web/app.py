@@ -16,6 +16,7 @@ from auditor.api.web.routes import (
     data_sets,
     jobs,
     models,
+    openid,
     policies,
     queue,
     sign_in,
@@ -24,6 +25,7 @@ from auditor.api.web.routes import (
 
 PAGES: tuple[APIRouter, ...] = (
     sign_in.router,
+    openid.router,
     queue.router,
     submit.router,
     jobs.router,

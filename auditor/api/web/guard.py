@@ -55,7 +55,7 @@ def _identify(server: Server, request: Request, right: Right) -> Identity | None
     identity = None if cookie is None else server.people.of_session(cookie)
     if identity is None:
         address = request.client.host if request.client else "unknown"
-        proves = right.role is None and request.method not in _SAFE
+        proves = right.proves or (right.role is None and request.method not in _SAFE)
         (server.sign_ins if proves else server.requests).take(address)
     else:
         server.requests.take(identity.key)

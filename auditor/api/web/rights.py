@@ -18,6 +18,8 @@ PAGE_RIGHTS: Mapping[tuple[str, str], Right] = {
     ("GET", "/static/{name}"): _OPEN,
     ("GET", "/sign-in"): _OPEN,
     ("POST", "/sign-in"): _OPEN,
+    ("POST", "/sign-in/openid"): _OPEN,
+    ("GET", "/sign-in/openid/done"): Right(replayed=False, proves=True),
     ("GET", "/setup"): _OPEN,
     ("POST", "/setup"): _OPEN,
     ("POST", "/sign-out"): _READ,

@@ -46,6 +46,7 @@ def _admin(request: Request, caller: Caller, form: Form | None = None, error: Au
         roles=list(Role),
         retention=retention_of(team),
         teams=teams,
+        provider="" if caller.server.openid is None else caller.server.openid.settings.name,
         typed=typed,
         **told,
     )
@@ -58,12 +59,13 @@ def _invalid(error: ValidationError, contract: Any) -> InvalidInput:
 @router.post("/admin/users")
 def add_user(request: Request, caller: TheCaller, form: TheForm) -> Response:
     """Add a person."""
-    given = {"name": form.text("name"), "role": form.text("role"), "password": form.raw("password") or None}
+    named = {"name": form.text("name"), "role": form.text("role")}
+    given = named | {"password": form.raw("password") or None} | _invitation(form)
     try:
         caller.affairs.add_user(NewUser.model_validate(given))
     except ValidationError as error:
         return _admin(request, caller, form, _invalid(error, NewUser))
-    except Conflict as error:
+    except (Conflict, InvalidInput) as error:
         return _admin(request, caller, form, error)
     return go("/admin", "added")
 
@@ -74,13 +76,20 @@ def change_user(request: Request, user_id: str, caller: TheCaller, form: TheForm
     given: dict[str, Any] = {"role": form.text("role") or None, "password": form.raw("password") or None}
     if form.text("disabled"):
         given["disabled"] = form.text("disabled") == "yes"
+    given |= _invitation(form)
     try:
         caller.affairs.change_user(user_id, UserChange.model_validate(given))
     except ValidationError as error:
         return _admin(request, caller, None, _invalid(error, UserChange))
-    except Conflict as error:
+    except (Conflict, InvalidInput) as error:
         return _admin(request, caller, None, error)
     return go("/admin", "changed")
+
+
+def _invitation(form: Form) -> dict[str, Any]:
+    """How a person signs in through the provider, where the form says it."""
+    given = {name: form.text(name) for name in ("email", "subject") if form.text(name)}
+    return {"openid": given} if given else {}
 
 
 @router.post("/admin/retention")

@@ -12,6 +12,7 @@ from auditor.api.web.files import static_file
 from auditor.api.web.forms import TheForm
 from auditor.api.web.guard import PageRoute
 from auditor.api.web.render import forget_session, go, page, problems_of
+from auditor.api.web.sign_in_page import inside, sign_in_page
 from auditor.contracts.people import Bootstrap, SignIn
 from auditor.contracts.problems import problems_in
 from auditor.errors import InvalidInput, NotSignedIn
@@ -34,21 +35,21 @@ def static(name: str) -> Response:
 def show_sign_in(request: Request, server: TheServer, next: str = "/") -> Response:
     """The form; while there is nobody yet, that for the first admin. Who is signed in needs neither."""
     if request.state.identity is not None:
-        return go(_inside(next))
+        return go(inside(next))
     if server.people.is_empty():
         return go("/setup")
-    return page(request, "sign_in.html.j2", next=_inside(next), team="local", name="")
+    return sign_in_page(request, server, inside(next), team="local")
 
 
 @router.post("/sign-in")
 def sign_in(request: Request, server: TheServer, form: TheForm) -> Response:
     """Start a session."""
-    team, name, target = form.text("team"), form.text("name"), _inside(form.text("next"))
+    team, name, target = form.text("team"), form.text("name"), inside(form.text("next"))
     try:
         wanted = SignIn(team=team, name=name, password=form.raw("password"))
         secret, _ = server.people.sign_in(wanted)
     except (ValidationError, NotSignedIn):
-        return page(request, "sign_in.html.j2", next=target, team=team, name=name, **problems_of(_WRONG))
+        return sign_in_page(request, server, target, team=team, name=name, **problems_of(_WRONG))
     response = go(target)
     set_session_cookie(response, secret, request)
     return response
@@ -83,9 +84,3 @@ def set_up(request: Request, server: TheServer, form: TheForm) -> Response:
     except NotSignedIn as error:
         return page(request, "setup.html.j2", name=form.text("name"), **problems_of(error))
     return go("/sign-in", "admin")
-
-
-def _inside(address: str) -> str:
-    """`address` if it is one of this server: a link to the sign-in page must not lead elsewhere afterwards."""
-    plain = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
-    return address if plain and "\\" not in address else "/"
