@@ -82,9 +82,7 @@ class OpenIdSignIn:
             user = None if team is None else self._person(tx, team, who)
         if team is None or user is None or user.disabled:
             self._note_unknown(team_name, who, user)
-            raise NotSignedIn(
-                self._answer(team_name, who), remedy="Ask an admin of the team to add you as one of these."
-            )
+            raise NotSignedIn(self._answer(team_name, who), remedy="Ask an admin of the team to add you with it.")
         people = People(database=self._database, clock=self._clock)
         return people.open_session(user, team, by="openid")
 

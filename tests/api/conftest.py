@@ -1,9 +1,23 @@
-"""Installations for the tests of the API."""
+"""Installations for the tests of the API, and a browser."""
+
+import os
+import shutil
 
 import pytest
 from api_house import installed
 
 from auditor.settings import Settings
+
+CHROMIUM = os.environ.get("AUDITOR_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +42,16 @@ def postgres_house(tmp_path_factory, shared_postgres_url):
     )
     with installed(settings) as house:
         yield house
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: install it, or name it in AUDITOR_TEST_CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

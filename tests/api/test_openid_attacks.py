@@ -219,12 +219,13 @@ def test_a_code_is_good_once(house, provider, browser):
 def test_an_answer_for_another_browser_is_refused(house, provider, browser):
     """Somebody sends a victim the end of their own sign-in; the victim has one of their own under way, or none."""
     invite(house, {"email": EMAIL})
+    before = sessions(house)
     with Browser(house.url) as victim:
         path, back = browser.back()
         refused(house, victim, victim.client.get(path, params=back), "not begun in this browser")
         victim.begin()
         refused(house, victim, victim.client.get(path, params=back), "not to this sign-in")
-    assert sessions(house) == sessions(house)
+    assert sessions(house) == before
 
 
 def test_a_stolen_code_is_worth_nothing_without_the_browser(house, provider, browser):
