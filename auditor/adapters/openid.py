@@ -174,11 +174,11 @@ class _Bounded(httpx.SyncByteStream):
 
 
 def _usable(keys: Mapping[str, Any]) -> KeySet:
-    """Its public keys for signatures; others, such as secrets that anybody can read there, are no keys."""
+    """Its public keys; secrets that anybody can read there are none, and what a key says it is for is heeded later."""
     listed = keys.get("keys")
     found: list[Key] = []
     for item in listed if isinstance(listed, list) else ():
-        if isinstance(item, dict) and item.get("kty") in ("RSA", "EC") and item.get("use", "sig") == "sig":
+        if isinstance(item, dict) and item.get("kty") in ("RSA", "EC"):
             try:
                 found.append(JWKRegistry.import_key(item))
             except (JoseError, ValueError, TypeError, KeyError):
