@@ -28,7 +28,10 @@ class AuditorError(Exception):
         retryable: True when the same request may succeed later without a change.
         exit_code: what a command that ends with this error returns.
         remedy: one sentence that says what to do.
+        retry_after_s: when a retry is worth trying; None: nobody knows.
     """
+
+    retry_after_s: int | None = None
 
     code: ClassVar[str] = "internal_error"
     http_status: ClassVar[int] = 500
@@ -108,6 +111,16 @@ class Conflict(AuditorError):
     default_remedy = "Look at what is there, and choose another name or go on from its state."
 
 
+class UnderWay(Conflict):
+    """The same request came before and is still being worked on."""
+
+    retry_after_s: int | None = 1
+
+    code = "under_way"
+    retryable = True
+    default_remedy = "Send it again with the same Idempotency-Key until its answer comes."
+
+
 class TooLarge(AuditorError):
     """A request or a file is over the size limit."""
 
@@ -117,13 +130,9 @@ class TooLarge(AuditorError):
 
 
 class TooManyRequests(AuditorError):
-    """The rate limit was passed.
+    """The rate limit was passed."""
 
-    Attributes:
-        retry_after_s: when there is room again.
-    """
-
-    retry_after_s: int = 1
+    retry_after_s: int | None = 1
 
     code = "too_many_requests"
     http_status = 429
@@ -168,6 +177,8 @@ class UnsupportedModel(AuditorError):
 
 class StorageFailure(AuditorError):
     """The database or the artifact store could not be read or written."""
+
+    retry_after_s: int | None = 5
 
     code = "storage_failure"
     http_status = 503

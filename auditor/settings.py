@@ -43,9 +43,9 @@ class Settings(BaseSettings):
     threads: int = 0
     """Compute threads of the runner; 0 leaves the choice to torch."""
     lease_s: float = Field(default=60.0, gt=0)
-    """A unit whose worker was not heard of for this long is given to another one."""
+    """A unit whose worker, or a request whose API process, was not heard of for this long is given to another one."""
     heartbeat_s: float = Field(default=5.0, gt=0)
-    """Seconds between a worker's signs of life; also how soon it sees that a job was cancelled."""
+    """Seconds between signs of life; also how soon it sees that a job was cancelled."""
     reap_s: float = Field(default=15.0, gt=0)
     """Seconds between a worker's looks for lost units and lost announcements."""
     max_attempts: int = Field(default=3, ge=1)

@@ -39,6 +39,7 @@ class RepairRequest:
         search: overrides the manifest's: `fisher`, `sweep` or `fixed:K`.
         params: overrides of the defense's parameters.
         fresh: run again even if the same repair is stored.
+        request_id: see `auditor.service.jobs.Jobs.start`.
     """
 
     reference: str
@@ -48,6 +49,7 @@ class RepairRequest:
     search: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
+    request_id: str | None = None
 
 
 class Repairs:
@@ -126,7 +128,12 @@ class Repairs:
             published=None if published is None else _published(published, submission),
         )
         return self._jobs.start(
-            JobKind.REPAIR, payload.model_dump(mode="json"), submission, new_submission=False, fresh=request.fresh
+            JobKind.REPAIR,
+            payload.model_dump(mode="json"),
+            submission,
+            new_submission=False,
+            fresh=request.fresh,
+            request_id=request.request_id,
         )
 
     def _put(self, contract: Contract) -> str:

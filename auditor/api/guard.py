@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from fastapi import Request, Response
@@ -15,7 +18,7 @@ from auditor.api.replay import Replay
 from auditor.api.rights import RIGHTS, Right, require
 from auditor.api.server import Server, server_of
 from auditor.contracts.problems import problems_in
-from auditor.errors import InvalidInput, NotAllowed, NotSignedIn, TooLarge
+from auditor.errors import InvalidInput, NotAllowed, NotSignedIn, StorageFailure, TooLarge
 from auditor.service.people import Identity
 
 COOKIE = "auditor_session"
@@ -135,16 +138,35 @@ async def _replayed(
     server: Server, identity: Identity, key: str, request: Request, handle: Callable[[Request], Awaitable[Response]]
 ) -> Response:
     """The first answer to a request with this key, which only the first one works for."""
-    replay = Replay(server.services.database, server.services.clock, identity, key)
-    known = await run_in_threadpool(replay.begin, request.method, request.url.path, await request.body())
+    lease = timedelta(seconds=server.settings.lease_s)
+    replay = Replay(server.services.database, server.services.clock, identity, key, lease)
+    what = (request.method, request.url.path, await request.body())
+    known = await run_in_threadpool(replay.begin, *what)
     if known is not None:
         status, body = known
         headers = {"Idempotent-Replayed": "true"}
         return Response(body, status_code=status, media_type="application/json", headers=headers)
+    request.state.request_id = replay.request_id(*what)
+    renewing = asyncio.create_task(_renew(replay, server.settings.heartbeat_s))
     try:
         response = await handle(request)
     except BaseException:
+        await _end(renewing)
         await run_in_threadpool(replay.forget)
         raise
+    await _end(renewing)
     await run_in_threadpool(replay.keep, response.status_code, bytes(response.body))
     return response
+
+
+async def _renew(replay: Replay, every_s: float) -> None:
+    """Until cancelled."""
+    while True:
+        await asyncio.sleep(every_s)
+        with suppress(StorageFailure):  # the next time, or never: then another process may take over
+            await run_in_threadpool(replay.renew)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})

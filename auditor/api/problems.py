@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from auditor.contracts.service import Problem
-from auditor.errors import AuditorError, InvalidInput, NotSignedIn, TooLarge, TooManyRequests
+from auditor.errors import AuditorError, InvalidInput, NotSignedIn, TooLarge
 
 MEDIA_TYPE = "application/problem+json"
 _LOG = logging.getLogger("auditor.api")
@@ -39,10 +39,8 @@ def problem_response(error: AuditorError, *, status: int | None = None) -> Respo
         retryable=error.retryable,
     )
     headers = {"Cache-Control": "no-store"}
-    if isinstance(error, TooManyRequests):
+    if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
-    elif error.retryable and status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "5"
     if isinstance(error, TooLarge):
         headers["Connection"] = "close"  # what is still on its way is not read
     if isinstance(error, NotSignedIn):

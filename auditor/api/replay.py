@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from datetime import timedelta
 
 from auditor.contracts.base import digest_of
-from auditor.errors import Conflict, InvalidInput
+from auditor.errors import Conflict, InvalidInput, StorageFailure, UnderWay
 from auditor.service.accounts import Answer
 from auditor.service.people import Identity
 from auditor.service.ports import Clock
 from auditor.service.repositories import Database
 
 KEPT_FOR = timedelta(days=1)
-ABANDONED_AFTER = timedelta(minutes=30)
-"""An answer that did not come within this time never will: the process died."""
+_UNDER_WAY = "the first request with this Idempotency-Key is still being worked on"
 
 
 class Replay:
@@ -25,47 +25,74 @@ class Replay:
         clock: the time.
         identity: who asks.
         key: as they sent it.
+        lease: a request that did not show for this long that it is still worked on was so by a process that died.
     """
 
-    def __init__(self, database: Database, clock: Clock, identity: Identity, key: str) -> None:
+    def __init__(self, database: Database, clock: Clock, identity: Identity, key: str, lease: timedelta) -> None:
         if not 1 <= len(key) <= 200:
             raise InvalidInput("the header Idempotency-Key has 1 to 200 characters")
         self._transactions = database.of_team(identity.team.id)
         self._clock = clock
         self._team_id = identity.team.id
         self._id = digest_of([identity.user.id, key])
+        self._lease = lease
+        self._shown_at = clock.now()
+
+    def request_id(self, method: str, path: str, body: bytes) -> str:
+        """The same for every repetition of this request, and for nothing else: what it makes is named by it."""
+        return digest_of([self._id, _digest(method, path, body)])[:32]
 
     def begin(self, method: str, path: str, body: bytes) -> tuple[int, str] | None:
-        """Status and body of the first answer; None: this request is the first, and is now being worked on.
+        """Status and body of the first answer; None: the request is now this process's to work on.
 
         Raises:
-            Conflict: the first one is still being worked on.
+            UnderWay: another process works on it.
             InvalidInput: the key was used for another request.
         """
-        digest = hashlib.sha256(f"{method} {path}\n".encode() + body).hexdigest()
-        now = self._clock.now()
+        digest, now = _digest(method, path, body), self._clock.now()
         with self._transactions() as tx:
             found = tx.answers.find(id=self._id)
-            if found is not None:
-                kept = KEPT_FOR if found.status is not None else ABANDONED_AFTER
-                if found.created_at + kept < now:
-                    tx.answers.remove(found.id)
-                    found = None
             if found is None:
-                tx.answers.add(Answer(self._id, now, self._team_id, digest))
-                return None
+                try:
+                    tx.answers.add(Answer(self._id, now, self._team_id, digest))
+                except Conflict:
+                    raise UnderWay(_UNDER_WAY) from None
+            elif found.created_at + (self._lease if found.status is None else KEPT_FOR) < now:
+                changes = {"created_at": now, "digest": digest, "status": None, "body": ""}
+                if not tx.answers.change(self._id, {"created_at": found.created_at}, **changes):
+                    raise UnderWay(_UNDER_WAY)
+                found = None
+        if found is None:
+            self._shown_at = now
+            return None
         if found.digest != digest:
             raise InvalidInput("this Idempotency-Key was used for another request", remedy="Use a new key.")
         if found.status is None:
-            raise Conflict("the first request with this Idempotency-Key is still being worked on")
+            raise UnderWay(_UNDER_WAY)
         return found.status, found.body
 
-    def keep(self, status: int, body: bytes) -> None:
-        """This is the answer."""
+    def renew(self) -> None:
+        """It is still being worked on."""
+        now = self._clock.now()
         with self._transactions() as tx:
-            tx.answers.change(self._id, status=status, body=body.decode())
+            if tx.answers.change(self._id, self._mine, created_at=now):
+                self._shown_at = now
+
+    def keep(self, status: int, body: bytes) -> None:
+        """This is the answer. One that cannot be kept is given all the same: it is true."""
+        with suppress(StorageFailure), self._transactions() as tx:
+            tx.answers.change(self._id, self._mine, status=status, body=body.decode())
 
     def forget(self) -> None:
-        """It failed: the same request may be tried again."""
-        with self._transactions() as tx:
-            tx.answers.remove(self._id)
+        """It failed: the same request may be tried again, at the latest when the lease ends."""
+        with suppress(StorageFailure), self._transactions() as tx:
+            tx.answers.remove(self._id, self._mine)
+
+    @property
+    def _mine(self) -> dict[str, object]:
+        """How the row looks as long as no other process took over."""
+        return {"created_at": self._shown_at, "status": None}
+
+
+def _digest(method: str, path: str, body: bytes) -> str:
+    return hashlib.sha256(f"{method} {path}\n".encode() + body).hexdigest()

@@ -101,11 +101,18 @@ def _signing_key(settings: Settings) -> bytes:
 
 
 class Caller:
-    """Who asks, and all that can be done in their name; none of it reaches another team."""
+    """Who asks, and all that can be done in their name; none of it reaches another team.
 
-    def __init__(self, server: Server, identity: Identity) -> None:
+    Args:
+        server: the process.
+        identity: who asks.
+        request_id: the same for every repetition of this request, if it may be repeated.
+    """
+
+    def __init__(self, server: Server, identity: Identity, request_id: str | None = None) -> None:
         self.server = server
         self.me = identity
+        self.request_id = request_id
         self.services: Services = server.services.of_team(identity.team.id)
         self.transactions: Transactions = server.services.database.of_team(identity.team.id)
 
@@ -155,7 +162,7 @@ def server_of(request: Request) -> Server:
 
 def caller_of(request: Request) -> Caller:
     """The one who asks; the guard has seen to it that there is one."""
-    return Caller(server_of(request), request.state.identity)
+    return Caller(server_of(request), request.state.identity, getattr(request.state, "request_id", None))
 
 
 TheCaller = Annotated[Caller, Depends(caller_of)]

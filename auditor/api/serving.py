@@ -7,19 +7,27 @@ import sys
 import uvicorn
 
 from auditor.api.app import build_app
-from auditor.bootstrap import build_services
+from auditor.bootstrap import UNIT_HANDLERS, build_services
 from auditor.service.people import BOOTSTRAP_LIFE, People
+from auditor.service.scratch import sweep
 from auditor.settings import Settings
 
 
-def serve(settings: Settings, host: str, port: int) -> None:
+def serve(settings: Settings, host: str, port: int, *, handlers: str = UNIT_HANDLERS) -> None:
     """Serve until interrupted. While there is nobody, a one-time token for the first admin is printed.
+
+    Args:
+        settings: where things are.
+        host: address to listen on.
+        port: port to listen on.
+        handlers: `module:function` of the runner's handler table.
 
     Raises:
         StorageFailure: the database cannot be used, or its schema is not the newest.
     """
-    services = build_services(settings)
+    services = build_services(settings, handlers=handlers)
     try:
+        sweep(settings.home / "scratch", older_than_s=2 * settings.unit_timeout_s)
         app = build_app(services, settings)
         people = People(database=services.database, clock=services.clock)
         if people.is_empty():

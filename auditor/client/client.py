@@ -10,7 +10,7 @@ from types import TracebackType
 from auditor.client.transport import Transport
 from auditor.contracts.base import digest_of_file
 from auditor.contracts.jobs import JobView
-from auditor.contracts.people import Bootstrap, MadeToken, Me, NewToken, SignIn, UserView
+from auditor.contracts.people import Bootstrap, MadeToken, Me, NewTeam, NewToken, SignIn, TeamView, UserView
 from auditor.contracts.policy import Policy
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport
@@ -31,11 +31,11 @@ from auditor.contracts.service import (
     UploadView,
     WaiverView,
 )
-from auditor.errors import InvalidInput, ServerFailure
+from auditor.errors import AuditorError, Conflict, InvalidInput
 
 PART_BYTES = 8 << 20
-"""An upload that breaks loses at most so much."""
 TRIES = 5
+"""Of a part, as long as no byte of it arrives."""
 
 
 class Client:
@@ -44,10 +44,12 @@ class Client:
     Args:
         url: of the server, `https://audits.example`.
         token: made there; None: only what is open to everyone.
+        part_bytes: of each part of an upload: one that breaks loses at most so much.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, *, part_bytes: int = PART_BYTES) -> None:
         self._transport = Transport(url, token)
+        self._part_bytes = part_bytes
 
     def __enter__(self) -> Client:
         return self
@@ -79,8 +81,12 @@ class Client:
         """A token for oneself."""
         return self._transport.ask("POST", "/tokens", MadeToken, body=request)
 
+    def make_team(self, request: NewTeam) -> TeamView:
+        """A team with its first admin; for the operator."""
+        return self._transport.ask("POST", "/teams", TeamView, body=request, key=secrets.token_hex(16))
+
     def upload(self, path: Path, *, name: str | None = None) -> UploadView:
-        """Send a file, in parts; after a broken connection it goes on from what the server has."""
+        """Send a file, in parts; after a broken connection, or a restart, it goes on from what the server has."""
         try:
             size, sha256 = path.stat().st_size, digest_of_file(path)
         except OSError as error:
@@ -91,22 +97,32 @@ class Client:
         upload = self._transport.ask("POST", "/uploads", UploadView, body=announced, key=secrets.token_hex(16))
         left = TRIES
         while not upload.complete:
+            before = upload.received
             try:
-                self._transport.send(f"/uploads/{upload.id}", _part(path, upload.received), upload.received)
-            except ServerFailure:
+                part = _part(path, before, self._part_bytes)
+                upload = self._transport.send(f"/uploads/{upload.id}", part, before, UploadView)
+            except AuditorError as error:
                 left -= 1
-                if not left:
+                if not left or not (error.retryable or isinstance(error, Conflict)):
                     raise
-            upload = self._transport.ask("GET", f"/uploads/{upload.id}", UploadView)
+                self._transport.sleep(error.retry_after_s or 0.5)
+                upload = self._transport.ask("GET", f"/uploads/{upload.id}", UploadView)
+            left = TRIES if upload.received > before else left
         return upload
 
     def name_data_set(self, request: NewDataSet) -> DataSetView:
         """Give an upload a name."""
         return self._transport.ask("POST", "/data-sets", DataSetView, body=request)
 
-    def start_audit(self, request: NewAudit) -> StartedView:
-        """Check and audit; a request whose answer was lost is not done twice."""
-        return self._transport.ask("POST", "/audits", StartedView, body=request, key=secrets.token_hex(16))
+    def start_audit(self, request: NewAudit, *, key: str | None = None) -> StartedView:
+        """Check and audit; a request whose answer was lost is not done twice.
+
+        Args:
+            request: what to audit.
+            key: idempotency key; with the same one, the same request can be repeated by another process too.
+        """
+        key = key or secrets.token_hex(16)
+        return self._transport.ask("POST", "/audits", StartedView, body=request, key=key)
 
     def start_remediation(self, request: NewRemediation) -> StartedView:
         """Repair and audit again."""
@@ -189,11 +205,10 @@ class Client:
         return self._transport.ask("GET", "/waivers", Page[WaiverView], query=query).items
 
 
-def _part(path: Path, offset: int) -> Iterator[bytes]:
-    """At most PART_BYTES of a file."""
+def _part(path: Path, offset: int, left: int) -> Iterator[bytes]:
+    """At most `left` bytes of a file."""
     with path.open("rb") as handle:
         handle.seek(offset)
-        left = PART_BYTES
         while left and (data := handle.read(min(1 << 16, left))):
             left -= len(data)
             yield data

@@ -12,13 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 from auditor.contracts.base import Contract
 from auditor.contracts.jobs import Failed
 from auditor.contracts.service import Problem
-from auditor.errors import AuditorError, ServerFailure, TooManyRequests
+from auditor.errors import AuditorError, ServerFailure, UnderWay
 from auditor.service.failures import error_of
 
 T = TypeVar("T")
 PREFIX = "/api/v1"
-TRIES = 4
-"""Of requests that can be repeated, when the server cannot be reached or is too busy."""
+UNMET_S, PATIENCE_S, UNDER_WAY_S = 4.0, 60.0, 900.0
+"""How long requests that can be repeated wait for a server that never answered (it may not exist), for one that did
+(it may be starting again, or too busy), and for the answer to an earlier request that is still worked on."""
+LONGEST_PAUSE_S = 8.0
 
 
 class Transport:
@@ -30,6 +32,7 @@ class Transport:
         sleep: waits between tries.
 
     Attributes:
+        sleep: as given.
         csrf_token: of a session, sent with every request.
     """
 
@@ -41,7 +44,8 @@ class Transport:
         except (httpx.InvalidURL, ValueError) as error:
             raise ServerFailure(f"'{url}' is not the address of a server: {error}") from None
         self._url = url
-        self._sleep = sleep
+        self._answered = False
+        self.sleep = sleep
         self.csrf_token: str | None = None
 
     def close(self) -> None:
@@ -79,23 +83,15 @@ class Transport:
             headers["Idempotency-Key"] = key
         given = {name: value for name, value in (query or {}).items() if value is not None}
         response = self._send(method, path, content, headers, given, repeat=method != "POST" or key is not None)
-        try:
-            read: T = TypeAdapter(answer).validate_json(response.content)
-        except ValidationError as error:
-            raise ServerFailure(
-                f"the server at {self._url} answered with what this version does not know: {error.error_count()} "
-                f"problems in the answer to {method} {path}",
-                remedy="Use the same version of the auditor here and there.",
-            ) from None
-        return read
+        return self._read(response, answer)
 
     def text(self, path: str, query: Mapping[str, Any] | None = None) -> bytes:
         """The body of a GET as it is."""
         return self._send("GET", path, None, {}, dict(query or {}), repeat=True).content
 
-    def send(self, path: str, data: Iterable[bytes], offset: int) -> httpx.Response:
-        """Stream a part of an upload."""
-        return self._checked(lambda: self._http.put(path, params={"offset": offset}, content=data))
+    def send(self, path: str, data: Iterable[bytes], offset: int, answer: type[T]) -> T:
+        """Stream a part of an upload; never repeated here, since the server may have more or less of it by now."""
+        return self._read(self._checked(lambda: self._http.put(path, params={"offset": offset}, content=data)), answer)
 
     def stream(self, path: str, write: Callable[[bytes], object]) -> None:
         """Write the body of a GET as it comes."""
@@ -119,26 +115,41 @@ class Transport:
         *,
         repeat: bool,
     ) -> httpx.Response:
-        for left in reversed(range(TRIES if repeat else 1)):
+        waited, pause = 0.0, 0.5
+        while True:
             try:
                 return self._checked(
                     lambda: self._http.request(method, path, content=content, headers=headers, params=query)
                 )
-            except TooManyRequests as error:
-                if not left:
+            except AuditorError as error:
+                wait = pause if error.retry_after_s is None else float(error.retry_after_s)
+                if not repeat or not error.retryable or waited + wait > self._patience(error):
                     raise
-                self._sleep(error.retry_after_s)
-            except ServerFailure:
-                if not left:
-                    raise
-                self._sleep(2.0 ** (TRIES - left - 1) / 2)
-        raise AssertionError("unreachable")
+            self.sleep(wait)
+            waited, pause = waited + wait, min(2 * pause, LONGEST_PAUSE_S)
+
+    def _patience(self, error: AuditorError) -> float:
+        if isinstance(error, UnderWay):
+            return UNDER_WAY_S
+        return PATIENCE_S if self._answered else UNMET_S
+
+    def _read(self, response: httpx.Response, answer: type[T]) -> T:
+        try:
+            read: T = TypeAdapter(answer).validate_json(response.content)
+        except ValidationError as error:
+            raise ServerFailure(
+                f"the server at {self._url} answered with what this version does not know: {error.error_count()} "
+                f"problems in the answer to {response.request.method} {response.request.url.path}",
+                remedy="Use the same version of the auditor here and there.",
+            ) from None
+        return read
 
     def _checked(self, request: Callable[[], httpx.Response]) -> httpx.Response:
         try:
             response = request()
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
+        self._answered = True
         if response.is_error:
             raise _error_of(response)
         return response
@@ -155,6 +166,6 @@ def _error_of(response: httpx.Response) -> AuditorError:
         return ServerFailure(f"{response.url} answered {response.status_code}, which is not an answer of an auditor")
     failed = Failed(code=problem.code, problems=problem.problems, remedy=problem.remedy, retryable=problem.retryable)
     error = error_of(failed)
-    if isinstance(error, TooManyRequests):
-        error.retry_after_s = int(response.headers.get("retry-after", "1"))
+    told = response.headers.get("retry-after", "")
+    error.retry_after_s = int(told) if told.isdigit() else error.retry_after_s
     return error

@@ -80,9 +80,9 @@ class SqlTable(Generic[R]):
         except IntegrityError:
             raise Conflict(f"there is a {self._record.NOUN} like this already") from None
 
-    def remove(self, record_id: str) -> bool:
-        """Delete."""
-        return self._changed(delete(self._row).where(self._row.id == record_id, *self._conditions({})))
+    def remove(self, record_id: str, where: Mapping[str, Any] | None = None) -> bool:
+        """Delete, if the row is as `where` says."""
+        return self._changed(delete(self._row).where(self._row.id == record_id, *self._conditions(where or {})))
 
     def _select(self, equal: Mapping[str, Any]) -> Select[Any]:
         query: Select[Any] = select(self._row).where(*self._conditions(equal))

@@ -52,6 +52,7 @@ class SubmitRequest:
         budget_s: seconds for the whole audit, to which the plan is cut (see `auditor.service.budget`); None: no limit.
         team_id: who submits; owns submission, job and report.
         priority: of jobs that wait, those with a higher one go first.
+        request_id: see `Jobs.start`.
     """
 
     model: Path
@@ -62,6 +63,7 @@ class SubmitRequest:
     budget_s: float | None = None
     team_id: str = LOCAL_TEAM
     priority: int = 0
+    request_id: str | None = None
 
 
 class Audits:
@@ -95,6 +97,9 @@ class Audits:
             InvalidInput: with every problem found, or because no attack fits into the budget.
             UnsupportedModel, RunnerFailure, StorageFailure: as named.
         """
+        repeated = self._jobs.of_request(request.request_id)
+        if repeated is not None:
+            return repeated
         files = {"manifest.json": _json(request.manifest), "policy.json": _json(request.policy)}
         checked = self._check(CHECK if request.budget_s is None else PROBE, request, files, on_event, keep=True)
         missing = [name for name in ("plan.json", "target.json") if name not in checked.outputs]
@@ -124,6 +129,7 @@ class Audits:
             new_submission=True,
             fresh=request.fresh,
             priority=request.priority,
+            request_id=request.request_id,
         )
 
     def estimate(self, request: SubmitRequest, on_event: OnEvent = ignore) -> PlanEstimate:

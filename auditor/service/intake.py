@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 from auditor.contracts.manifest import PUBLISHED, Manifest
 from auditor.contracts.policy import Policy
 from auditor.contracts.service import FileRef, NewAudit
-from auditor.errors import InvalidInput, StorageFailure
+from auditor.errors import InvalidInput
 from auditor.service.audits import SubmitRequest
 from auditor.service.people import Identity
 from auditor.service.ports import ArtifactStore
 from auditor.service.repositories import Database, UnitOfWork
+from auditor.service.scratch import own_folder
 
 FILES: Mapping[tuple[str, ...], str] = {
     ("model", "public_model"): "public-model",
@@ -87,12 +87,7 @@ class Intake:
             policy = _policy(tx, request, problems)
         if problems:
             raise InvalidInput(problems, remedy="Upload what is missing, and name it under `files`.")
-        try:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-            folder = tempfile.TemporaryDirectory(dir=self._scratch, prefix="intake-")
-        except OSError as error:
-            raise StorageFailure(f"no folder for the submission could be made: {error.strerror}") from error
-        with folder as name:
+        with own_folder(self._scratch, "submission") as name:
             base = Path(name)
             for file, digest in digests.items():
                 self._store.get_path(digest, base / file)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from auditor.contracts.base import code_digest, digest_of
 from auditor.contracts.jobs import JobKind, JobState, JobView, UnitState, UnitView
-from auditor.errors import Cancelled, RunnerDied, StorageFailure, WaitTimeout
+from auditor.errors import Cancelled, NotFound, RunnerDied, StorageFailure, WaitTimeout
 from auditor.service.advance import advance, stop_if_idle
 from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.failures import failure_of
@@ -66,6 +67,7 @@ class Jobs:
         new_submission: bool,
         fresh: bool,
         priority: int = 0,
+        request_id: str | None = None,
     ) -> Started:
         """Create a job with its first units, in one transaction; or find the one that does this work already.
 
@@ -78,13 +80,18 @@ class Jobs:
             new_submission: the submission is stored with it.
             fresh: make a new job in any case.
             priority: of jobs that wait, those with a higher one go first.
+            request_id: becomes the id of a new job. A request that is made again, since its answer was lost, so finds
+                the job that it made, even with `fresh`, and is answered as it was.
         """
+        repeated = self.of_request(request_id)
+        if repeated is not None:
+            return repeated
         fingerprint = digest_of({"kind": kind.value, "payload": dict(payload), "code": code_digest()})
         with self._transactions() as tx:
             found = None if fresh else tx.jobs.with_fingerprint(fingerprint, submission.team_id)
             if found is None:
                 job = Job(
-                    id=secrets.token_hex(16),
+                    id=request_id or secrets.token_hex(16),
                     kind=kind,
                     name=submission.name,
                     submission_id=submission.id,
@@ -105,6 +112,15 @@ class Jobs:
             return Started(found.id, reused=True, state=state)
         self._executor.announce()
         return Started(job.id, reused=False, state=job.state)
+
+    def of_request(self, request_id: str | None) -> Started | None:
+        """The job that this request made, if it was here before; see `start`."""
+        if request_id is None:
+            return None
+        with suppress(NotFound), self._transactions() as tx:
+            job = tx.jobs.get(request_id)
+            return Started(job.id, reused=False, state=job.state)
+        return None
 
     def run_in_place(self, job_id: str, on_event: OnEvent = ignore) -> JobView:
         """Run a job's units here, one after the other, until it ends; other processes may take units of it too.

@@ -37,7 +37,7 @@ class Reaper:
         jobs: puts units back and sends the outbox.
         queue: wakes workers.
         clock: the time.
-        scratch: folder of the units' workspaces.
+        scratch: folder of units' and submissions' files.
         unit_timeout_s: how long a unit may run at most.
     """
 

@@ -216,8 +216,8 @@ class Table(Protocol[R]):
         """
         ...
 
-    def remove(self, record_id: str) -> bool:
-        """Delete; False when it was not there."""
+    def remove(self, record_id: str, where: Mapping[str, Any] | None = None) -> bool:
+        """Delete; False when it was not there or is not as `where` says."""
         ...
 
 

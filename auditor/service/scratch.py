@@ -1,4 +1,4 @@
-"""A unit's folder, as the parent sees it: what it may read and write in there on behalf of the runner process."""
+"""Folders for files on their way, whose names say whose they are; and what a parent may touch in that of a unit."""
 
 from __future__ import annotations
 
@@ -13,35 +13,54 @@ from pathlib import Path
 
 from auditor.errors import RunnerFailure, StorageFailure
 
-_OWNER = re.compile(r"unit-(?P<pid>\d+)@(?P<host>.+)-[^-]+")
+_OWNER = re.compile(r"[a-z]+-(?P<pid>\d+)\.(?P<born>\d+)@(?P<host>.+)-[^-]+")
 
 
 def unit_folder(scratch: Path) -> tempfile.TemporaryDirectory[str]:
-    """A new folder for one unit's files, gone when the block ends. Its name says whose it is, see `sweep`."""
+    """A new folder for one unit's files."""
+    return own_folder(scratch, "unit")
+
+
+def own_folder(scratch: Path, what: str) -> tempfile.TemporaryDirectory[str]:
+    """A new folder of this process, gone when the block ends. Its name says whose it is, see `sweep`.
+
+    Args:
+        scratch: where.
+        what: a word for people.
+    """
+    owner = f"{what}-{os.getpid()}.{_born(os.getpid())}@{socket.gethostname()}-"
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=scratch, prefix=f"unit-{os.getpid()}@{socket.gethostname()}-")
+        return tempfile.TemporaryDirectory(dir=scratch, prefix=owner)
     except OSError as error:
-        raise StorageFailure(f"no folder for the unit's files could be made: {error.strerror}") from error
+        raise StorageFailure(f"no folder for the {what}'s files could be made: {error.strerror}") from error
 
 
 def sweep(scratch: Path, *, older_than_s: float) -> int:
     """Remove what processes left that were killed: private images may be among it. Returns how many folders.
 
     Args:
-        scratch: the folder of all units' folders; several machines may share it.
+        scratch: the folder of all such folders; several machines may share it.
         older_than_s: a folder of another machine is removed after this long, which is longer than any unit runs.
     """
     found = 0
-    for folder in scratch.glob("unit-*"):
+    for folder in scratch.glob("*-*@*"):
         owner = _OWNER.fullmatch(folder.name)
         with suppress(OSError):  # another process sweeps too
             here = owner is not None and owner["host"] == socket.gethostname()
-            dead = owner is not None and here and not Path(f"/proc/{owner['pid']}").exists()
+            dead = owner is not None and here and _born(int(owner["pid"])) != owner["born"]
             if dead or (not here and time.time() - folder.stat().st_mtime > older_than_s):
                 shutil.rmtree(folder)
                 found += 1
     return found
+
+
+def _born(pid: int) -> str:
+    """When a process was started: its number alone may be another's by now, as 1 always is in a container."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return "0"
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -63,9 +63,9 @@ class InMemoryTable(Generic[R]):
         self._rows[record_id] = changed
         return True
 
-    def remove(self, record_id: str) -> bool:
-        """Delete."""
-        return self.find(id=record_id) is not None and self._rows.pop(record_id) is not None
+    def remove(self, record_id: str, where: Mapping[str, Any] | None = None) -> bool:
+        """Delete, if the row is as `where` says."""
+        return self.find(id=record_id, **(where or {})) is not None and self._rows.pop(record_id) is not None
 
     def _is_taken(self, record: R) -> bool:
         """Whether another row has what no two may share."""

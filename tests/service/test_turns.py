@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from audit_house import ALL_UNITS, RULES, states
@@ -11,6 +12,7 @@ from audit_house import ALL_UNITS, RULES, states
 from auditor.contracts.jobs import JobState, UnitState
 from auditor.errors import Cancelled, StorageFailure
 from auditor.service.reaper import Reaped
+from auditor.service.scratch import own_folder, unit_folder
 from auditor.testing.reports import sample_report
 
 
@@ -125,22 +127,31 @@ def test_a_claim_is_renewed_while_files_are_stored(house):
 
 
 def test_folders_of_killed_processes_are_swept_and_no_others(house):
-    scratch, host = house.tmp_path / "scratch", socket.gethostname()
+    scratch, host, me = house.tmp_path / "scratch", socket.gethostname(), os.getpid()
     gone = subprocess.Popen(["/bin/true"])
     gone.wait()
-    names = {
-        f"unit-{gone.pid}@{host}-abc": True,
-        f"unit-{os.getpid()}@{host}-abc": False,
-        "unit-1@elsewhere-abc": False,
-        "unit-1@long-ago-abc": True,
-        "mine": False,
-    }
-    for name in names:
-        (scratch / name).mkdir(parents=True)
-        (scratch / name / "private.npz").write_bytes(b"private")
-    os.utime(scratch / "unit-1@long-ago-abc", (0, 0))
-    assert house.reaper.reap().swept == 2
-    assert {name: not (scratch / name).exists() for name in names} == names
+    with (
+        unit_folder(scratch) as unit,
+        own_folder(scratch, "submission") as submission,
+        own_folder(scratch, "form") as form,
+    ):
+        born = Path(unit).name.partition(".")[2].partition("@")[0]
+        names = {
+            f"unit-{gone.pid}.17@{host}-abc": True,
+            f"submission-{gone.pid}.17@{host}-abc": True,
+            f"form-{me}.{int(born) - 1}@{host}-abc": True,  # an earlier process of that number
+            f"unit-{me}.{born}@{host}-abc": False,
+            "unit-1.17@elsewhere-abc": False,
+            "unit-1.17@long-ago-abc": True,
+            "mine": False,
+        }
+        for name in names:
+            (scratch / name).mkdir(parents=True)
+            (scratch / name / "private.npz").write_bytes(b"private")
+        os.utime(scratch / "unit-1.17@long-ago-abc", (0, 0))
+        assert house.reaper.reap().swept == 4
+        assert {name: not (scratch / name).exists() for name in names} == names
+        assert all(Path(folder).exists() for folder in (unit, submission, form))
 
 
 def test_a_job_resumed_while_a_unit_of_it_still_runs_is_running(house):

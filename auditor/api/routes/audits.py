@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ async def start_audit(body: Annotated[NewAudit, Body(examples=[_EXAMPLE])], call
 
 def _start_audit(caller: Caller, body: NewAudit) -> StartedView:
     with caller.intake.submission(body) as request:
-        started = caller.services.audits.submit(request)
+        started = caller.services.audits.submit(replace(request, request_id=caller.request_id))
     return _started(caller, started, "audit.start", body.manifest.model.name)
 
 
@@ -61,6 +62,7 @@ def start_remediation(
         search=body.search,
         params=dict(body.params),
         fresh=body.fresh,
+        request_id=caller.request_id,
     )
     return _started(caller, caller.services.repairs.start(request), "remediation.start", body.audit)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from auditor.errors import InvalidInput, NotAllowed, StorageFailure, TooLarge
+from auditor.service.scratch import own_folder
 
 CSRF_FIELD = "csrf"
 MAX_TEXT_BYTES = 2 << 20
@@ -86,12 +86,7 @@ async def read_form(request: Request, token: str, folder: Path, max_file_bytes: 
         require_token(form, token)
         yield form
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        place = tempfile.TemporaryDirectory(dir=folder, prefix="form-")
-    except OSError as error:
-        raise StorageFailure(f"the form's files cannot be kept: {error.strerror}") from error
-    with place as name:
+    with own_folder(folder, "form") as name:
         reader = _Multipart(options.get(b"boundary", b""), token, Path(name), max_file_bytes)
         try:
             async for part in request.stream():

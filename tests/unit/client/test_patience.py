@@ -1,0 +1,185 @@
+"""The client's patience: with a server that restarts, with one that is too busy, and with one that does not exist."""
+
+import hashlib
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from auditor.client.client import Client
+from auditor.contracts.manifest import Manifest
+from auditor.contracts.service import NewAudit
+from auditor.errors import InvalidInput, ServerFailure, StorageFailure, UnderWay
+
+DONE = (202, {"job_id": "a" * 32, "reused": False, "state": "queued"}, {})
+CUT = None
+"""The connection ends without an answer, as when the process is killed."""
+AUDIT = NewAudit(model="b" * 32, manifest=Manifest.model_validate({"model": {"name": "m"}}))
+
+
+def refused(status, code, *, retryable=True, after=None):
+    problem = {
+        "type": f"urn:auditor:{code}",
+        "title": "no",
+        "status": status,
+        "detail": "no",
+        "code": code,
+        "problems": ["no"],
+        "remedy": "wait",
+        "retryable": retryable,
+    }
+    return status, problem, {} if after is None else {"Retry-After": after}
+
+
+AWAY, BUSY = refused(503, "storage_failure", after="5"), refused(409, "under_way", after="1")
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers with what it was told, one after the other; keeps what it was asked."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script, self.asked = [], []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        length = self.headers.get("Content-Length")
+        body = self.rfile.read(int(length)) if length else self.chunked()
+        self.server.asked.append((self.command, self.path, self.headers.get("Idempotency-Key"), body))
+        told = self.server.script.pop(0)
+        if told is CUT:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        status, value, headers = told
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_PUT = answer
+
+    def chunked(self):
+        """A body without a length."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return b""
+        data = b""
+        while size := int(self.rfile.readline(), 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return data
+
+    def log_message(self, *_args):
+        """Quiet."""
+
+
+@pytest.fixture
+def server():
+    with Scripted() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def waits():
+    return []
+
+
+@pytest.fixture
+def client(server, waits):
+    with Client(server.url, "aud_x", part_bytes=4) as client:
+        client._transport.sleep = waits.append
+        yield client
+
+
+def test_a_request_is_repeated_with_its_key_until_the_server_is_back(server, client, waits):
+    server.script = [AWAY, CUT, BUSY, BUSY, DONE]
+    client._transport._answered = True
+    assert client.start_audit(AUDIT, key="build-1").job_id == "a" * 32
+    assert {key for _, _, key, _ in server.asked} == {"build-1"}
+    assert len({body for *_, body in server.asked}) == 1
+    assert waits == [5, 1.0, 1, 1], "as long as the server says, else ever longer"
+
+
+def test_a_server_that_stays_away_is_given_up_after_a_minute_and_one_that_never_answered_after_seconds(server, waits):
+    with Client(server.url, "aud_x") as client:
+        client._transport.sleep = waits.append
+        server.script = [AWAY] * 20
+        with pytest.raises(StorageFailure):
+            client.start_audit(AUDIT)
+        assert sum(waits) == 60
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with Client(nobody, "aud_x") as client:
+        waits.clear()
+        client._transport.sleep = waits.append
+        with pytest.raises(ServerFailure, match="could not be reached"):
+            client.start_audit(AUDIT)
+        assert waits == [0.5, 1.0, 2.0]
+
+
+def test_an_earlier_request_that_is_worked_on_is_waited_for_longer(server, client, waits):
+    server.script = [refused(409, "under_way", after="100")] * 20
+    with pytest.raises(UnderWay):
+        client.start_audit(AUDIT)
+    assert sum(waits) == 900
+
+
+def test_what_cannot_succeed_later_is_not_repeated(server, client, waits):
+    server.script = [refused(422, "invalid_input", retryable=False)]
+    with pytest.raises(InvalidInput):
+        client.start_audit(AUDIT)
+    assert waits == []
+
+
+def upload_view(data, received, size):
+    return (
+        200,
+        {
+            "id": "c" * 32,
+            "name": "m",
+            "size": size,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "received": received,
+            "complete": received == size,
+            "created_at": "2030-01-01T00:00:00Z",
+        },
+        {},
+    )
+
+
+def test_an_upload_goes_on_from_what_the_server_has_however_often_it_breaks(server, client, tmp_path, waits):
+    data = bytes(range(40))
+    (tmp_path / "m").write_bytes(data)
+    views = {at: upload_view(data, at, len(data)) for at in range(0, 41, 4)}
+    server.script = [views[0]]
+    for at in range(0, 40, 4):  # more breaks than tries, but each brings something
+        server.script += [CUT, views[at + 4]]
+    assert client.upload(tmp_path / "m").complete
+    parts = [(path.rpartition("=")[2], body) for method, path, _, body in server.asked if method == "PUT"]
+    assert parts == [(str(at), data[at : at + 4]) for at in range(0, 40, 4)]
+
+
+def test_an_upload_of_which_nothing_arrives_is_given_up(server, client, tmp_path):
+    data = bytes(8)
+    (tmp_path / "m").write_bytes(data)
+    view = upload_view(data, 0, len(data))
+    server.script = [view, *[AWAY, view] * 4, AWAY]
+    with pytest.raises(StorageFailure):
+        client.upload(tmp_path / "m")
+    assert server.script == []
