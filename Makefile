@@ -50,7 +50,7 @@ bench: $(STAMP) ## The benchmark tables, as ratios measured in one run
 	$(BIN)/python -m benchmarks.fisher
 	$(BIN)/python -m benchmarks.priors
 
-chaos: $(STAMP) ## Sixty-five faults on real PostgreSQL, Redis and workers: is anything lost or doubled?
+chaos: $(STAMP) ## Seventy-two faults on real PostgreSQL, Redis, API servers and workers: is anything lost or doubled?
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chaos
 
 load: $(STAMP) ## Many submissions at once: latencies, and whether the queue drains in order of fairness

@@ -1,10 +1,11 @@
-"""One run with faults on real PostgreSQL, Redis, Celery workers and runner processes: is anything lost or doubled?
+"""One run with faults on real PostgreSQL, Redis, API, worker and runner processes: is anything lost or doubled?
 
     python -m benchmarks.chaos [--share 0.2] [--seed 0] [--out TALLY.md]
 
-Two workers with one process each run small audits whose attacks take a second and a half. Faults come one after the
-other at random moments; after each, every unit that was running must have ended or have been taken again, and how many
-were started again because of it is counted. At the end every job has to be done, with every unit done and one report.
+Three clients upload models to two API processes and submit them with idempotency keys. Two workers with one process
+each run the audits, whose attacks take a second and a half. Faults come one after the other at random moments; after
+each, every unit that was running must have ended or have been taken again, and how many were started again because of
+it is counted. At the end every submission has to be one job, which is done, with every unit done and one report.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,19 +26,20 @@ from pydantic import SecretStr
 
 from auditor.adapters.celery_queue import CeleryQueue
 from auditor.adapters.clock import SystemClock
-from auditor.bootstrap import Services, build_services, build_store, migrate
+from auditor.bootstrap import build_store, migrate
 from auditor.contracts.jobs import JobState, UnitState
-from auditor.contracts.manifest import Manifest
-from auditor.contracts.policy import Policy
 from auditor.db.engine import build_engine
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import StorageFailure
-from auditor.service.audits import SubmitRequest
+from auditor.service.records import Job
 from auditor.service.states import LIVE, TERMINAL
 from auditor.settings import Settings
+from auditor.testing.api import ApiProcess
 from auditor.testing.servers import NoServer, PostgresServer, RedisServer, postgres_binaries, redis_binary
 from auditor.testing.worker import WorkerProcess
 from benchmarks.chaos_faults import FAULTS, World
+from benchmarks.chaos_submitters import Submitters
+from benchmarks.tenants import make_tenants
 
 HANDLERS = "auditor.testing.handlers:fast_handlers"
 SETTLE_S = 60.0
@@ -51,6 +54,30 @@ auditor.bootstrap.LocalBlobs = FullOnceBlobs
 sys.exit(run_worker(Settings(), {concurrency}, gpus={gpus!r}, drain_timeout_s={drain_timeout_s}, handlers={handlers!r}))
 """
 
+_API = """
+import auditor.bootstrap
+from auditor.api.serving import serve
+from auditor.settings import Settings
+from benchmarks.chaos_faults import FullOnceBlobs
+auditor.bootstrap.LocalBlobs = FullOnceBlobs
+serve(Settings(), "127.0.0.1", {port}, handlers={handlers!r})
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is.
+
+    Attributes:
+        processes: API processes, and workers.
+        at_once: submissions under way beside those that a fault is meant for; 0: none, and nothing need run.
+        takes_ms: how long each attack takes.
+    """
+
+    processes: int = 2
+    at_once: int = 2
+    takes_ms: int = 1500
+
 
 @dataclass
 class Tally:
@@ -60,11 +87,19 @@ class Tally:
         injected: faults, by name.
         redone: units started again, by the fault that hit them.
         worst: most units that one fault made start again.
+        submissions: asked for.
+        refused: submissions that no repetition got accepted.
+        repeated: uploads and submissions that had to be asked for again, see `benchmarks.chaos_submitters`.
+        lost: accepted submissions whose job, or any part of it, is not there and done.
+        doubled: jobs, reports and units that are there twice.
     """
 
     injected: Counter[str] = field(default_factory=Counter)
     redone: Counter[str] = field(default_factory=Counter)
     worst: Counter[str] = field(default_factory=Counter)
+    submissions: int = 0
+    refused: int = 0
+    repeated: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
     lost: int = 0
     doubled: int = 0
@@ -76,9 +111,9 @@ class Tally:
 
     @property
     def good(self) -> bool:
-        """Nothing lost, nothing doubled, no fault that cost more than one chunk, no try that no fault explains."""
+        """Nothing refused, lost or doubled, no fault that cost more than one chunk, no try that no fault explains."""
         explained = self.redone_units == self.redone.total() and max(self.worst.values(), default=0) <= 1
-        return explained and not (self.lost or self.doubled or self.left_over)
+        return explained and not (self.refused or self.lost or self.doubled or self.left_over)
 
     def markdown(self) -> str:
         """The tables for the results page."""
@@ -94,7 +129,10 @@ class Tally:
                 *rows,
                 f"| all | {self.injected.total()} | {self.redone.total()} | {max(self.worst.values(), default=0)} |",
                 "",
-                f"{self.jobs} jobs of {self.units} units: {self.lost} lost, {self.doubled} reports doubled, "
+                f"{self.submissions} submissions over HTTP: {self.refused} refused; {self.repeated['upload']} uploads "
+                f"and {self.repeated['submission']} submissions were begun again where the client had given up.",
+                "",
+                f"{self.jobs} jobs of {self.units} units: {self.lost} lost, {self.doubled} jobs or reports doubled, "
                 f"{self.redone_units} tries beyond the first, at most {self.most_tries} tries of one unit, "
                 f"{self.left_over} folders or announcements left over; {self.seconds:.0f} s.",
             ]
@@ -102,8 +140,8 @@ class Tally:
 
 
 @contextmanager
-def installation(folder: Path, seed: int) -> Iterator[tuple[World, Services]]:
-    """Servers, two workers, and the services of whoever submits."""
+def installation(folder: Path, size: Size, seed: int) -> Iterator[World]:
+    """Servers, API processes, workers, and who submits."""
     binaries = postgres_binaries()
     if binaries is None:
         raise NoServer("PostgreSQL is not installed here")
@@ -111,7 +149,7 @@ def installation(folder: Path, seed: int) -> Iterator[tuple[World, Services]]:
         postgres = stack.enter_context(PostgresServer(binaries))
         redis = stack.enter_context(RedisServer(redis_binary()))
         settings = Settings(
-            home=folder,
+            home=folder / "home",
             database_url=SecretStr(postgres.url),
             broker_url=SecretStr(redis.url),
             device="cpu",
@@ -121,29 +159,32 @@ def installation(folder: Path, seed: int) -> Iterator[tuple[World, Services]]:
             retry_delay_s=0.1,
             max_attempts=20,
         )
+        settings.home.mkdir()
         migrate(settings)
-        services = build_services(settings, handlers=HANDLERS)
-        stack.callback(services.close)
         engine = build_engine(settings.effective_database_url)
         stack.callback(engine.dispose)
-        paths = {"PYTHONPATH": str(Path(__file__).parent.parent)}
-        options = {"handlers": HANDLERS, "code": _WORKER, "environment": paths}
-        workers = [stack.enter_context(WorkerProcess(settings, **options)) for _ in range(2)]  # type: ignore[arg-type]
-        queue = CeleryQueue(redis.url)
+        paths, count = {"PYTHONPATH": str(Path(__file__).parent.parent)}, range(size.processes)
+        apis = [ApiProcess(settings, handlers=HANDLERS, code=_API, environment=paths) for _ in count]
+        workers = [WorkerProcess(settings, handlers=HANDLERS, code=_WORKER, environment=paths) for _ in count]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(stack.enter_context, (*apis, *workers)))
+        tokens = make_tenants(apis[0].url, apis[0].bootstrap_token, {f"team-{number}": 1 for number in range(3)})
+        secrets = [secret for own in tokens.values() for secret in own]
+        submitters = stack.enter_context(Submitters([api.url for api in apis], secrets, folder, size.takes_ms))
         chance = random.Random(seed)  # noqa: S311 - not a secret
-        yield World(settings, SqlTransactions(engine), queue, postgres, redis, workers, chance), services
+        queue = CeleryQueue(redis.url)
+        yield World(settings, SqlTransactions(engine), queue, postgres, redis, workers, apis, submitters, chance)
 
 
-def run(folder: Path, faults: Mapping[Callable[[World], None], int], *, seed: int) -> Tally:
+def run(folder: Path, faults: Mapping[Callable[[World], None], int], *, seed: int, size: Size | None = None) -> Tally:
     """Inject the faults in an order that the seed decides, and look at what is left."""
+    size = size or Size()
     tally, started = Tally(), time.monotonic()
-    with installation(folder, seed) as (world, services):
+    with installation(folder, size, seed) as world:
         order = [fault for fault, count in faults.items() for _ in range(count)]
         world.chance.shuffle(order)
-        jobs: list[str] = []
         for fault in order:
-            _feed(world, services, jobs, folder)
-            _until(lambda: bool(world.running()), "nothing ran before a fault")
+            _until(lambda: _fed(world, size.at_once), "nothing ran before a fault")
             time.sleep(world.chance.uniform(0.0, 1.5))
             held, before = world.running(), _redone(world)
             fault(world)
@@ -153,23 +194,20 @@ def run(folder: Path, faults: Mapping[Callable[[World], None], int], *, seed: in
             tally.redone[name] += again
             tally.worst[name] = max(tally.worst[name], again)
             sys.stderr.write(f"{time.monotonic() - started:6.1f} s  {name}: {again} again\n")
-        _until(lambda: _ended(services, jobs), "not every job ended", seconds=300)
-        _inspect(world, services, jobs, tally)
+        _until(lambda: not world.submitters.pending, "not every submission was answered", seconds=200)
+        _until(lambda: _ended(world), "not every job ended", seconds=300)
+        _inspect(world, tally)
     tally.seconds = time.monotonic() - started
     return tally
 
 
-def _feed(world: World, services: Services, jobs: list[str], folder: Path) -> None:
-    """Keep at least a job's worth of work waiting."""
+def _fed(world: World, at_once: int) -> bool:
+    """Keep at least half a job's worth of work waiting or being submitted; returns whether what should run does."""
     with world.transactions() as tx:
         waiting = len(tx.queue.waiting(SystemClock().now()))
-    if waiting >= 3:
-        return
-    model = folder / "model.onnx"
-    model.write_bytes(b"weights")
-    manifest = Manifest.model_validate({"model": {"name": f"chaos-{len(jobs)}-takes-1500ms"}})
-    request = SubmitRequest(model, manifest, folder, Policy(), team_id=f"team-{len(jobs) % 3}")
-    jobs.append(services.audits.submit(request).job_id)
+    if waiting < 4 and world.submitters.pending < at_once:
+        world.submitters.ask()
+    return not at_once or bool(world.running())
 
 
 def _settled(world: World, held: Mapping[str, int], before: int) -> int:
@@ -193,29 +231,44 @@ def _redone(world: World) -> int:
         return tx.queue.statistics(SystemClock().now()).units_redone
 
 
-def _ended(services: Services, jobs: Sequence[str]) -> bool:
-    return all(services.jobs.status(job_id).state in TERMINAL for job_id in jobs)
+def _ended(world: World) -> bool:
+    with world.transactions() as tx:
+        return all(job.state in TERMINAL for job in tx.jobs.latest(1000))
 
 
-def _inspect(world: World, services: Services, jobs: Sequence[str], tally: Tally) -> None:
-    """Every job done, every unit done, every result in the store, one report a job, nothing left over."""
-    store = build_store(world.settings)
-    for job_id in jobs:
-        with world.transactions() as tx:
-            job, units, reports = tx.jobs.get(job_id), tx.units.of_job(job_id), tx.reports.of_job(job_id)
-        results = [unit.result for unit in units if unit.state is UnitState.DONE and unit.result is not None]
-        stored = all(store.exists(digest) for result in results for digest in result.outputs.values())
-        tally.jobs += 1
-        tally.lost += job.state is not JobState.DONE or len(results) < len(units) or not reports or not stored
-        tally.doubled += max(0, len(reports) - 1) + len(units) - len({unit.spec.key for unit in units})
-        tally.units += len(units)
-        tally.redone_units += sum(unit.attempt - 1 for unit in units)
-        tally.most_tries = max(tally.most_tries, *(unit.attempt for unit in units))
-        services.audits.get_report(job_id)
+def _inspect(world: World, tally: Tally) -> None:
+    """Every submission one job, every job done, every result in the store, one report a job, nothing left over."""
+    log = world.submitters.log
+    with world.transactions() as tx:
+        jobs = list(tx.jobs.latest(1000))
+    made = Counter(job.name for job in jobs)
+    there = {job.id: job.name for job in jobs}
+    tally.submissions, tally.jobs = world.submitters.asked, len(jobs)
+    tally.refused, tally.repeated = len(log.refused), log.repeated
+    tally.lost = sum(there.get(job_id) != name for name, job_id in log.accepted.items())
+    tally.doubled = sum(made.values()) - len(made)
+    for problem in log.refused.values():
+        sys.stderr.write(f"refused: {problem}\n")
+    for job in jobs:
+        _inspect_job(world, job, tally)
     scratch = world.settings.home / "scratch"
     _until(lambda: not any(scratch.iterdir()), "a killed process's folder was not swept")
     with world.transactions() as tx:
         tally.left_over = len(tx.outbox.pending()) + len(tx.units.expired(SystemClock().now()))
+
+
+def _inspect_job(world: World, job: Job, tally: Tally) -> None:
+    store = build_store(world.settings)
+    with world.transactions() as tx:
+        units, reports = tx.units.of_job(job.id), tx.reports.of_job(job.id)
+    results = [unit.result for unit in units if unit.state is UnitState.DONE and unit.result is not None]
+    digests = [*(digest for result in results for digest in result.outputs.values()), *(row.digest for row in reports)]
+    stored = all(store.exists(digest) for digest in digests)
+    tally.lost += job.state is not JobState.DONE or len(results) < len(units) or not reports or not stored
+    tally.doubled += max(0, len(reports) - 1) + len(units) - len({unit.spec.key for unit in units})
+    tally.units += len(units)
+    tally.redone_units += sum(unit.attempt - 1 for unit in units)
+    tally.most_tries = max(tally.most_tries, *(unit.attempt for unit in units))
 
 
 def _until(condition: Callable[[], bool], otherwise: str, *, seconds: float = 60.0) -> None:

@@ -18,16 +18,19 @@ from auditor.adapters.local_blobs import LocalBlobs
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import StorageFailure
 from auditor.settings import Settings
+from auditor.testing.api import ApiProcess
 from auditor.testing.handlers import wait_for
+from auditor.testing.process import children_of
 from auditor.testing.servers import PostgresServer, RedisServer
-from auditor.testing.worker import WorkerProcess, children_of
+from auditor.testing.worker import WorkerProcess
+from benchmarks.chaos_submitters import Doing, Submitters
 
 FULL = "disk-full"
 """A file of this name beside the artifacts makes the next write to them fail, and is gone then."""
 
 
 class FullOnceBlobs(LocalBlobs):
-    """The store of the workers under test."""
+    """The store of the processes under test."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -55,6 +58,8 @@ class World:
     postgres: PostgresServer
     redis: RedisServer
     workers: list[WorkerProcess]
+    apis: list[ApiProcess]
+    submitters: Submitters
     chance: random.Random
 
     def running(self) -> dict[str, int]:
@@ -67,10 +72,7 @@ class World:
 
 def kill_worker(world: World) -> None:
     """Kill -9 of a whole worker; whoever supervises it starts it again."""
-    worker = world.chance.choice(world.workers)
-    worker.signal(signal.SIGKILL)
-    wait_for(lambda: not worker.alive)
-    worker.start()
+    world.chance.choice(world.workers).kill_and_restart()
 
 
 def kill_pool_process(world: World) -> None:
@@ -83,6 +85,21 @@ def kill_runner(world: World) -> None:
     _kill(_busy(world)[1])
 
 
+def kill_api(world: World) -> None:
+    """Kill -9 of an API process at any moment; whoever supervises it starts it again."""
+    world.chance.choice(world.apis).kill_and_restart()
+
+
+def kill_api_in_upload(world: World) -> None:
+    """Kill -9 of the API process to which a model is being uploaded."""
+    _during(world, "upload", 0.2, ApiProcess.kill_and_restart)
+
+
+def kill_api_in_submission(world: World) -> None:
+    """Kill -9 of the API process that works on a submission."""
+    _during(world, "submission", 1.0, ApiProcess.kill_and_restart)
+
+
 def restart_redis(world: World) -> None:
     """Redis dies and comes back empty."""
     world.redis.restart()
@@ -91,6 +108,11 @@ def restart_redis(world: World) -> None:
 def restart_postgres(world: World) -> None:
     """PostgreSQL dies in the middle of whatever it does, and recovers."""
     world.postgres.restart()
+
+
+def restart_postgres_in_submission(world: World) -> None:
+    """PostgreSQL dies while an API process works on a submission, and recovers."""
+    _during(world, "submission", 1.0, lambda _api: world.postgres.restart())
 
 
 def fill_disk(world: World) -> None:
@@ -119,16 +141,39 @@ def sleep_through_lease(world: World) -> None:
 
 
 FAULTS: Mapping[Callable[[World], None], int] = {
-    kill_worker: 10,
-    kill_pool_process: 10,
-    kill_runner: 12,
-    restart_redis: 7,
-    restart_postgres: 7,
-    fill_disk: 7,
-    deliver_twice: 6,
-    sleep_through_lease: 6,
+    kill_worker: 7,
+    kill_pool_process: 7,
+    kill_runner: 8,
+    kill_api: 5,
+    kill_api_in_upload: 7,
+    kill_api_in_submission: 8,
+    restart_redis: 6,
+    restart_postgres: 5,
+    restart_postgres_in_submission: 5,
+    fill_disk: 6,
+    deliver_twice: 4,
+    sleep_through_lease: 4,
 }
 """How often each is done in a full run."""
+
+
+def _during(world: World, what: str, within_s: float, harm: Callable[[ApiProcess], None]) -> None:
+    """Do harm while an API process serves such a request, up to `within_s` after it began."""
+    world.submitters.ask()
+    doing = _begun(world, what)
+    time.sleep(world.chance.uniform(0.0, within_s))
+    doing = world.submitters.at(what) or doing
+    harm(world.apis[doing.server])
+
+
+def _begun(world: World, what: str) -> Doing:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        doing = world.submitters.at(what)
+        if doing is not None:
+            return doing
+        time.sleep(0.002)
+    raise TimeoutError(f"no {what} began")
 
 
 def _busy(world: World) -> tuple[int, int]:

@@ -1,17 +1,12 @@
-"""A real worker in a process of its own, for tests and for the run with faults."""
+"""A real worker in a process of its own."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
 
 from auditor.settings import Settings
-from auditor.testing.handlers import wait_for
+from auditor.testing.process import OwnProcess, children_of
 
 _CODE = """
 import sys
@@ -21,18 +16,8 @@ sys.exit(run_worker(Settings(), {concurrency}, gpus={gpus!r}, drain_timeout_s={d
 """
 
 
-def environment_of(settings: Settings) -> dict[str, str]:
-    """The environment in which `Settings()` are these settings."""
-    given = settings.model_dump(exclude_none=True)
-    addresses = {"database_url": settings.database_url, "broker_url": settings.broker_url}
-    given |= {name: value.get_secret_value() for name, value in addresses.items() if value is not None}
-    return {name: value for name, value in os.environ.items() if not name.startswith("AUDITOR_")} | {
-        f"AUDITOR_{name.upper()}": str(value) for name, value in given.items()
-    }
-
-
-class WorkerProcess:
-    """A worker on `settings`; leaving the block stops it.
+class WorkerProcess(OwnProcess):
+    """A worker on `settings`, which is ready when it takes units.
 
     Args:
         settings: with a broker.
@@ -41,6 +26,8 @@ class WorkerProcess:
         environment: further variables.
         code: what the process runs in place of `run_worker` with these arguments.
     """
+
+    NOUN, READY, END = "worker", " ready.", signal.SIGQUIT
 
     def __init__(
         self,
@@ -53,70 +40,9 @@ class WorkerProcess:
         environment: Mapping[str, str] | None = None,
         code: str = _CODE,
     ) -> None:
-        self.log = settings.home / f"worker-{id(self):x}.log"
-        self._settings = settings
-        self._environment = environment_of(settings) | dict(environment or {})
-        self._code = code.format(concurrency=concurrency, gpus=gpus, drain_timeout_s=drain_timeout_s, handlers=handlers)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> WorkerProcess:
-        self.start()
-        return self
-
-    def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Start it, or start it again; returns when it takes units."""
-        ready = self.text.count(" ready.")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-                [sys.executable, "-c", self._code],
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-                cwd=self._settings.home,
-                start_new_session=True,
-            )
-        wait_for(lambda: self.text.count(" ready.") > ready or not self.alive)
-        if not self.alive:
-            raise RuntimeError(f"the worker did not start:\n{self.text[-4000:]}")
-
-    def stop(self, seconds: float = 20.0) -> None:
-        """Make it stop now; kill it when it does not."""
-        if self.process is None:
-            return
-        if self.alive:
-            self.process.send_signal(signal.SIGQUIT)
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
-        if self.process is not None:
-            self.process.send_signal(number)
-
-    @property
-    def alive(self) -> bool:
-        """Whether its parent process runs."""
-        return self.process is not None and self.process.poll() is None
-
-    @property
-    def text(self) -> str:
-        """Everything it logged."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        filled = code.format(concurrency=concurrency, gpus=gpus, drain_timeout_s=drain_timeout_s, handlers=handlers)
+        super().__init__(settings, filled, environment)
 
     def pool(self) -> tuple[int, ...]:
         """Its pool processes."""
         return () if self.process is None else children_of(self.process.pid)
-
-
-def children_of(pid: int) -> tuple[int, ...]:
-    """The processes that a process has started and that have not ended."""
-    try:
-        return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-    except OSError:
-        return ()

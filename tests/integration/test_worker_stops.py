@@ -17,7 +17,8 @@ from auditor.db.unit_of_work import SqlTransactions
 from auditor.service.audits import SubmitRequest
 from auditor.settings import Settings
 from auditor.testing.handlers import let_go, wait_for
-from auditor.testing.worker import WorkerProcess, children_of
+from auditor.testing.process import children_of
+from auditor.testing.worker import WorkerProcess
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 HANDLERS = "auditor.testing.handlers:fast_handlers"
