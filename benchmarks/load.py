@@ -1,49 +1,49 @@
-"""Many submissions at once, through the service: is every one accepted, and does the queue drain fairly?
+"""Many submissions at once, over HTTP: is every one accepted, how long do they take, and does the queue drain fairly?
 
-    python -m benchmarks.load [--jobs 500] [--threads 50] [--workers 4] [--database URL]
+    python -m benchmarks.load [--jobs 500] [--clients 50] [--workers 4] [--checks 2] [--database URL --broker URL]
 
-Three teams submit small audits: one of them five of every eight, first and all at once. One job in ten has priority.
-The units are computed in this process (`auditor.testing.handlers`), so what is measured is the database, the queue and
-the code around them; a private PostgreSQL server is started unless an address is given.
+One API process, as `auditor serve` runs it, with its default limits. Three teams submit small audits, each client with
+a token of its own: of every eight clients, five are of one team. One submission in ten has priority. Each model is
+checked in a runner process of its own, which computes nothing (`auditor.testing.handlers`). When all are accepted,
+workers in this process drain the queue. Private PostgreSQL and Redis servers are started unless addresses are given.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from auditor.adapters.clock import SystemClock
-from auditor.adapters.content_store import ContentStore
 from auditor.adapters.inline_queue import InlineQueue
-from auditor.adapters.local_blobs import LocalBlobs
+from auditor.bootstrap import build_store, migrate
 from auditor.contracts.jobs import JobKind, JobState
-from auditor.contracts.manifest import Manifest
-from auditor.contracts.policy import Policy
 from auditor.db.engine import build_engine
-from auditor.db.migrate import upgrade
 from auditor.db.unit_of_work import SqlTransactions
-from auditor.service.audits import Audits, SubmitRequest
 from auditor.service.execution import Executor
-from auditor.service.jobs import Jobs
 from auditor.service.journal import LOGGER
 from auditor.service.pipeline import AUDIT
+from auditor.settings import Settings
+from auditor.testing.api import ApiProcess
 from auditor.testing.handlers import fast_handlers
 from auditor.testing.ports import InProcessRunner
-from auditor.testing.servers import NoServer, PostgresServer, postgres_binaries
+from auditor.testing.servers import NoServer, PostgresServer, RedisServer, postgres_binaries, redis_binary
+from benchmarks.load_clients import Submitted, percentiles, submit_all
+from benchmarks.tenants import make_tenants
 
+HANDLERS = "auditor.testing.handlers:fast_handlers"
 TEAMS = ("large",) * 5 + ("middle",) * 2 + ("small",)
-"""Who submits, in turn."""
+"""Of each client, in turn."""
 
 
 @dataclass
@@ -68,20 +68,35 @@ class Drained:
     """What came of it.
 
     Attributes:
-        accepted: jobs, in the order they were made.
-        submit_s: seconds of each submission.
-        lost: jobs that are not done.
+        submitted: each submission.
+        submit_s: seconds until all were answered.
+        made: jobs that are there.
+        lost: accepted jobs that are not done.
         seconds: time to drain.
         claims: (team, job) of every claim, in order.
-        urgent: jobs with priority.
     """
 
-    accepted: tuple[str, ...]
-    submit_s: tuple[float, ...]
+    submitted: tuple[Submitted, ...]
+    submit_s: float
+    made: int
     lost: int
     seconds: float
     claims: tuple[tuple[str, str], ...]
-    urgent: frozenset[str]
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """Jobs that clients were told of."""
+        return frozenset(one.job_id for one in self.submitted if one.job_id is not None)
+
+    @property
+    def urgent(self) -> frozenset[str]:
+        """Jobs with priority."""
+        return frozenset(one.job_id for one in self.submitted if one.job_id is not None and one.urgent)
+
+    @property
+    def good(self) -> bool:
+        """Every submission accepted, each one job, and none lost."""
+        return len(self.accepted) == self.made == len(self.submitted) and not self.lost
 
     def shares(self) -> dict[str, int]:
         """Claims of each team until the first of them had nothing left: equal, if the queue is fair."""
@@ -95,15 +110,15 @@ class Drained:
         return max(places, default=0) / len(self.claims)
 
 
-def drain(url: str, folder: Path, *, jobs: int, threads: int, workers: int) -> Drained:
+def load(settings: Settings, *, jobs: int, clients: int, workers: int) -> Drained:
     """Submit everything, then let workers take units until none is left."""
+    migrate(settings)
     with ExitStack() as stack:
-        engine = build_engine(url)
+        submitted, submit_s = _submitted(settings, jobs, clients)
+        engine = build_engine(settings.effective_database_url)
         stack.callback(engine.dispose)
-        upgrade(engine)
-        audits, executor, transactions = _wired(SqlTransactions(engine), folder)
-        made = _submit_all(audits, folder, jobs, threads)
-        urgent = frozenset(job_id for number, (job_id, _) in enumerate(made) if number % 10 == 9)
+        transactions = SqlTransactions(engine)
+        executor = _executor(transactions, settings)
         claims, log = Claims(), logging.getLogger(LOGGER)
         log.addHandler(claims)
         log.setLevel(logging.INFO)
@@ -112,52 +127,33 @@ def drain(url: str, folder: Path, *, jobs: int, threads: int, workers: int) -> D
         _in_parallel(workers, lambda: _work(executor))
         seconds = time.monotonic() - started
         with transactions() as tx:
-            lost = sum(tx.jobs.get(job_id).state is not JobState.DONE for job_id, _ in made)
-        return Drained(
-            accepted=tuple(job_id for job_id, _ in made),
-            submit_s=tuple(took for _, took in made),
-            lost=lost,
-            seconds=seconds,
-            claims=tuple(claims.order),
-            urgent=urgent,
-        )
+            states = {job.id: job.state for job in tx.jobs.latest(2 * jobs)}
+            teams = {team.id: team.name for team in tx.teams.page(100)}
+        lost = sum(states.get(one.job_id) is not JobState.DONE for one in submitted if one.job_id is not None)
+        order = tuple((teams[team_id], job_id) for team_id, job_id in claims.order)
+        return Drained(tuple(submitted), submit_s, len(states), lost, seconds, order)
 
 
-def _wired(transactions: SqlTransactions, folder: Path) -> tuple[Audits, Executor, SqlTransactions]:
-    store, clock, pipelines = ContentStore(LocalBlobs(folder / "artifacts")), SystemClock(), {JobKind.AUDIT: AUDIT}
-    executor = Executor(
-        store=store,
+def _submitted(settings: Settings, jobs: int, clients: int) -> tuple[Sequence[Submitted], float]:
+    """What came of each, and seconds until all were answered."""
+    teams = [TEAMS[number % len(TEAMS)] for number in range(clients)]
+    with ApiProcess(settings, handlers=HANDLERS) as api:
+        made = make_tenants(api.url, api.bootstrap_token, Counter(teams))
+        tokens = [made[team].pop() for team in teams]
+        started = time.monotonic()
+        return submit_all(api.url, tokens, settings.home, jobs), time.monotonic() - started
+
+
+def _executor(transactions: SqlTransactions, settings: Settings) -> Executor:
+    return Executor(
+        store=build_store(settings),
         transactions=transactions,
         queue=InlineQueue(),
-        runner=InProcessRunner(fast_handlers(), folder / "cache"),
-        clock=clock,
-        pipelines=pipelines,
-        scratch=folder / "scratch",
+        runner=InProcessRunner(fast_handlers(), settings.home / "cache"),
+        clock=SystemClock(),
+        pipelines={JobKind.AUDIT: AUDIT},
+        scratch=settings.home / "scratch",
     )
-    jobs = Jobs(transactions=transactions, executor=executor, clock=clock, pipelines=pipelines)
-    audits = Audits(store=store, transactions=transactions, executor=executor, jobs=jobs, clock=clock)
-    return audits, executor, transactions
-
-
-def _submit_all(audits: Audits, folder: Path, jobs: int, threads: int) -> Sequence[tuple[str, float]]:
-    """Job and seconds of each submission."""
-    (folder / "model.onnx").write_bytes(b"weights")
-
-    def submit(number: int) -> tuple[str, float]:
-        started = time.monotonic()
-        manifest = Manifest.model_validate({"model": {"name": f"model-{number}"}})
-        request = SubmitRequest(
-            folder / "model.onnx",
-            manifest,
-            folder,
-            Policy(),
-            team_id=TEAMS[number % len(TEAMS)],
-            priority=int(number % 10 == 9),
-        )
-        return audits.submit(request).job_id, time.monotonic() - started
-
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(submit, range(jobs)))
 
 
 def _work(executor: Executor) -> None:
@@ -181,30 +177,45 @@ def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--jobs", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--checks", type=int, default=2, help="AUDITOR_CONCURRENT_CHECKS")
     parser.add_argument("--database", help="address of an empty database; default: a private PostgreSQL server")
+    parser.add_argument("--broker", help="address of a Redis database; default: a private server")
     options = parser.parse_args()
-    sizes = {"jobs": options.jobs, "threads": options.threads, "workers": options.workers}
+    sizes = {"jobs": options.jobs, "clients": options.clients, "workers": options.workers}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="auditor-load-")))
-        url = options.database
-        if url is None:
-            binaries = postgres_binaries()
-            if binaries is None:
-                raise NoServer("PostgreSQL is not installed here; give --database")
-            url = stack.enter_context(PostgresServer(binaries)).url
-        found = drain(url, folder, **sizes)
-    cuts = statistics.quantiles(found.submit_s, n=100)
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="auditor-load-")))
+        settings = Settings(
+            home=home,
+            database_url=SecretStr(options.database or stack.enter_context(_postgres()).url),
+            broker_url=SecretStr(options.broker or stack.enter_context(RedisServer(redis_binary())).url),
+            device="cpu",
+            concurrent_checks=options.checks,
+        )
+        found = load(settings, **sizes)
+    refused = Counter(one.problem for one in found.submitted if one.job_id is None)
     rate = len(found.claims) / found.seconds
     sys.stdout.write(
-        f"{len(set(found.accepted))} of {options.jobs} accepted, {found.lost} lost\n"
-        f"submission: median {cuts[49]:.3f} s, 95 % {cuts[94]:.3f} s, 99 % {cuts[98]:.3f} s\n"
+        f"{len(found.accepted)} of {options.jobs} accepted in {found.submit_s:.0f} s, "
+        f"{found.made} jobs made, {found.lost} lost\n"
+        f"upload: {percentiles(found.submitted, lambda one: one.upload_s)}\n"
+        f"submission: {percentiles(found.submitted, lambda one: one.submit_s)}\n"
+        f"both: {percentiles(found.submitted, lambda one: one.upload_s + one.submit_s)}\n"
         f"{len(found.claims)} units in {found.seconds:.1f} s ({rate:.0f} a second) with {options.workers} workers\n"
         f"units taken while all teams had some waiting: {found.shares()}\n"
         f"the last unit of a job with priority was taken after {100 * found.last_urgent_frac():.0f} % of all\n"
     )
-    return 1 if found.lost or len(set(found.accepted)) < options.jobs else 0
+    for problem, count in refused.items():
+        sys.stdout.write(f"refused {count} times: {problem}\n")
+    return 0 if found.good else 1
+
+
+def _postgres() -> PostgresServer:
+    binaries = postgres_binaries()
+    if binaries is None:
+        raise NoServer("PostgreSQL is not installed here; give --database")
+    return PostgresServer(binaries)
 
 
 if __name__ == "__main__":
