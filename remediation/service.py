@@ -39,7 +39,7 @@ class RepairRequest:
         search: overrides the manifest's: `fisher`, `sweep` or `fixed:K`.
         params: overrides of the defense's parameters.
         fresh: run again even if the same repair is stored.
-        request_id: see `auditor.service.jobs.Jobs.start`.
+        request_id: see `auditor.service.jobs.Jobs.of_request`.
     """
 
     reference: str
@@ -75,6 +75,9 @@ class Repairs:
             InvalidInput: the audit cannot be repaired; every reason is listed.
             NotFound: no such audit.
         """
+        repeated = self._jobs.of_request(request.request_id)
+        if repeated is not None:
+            return repeated
         with self._transactions() as tx:
             entry = tx.reports.find(request.reference)
             job = tx.jobs.get(entry.job_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,8 +60,12 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+@cache
 def code_digest() -> str:
-    """sha256 over the project's own Python files: caches and report ids change when the code does."""
+    """sha256 over the project's own Python files: caches and report ids change when the code does.
+
+    They are read once: a process goes on with the code it started with.
+    """
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in ("auditor", "remediation"):

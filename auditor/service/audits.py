@@ -52,7 +52,7 @@ class SubmitRequest:
         budget_s: seconds for the whole audit, to which the plan is cut (see `auditor.service.budget`); None: no limit.
         team_id: who submits; owns submission, job and report.
         priority: of jobs that wait, those with a higher one go first.
-        request_id: see `Jobs.start`.
+        request_id: see `Jobs.of_request`.
     """
 
     model: Path

@@ -80,12 +80,8 @@ class Jobs:
             new_submission: the submission is stored with it.
             fresh: make a new job in any case.
             priority: of jobs that wait, those with a higher one go first.
-            request_id: becomes the id of a new job. A request that is made again, since its answer was lost, so finds
-                the job that it made, even with `fresh`, and is answered as it was.
+            request_id: becomes the id of a new job, so that no request makes two; see `of_request`.
         """
-        repeated = self.of_request(request_id)
-        if repeated is not None:
-            return repeated
         fingerprint = digest_of({"kind": kind.value, "payload": dict(payload), "code": code_digest()})
         with self._transactions() as tx:
             found = None if fresh else tx.jobs.with_fingerprint(fingerprint, submission.team_id)
@@ -114,7 +110,7 @@ class Jobs:
         return Started(job.id, reused=False, state=job.state)
 
     def of_request(self, request_id: str | None) -> Started | None:
-        """The job that this request made, if it was here before; see `start`."""
+        """The job that this request made, even with `fresh`, if it was here before: its answer may have been lost."""
         if request_id is None:
             return None
         with suppress(NotFound), self._transactions() as tx:

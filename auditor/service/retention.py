@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -115,6 +116,10 @@ class Retention:
         for upload in tx.uploads.page(_PAGE, (now - UNFINISHED_FOR, ""), complete=False):
             tx.uploads.remove(upload.id)
             (self._folder / f"{upload.id}.part").unlink(missing_ok=True)
+        for path in self._folder.glob("*.part"):  # a process may have died between completing an upload and this
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < (now - UNFINISHED_FOR).timestamp():
+                    path.unlink()
         for answer in tx.answers.page(_PAGE, (now - ANSWERS_FOR, "")):
             tx.answers.remove(answer.id)
         for session in tx.sessions.page(_PAGE, (now - timedelta(days=1), "")):

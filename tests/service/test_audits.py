@@ -231,6 +231,16 @@ def test_fresh_runs_it_again(house):
     assert house.audits.find_report(house.audits.get_report(first.job_id).id).job_id == again.job_id
 
 
+def test_a_request_that_is_made_again_finds_the_audit_it_made_and_is_not_checked_again(house):
+    manifest = Manifest.model_validate({"model": {"name": "faces"}})
+    request = SubmitRequest(house.model, manifest, house.tmp_path, Policy(), fresh=True, request_id="a" * 32)
+    first, again = (house.audits.submit(request) for _ in range(2))
+    assert first.job_id == again.job_id == "a" * 32
+    assert not again.reused, "it is answered as it was"
+    assert house.runner.ran == ["check"]
+    assert len(house.jobs.list()) == 1
+
+
 @pytest.mark.parametrize("what", ["model", "name"])
 def test_another_model_or_name_is_other_work(house, what):
     first = house.submit()

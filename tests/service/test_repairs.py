@@ -139,3 +139,13 @@ def test_freezing_alone_does_not_pass_on_few_private_images(tmp_path, defense, n
     payload = house.start(defense=defense)
     assert (payload.plan.withheld is not None) == is_withheld
     assert payload.quick_plan.withheld is None
+
+
+def test_a_request_that_is_made_again_finds_the_repair_it_made_even_with_fresh(tmp_path):
+    house, made = House(tmp_path, public=True), set()
+    for request_id in ("a" * 32, "a" * 32, "b" * 32):
+        started = house.repairs.start(RepairRequest(house.audit, fresh=True, request_id=request_id))
+        assert (started.job_id, started.reused) == (request_id, False)
+        made.add(started.job_id)
+    with house.transactions() as tx:
+        assert {job.id for job in tx.jobs.latest(10)} == made | {house.audit}

@@ -1,5 +1,6 @@
 """What is sensitive goes on its day, and not a day earlier; what someone else still needs stays."""
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -162,6 +163,16 @@ def test_an_upload_whose_time_is_over_takes_no_model_from_a_job(house):
     assert {f"model {OURS}", f"model {THEIRS}"} <= house.left()
     with house.database() as tx:
         assert not tx.uploads.page(9)
+
+
+def test_the_file_that_a_killed_process_left_of_a_complete_upload_goes(house):
+    left, new = house.folder / f"{'a' * 32}.part", house.folder / f"{'b' * 32}.part"
+    for path, days in ((left, 3), (new, 1)):
+        path.write_bytes(b"private images")
+        then = (house.clock.now() - timedelta(days=days)).timestamp()
+        os.utime(path, (then, then))
+    house.retention.sweep()
+    assert (left.exists(), new.exists()) == (False, True)
 
 
 def test_what_was_learned_from_private_images_leaves_the_cache_too(house):
