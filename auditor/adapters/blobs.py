@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Protocol
 
 from auditor.service.records import StoredArtifact
@@ -42,4 +43,8 @@ class Blobs(Protocol):
 
     def list(self) -> Iterator[StoredArtifact]:
         """All of them, in no order."""
+        ...
+
+    def tidy(self, before: datetime) -> None:
+        """Delete what writers left that began before this and died."""
         ...

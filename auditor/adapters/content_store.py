@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from auditor.adapters.blobs import Blobs, Readable
@@ -77,6 +78,10 @@ class ContentStore:
     def list(self) -> Iterator[StoredArtifact]:
         """Every artifact."""
         return (blob for blob in self._blobs.list() if _DIGEST.fullmatch(blob.digest))
+
+    def tidy(self, before: datetime) -> None:
+        """Delete what writers left that began before this and died."""
+        self._blobs.tidy(before)
 
     def _put(self, source: io.BufferedIOBase) -> str:
         """Read twice: for the name, and to store; a file that changes between is refused."""

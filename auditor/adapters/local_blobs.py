@@ -14,6 +14,7 @@ from auditor.errors import NotFound, StorageFailure
 from auditor.service.records import StoredArtifact
 
 _PART = 1 << 20
+_UNFINISHED = "tmp"
 
 
 class LocalBlobs:
@@ -70,11 +71,22 @@ class LocalBlobs:
             if (found := self.info(path.name)) is not None:  # else deleted meanwhile
                 yield found
 
+    def tidy(self, before: datetime) -> None:
+        """Delete unfinished files that nobody has written to since."""
+        for path in (self._root / _UNFINISHED).glob("*"):
+            try:
+                if path.stat().st_mtime < before.timestamp():
+                    path.unlink(missing_ok=True)
+            except FileNotFoundError:  # its writer goes on
+                continue
+            except OSError as error:
+                raise _failure("deleted", error) from error
+
     def _path(self, name: str) -> Path:
         return self._root / name[:2] / name
 
     def _write(self, name: str, source: Readable) -> None:
-        folder = self._root / "tmp"
+        folder = self._root / _UNFINISHED
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary_name = tempfile.mkstemp(dir=folder)
         temporary = Path(temporary_name)

@@ -98,6 +98,18 @@ class S3Blobs:
                 for row in page.get("Contents", ()):
                     yield StoredArtifact(row["Key"].removeprefix(self._prefix), row["Size"], row["LastModified"])
 
+    def tidy(self, before: datetime) -> None:
+        """Abort uploads in parts that began before this and were never completed."""
+        with _failures("deleted"):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            for page in pages:
+                for row in page.get("Uploads", ()):
+                    if row["Initiated"] < before:
+                        place = {"Bucket": self._bucket, "Key": row["Key"], "UploadId": row["UploadId"]}
+                        self._client.abort_multipart_upload(**place)
+
     def _head(self, name: str) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)

@@ -41,7 +41,7 @@ class Garbage:
         self._store, self._transactions, self._clock = store, transactions, clock
 
     def collect(self, older_than: timedelta, *, dry_run: bool = False) -> Collected:
-        """Delete artifacts older than this that nothing refers to.
+        """Delete artifacts older than this that nothing refers to, and what writers left that died a day ago or longer.
 
         The artifacts are listed before the references are read, and what is stored again meanwhile is young again.
 
@@ -58,6 +58,7 @@ class Garbage:
         if not dry_run:
             for blob in waste:
                 delete_old(self._store, blob.digest, self._clock)
+            self._store.tidy(min(oldest, self._clock.now() - timedelta(days=1)))
         return Collected(len(blobs) - len(waste), len(waste), sum(blob.size for blob in waste))
 
 

@@ -51,6 +51,10 @@ class ArtifactStore(Protocol):
         """Everything that is stored, in no order."""
         ...
 
+    def tidy(self, before: datetime) -> None:
+        """Delete what writers left that began before this and died: it is not among what is stored."""
+        ...
+
 
 class JobQueue(Protocol):
     """Wakes workers, which then ask the database whose turn it is. It may wake them twice or never."""

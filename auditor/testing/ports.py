@@ -69,6 +69,9 @@ class InMemoryStore:
         long_ago = datetime(2000, 1, 1, tzinfo=UTC)
         return (StoredArtifact(digest, len(data), long_ago) for digest, data in list(self.blobs.items()))
 
+    def tidy(self, before: datetime) -> None:
+        """Writers leave nothing here."""
+
 
 class InMemoryQueue:
     """Keeps what was announced.

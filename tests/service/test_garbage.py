@@ -95,3 +95,16 @@ def test_what_is_stored_again_meanwhile_stays(tmp_path):
     garbage = Garbage(store=store, transactions=transactions, clock=SetClock(datetime.now(UTC)))
     garbage.collect(DAY)
     assert store.exists(digest)
+
+
+def test_what_killed_writers_left_goes_too_but_not_in_a_dry_run(transactions, tmp_path):
+    store = ContentStore(LocalBlobs(tmp_path / "artifacts"))
+    store.put_bytes(b"waste")
+    left = tmp_path / "artifacts" / "tmp" / "left"
+    left.write_bytes(b"private images")
+    os.utime(left, (0, 0))
+    garbage = Garbage(store=store, transactions=transactions, clock=SetClock())
+    garbage.collect(DAY, dry_run=True)
+    assert left.exists()
+    garbage.collect(DAY)
+    assert not left.exists()

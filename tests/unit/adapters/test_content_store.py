@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import threading
+from datetime import UTC, datetime, timedelta
 
 import boto3
 import pytest
@@ -239,8 +240,33 @@ class TestFolder:
             store.put_file(tmp_path / "in")
         assert files_of(tmp_path) == []
 
+    def test_what_killed_writers_left_is_deleted_and_what_is_being_written_is_not(self, tmp_path):
+        store = ContentStore(LocalBlobs(tmp_path / "artifacts"))
+        kept = store.put_bytes(b"kept")
+        now = datetime.now(UTC)
+        left, new = (tmp_path / "artifacts" / "tmp" / name for name in ("left", "new"))
+        for path, hours in ((left, 30), (new, 1)):
+            path.write_bytes(b"private images")
+            os.utime(path, ((now - timedelta(hours=hours)).timestamp(),) * 2)
+        store.tidy(now - timedelta(days=1))
+        assert (left.exists(), new.exists(), store.get_bytes(kept)) == (False, True, b"kept")
+
 
 class TestBucket:
+    def test_uploads_that_were_never_completed_are_aborted(self, bucket, endpoint):
+        store, client = ContentStore(S3Blobs(bucket, endpoint)), boto3.client("s3", endpoint_url=endpoint)
+        place = {"Bucket": "artifacts", "Key": f"{bucket.rpartition('/')[2]}/{'a' * 64}"}
+        client.create_multipart_upload(**place)
+
+        def left():
+            found = client.list_multipart_uploads(Bucket="artifacts").get("Uploads", ())
+            return [row["Key"] for row in found if row["Key"] == place["Key"]]
+
+        store.tidy(datetime(2000, 1, 1, tzinfo=UTC))
+        assert left() == [place["Key"]]
+        store.tidy(datetime.now(UTC) + timedelta(hours=1))
+        assert left() == []
+
     @pytest.mark.parametrize("url", ["artifacts", "s3://", "https://bucket"])
     def test_another_address_is_refused(self, url):
         with pytest.raises(InvalidInput, match="s3://bucket/prefix"):
