@@ -89,7 +89,7 @@ class Tally:
         worst: most units that one fault made start again.
         submissions: asked for.
         refused: submissions that no repetition got accepted.
-        repeated: uploads and submissions that had to be asked for again, see `benchmarks.chaos_submitters`.
+        interrupted: uploads and submissions that had to be asked for more than once.
         lost: accepted submissions whose job, or any part of it, is not there and done.
         doubled: jobs, reports and units that are there twice.
     """
@@ -99,7 +99,7 @@ class Tally:
     worst: Counter[str] = field(default_factory=Counter)
     submissions: int = 0
     refused: int = 0
-    repeated: Counter[str] = field(default_factory=Counter)
+    interrupted: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
     lost: int = 0
     doubled: int = 0
@@ -129,8 +129,9 @@ class Tally:
                 *rows,
                 f"| all | {self.injected.total()} | {self.redone.total()} | {max(self.worst.values(), default=0)} |",
                 "",
-                f"{self.submissions} submissions over HTTP: {self.refused} refused; {self.repeated['upload']} uploads "
-                f"and {self.repeated['submission']} submissions were begun again where the client had given up.",
+                f"{self.submissions} submissions over HTTP: {self.refused} refused; "
+                f"{self.interrupted['upload']} of them asked more than once for their upload "
+                f"and {self.interrupted['submission']} for their audit.",
                 "",
                 f"{self.jobs} jobs of {self.units} units: {self.lost} lost, {self.doubled} jobs or reports doubled, "
                 f"{self.redone_units} tries beyond the first, at most {self.most_tries} tries of one unit, "
@@ -244,7 +245,7 @@ def _inspect(world: World, tally: Tally) -> None:
     made = Counter(job.name for job in jobs)
     there = {job.id: job.name for job in jobs}
     tally.submissions, tally.jobs = world.submitters.asked, len(jobs)
-    tally.refused, tally.repeated = len(log.refused), log.repeated
+    tally.refused, tally.interrupted = len(log.refused), Counter(what for what, _ in log.interrupted)
     tally.lost = sum(there.get(job_id) != name for name, job_id in log.accepted.items())
     tally.doubled = sum(made.values()) - len(made)
     for problem in log.refused.values():

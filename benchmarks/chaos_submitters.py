@@ -7,7 +7,6 @@ import queue
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,17 +45,17 @@ class Submitter:
     """A client with a token of its team; each submission goes to the next API process when one fails.
 
     Attributes:
-        clients: one for each API process.
         log: what all submitters were told.
         folder: for the models.
         takes_ms: see `auditor.testing.handlers`.
+        clients: one for each API process.
         doing: read by whoever wants to kill the server at that moment.
     """
 
-    clients: Sequence[Client]
     log: Log
     folder: Path
     takes_ms: int
+    clients: list[Client] = field(default_factory=list)
     doing: Doing | None = None
 
     def work(self, numbers: queue.SimpleQueue[int | None]) -> None:
@@ -68,6 +67,12 @@ class Submitter:
                 self.log.refused[number] = f"{error.code}: {error.message}"
             finally:
                 self.doing = None
+
+    def pause(self, seconds: float) -> None:
+        """Before a client repeats a request."""
+        if self.doing is not None:
+            self.log.interrupted.add((self.doing.what, self.doing.number))
+        time.sleep(seconds)
 
     def _submit(self, number: int) -> None:
         name, model = f"chaos-{number}-takes-{self.takes_ms}ms", self.folder / f"model-{number}.onnx"
@@ -90,7 +95,7 @@ class Submitter:
             except AuditorError as error:
                 if not error.retryable or time.monotonic() > give_up:
                     raise
-                self.log.repeated[what] += 1
+                self.log.interrupted.add((what, number))
         raise AssertionError("unreachable")
 
 
@@ -101,12 +106,12 @@ class Log:
     Attributes:
         accepted: job by name of the model.
         refused: what was wrong, where a submission was given up.
-        repeated: uploads and submissions that were asked for again after the client itself had given up.
+        interrupted: uploads and submissions, by number, that had to be asked for more than once.
     """
 
     accepted: dict[str, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    repeated: Counter[str] = field(default_factory=Counter)
+    interrupted: set[tuple[str, int]] = field(default_factory=set)
 
 
 class Submitters:
@@ -123,8 +128,9 @@ class Submitters:
         self.log = Log()
         self.asked = 0
         self._numbers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        clients = [[Client(url, token, part_bytes=PART_BYTES) for url in urls] for token in tokens]
-        self.all = [Submitter(own, self.log, folder, takes_ms) for own in clients]
+        self.all = [Submitter(self.log, folder, takes_ms) for _ in tokens]
+        for token, one in zip(tokens, self.all, strict=True):
+            one.clients += [Client(url, token, part_bytes=PART_BYTES, sleep=one.pause) for url in urls]
         self._threads = [threading.Thread(target=one.work, args=(self._numbers,), daemon=True) for one in self.all]
 
     def __enter__(self) -> Submitters:

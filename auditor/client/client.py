@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -45,10 +46,18 @@ class Client:
         url: of the server, `https://audits.example`.
         token: made there; None: only what is open to everyone.
         part_bytes: of each part of an upload: one that breaks loses at most so much.
+        sleep: waits before a request is repeated.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, part_bytes: int = PART_BYTES) -> None:
-        self._transport = Transport(url, token)
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        part_bytes: int = PART_BYTES,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transport = Transport(url, token, sleep)
         self._part_bytes = part_bytes
 
     def __enter__(self) -> Client:

@@ -102,8 +102,7 @@ def waits():
 
 @pytest.fixture
 def client(server, waits):
-    with Client(server.url, "aud_x", part_bytes=4) as client:
-        client._transport.sleep = waits.append
+    with Client(server.url, "aud_x", part_bytes=4, sleep=waits.append) as client:
         yield client
 
 
@@ -117,17 +116,15 @@ def test_a_request_is_repeated_with_its_key_until_the_server_is_back(server, cli
 
 
 def test_a_server_that_stays_away_is_given_up_after_a_minute_and_one_that_never_answered_after_seconds(server, waits):
-    with Client(server.url, "aud_x") as client:
-        client._transport.sleep = waits.append
+    with Client(server.url, "aud_x", sleep=waits.append) as client:
         server.script = [AWAY] * 20
         with pytest.raises(StorageFailure):
             client.start_audit(AUDIT)
         assert sum(waits) == 60
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    with Client(nobody, "aud_x") as client:
-        waits.clear()
-        client._transport.sleep = waits.append
+    waits.clear()
+    with Client(nobody, "aud_x", sleep=waits.append) as client:
         with pytest.raises(ServerFailure, match="could not be reached"):
             client.start_audit(AUDIT)
         assert waits == [0.5, 1.0, 2.0]
