@@ -15,7 +15,7 @@ SIZE, N_PRIVATE, N_PUBLIC = 16, 24, 40
 TINY_PLAN = {
     "preset": "quick",
     "n_classes": 22,
-    "samples_per_class": 3,
+    "samples_per_class": 1,
     "attacks": [
         {"name": "ppa", "params": {"pool": 200, "candidates": 1, "steps": 15, "transforms": 4}},
         {
