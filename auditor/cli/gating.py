@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from auditor.contracts.policy import Policy
     from auditor.contracts.report import AuditReport
     from auditor.contracts.waiver import Waiver
+    from auditor.risk.gate import Baseline
 
 APPROVED = "approved"
 """As a baseline: the audit that the team approved on its server. A file of this name is `./approved`."""
@@ -99,22 +100,26 @@ def gated(report: AuditReport, gating: Gating, policy: Policy | None = None) -> 
     if not gating.given and policy is None:
         return report
     from auditor.risk.gate import decide_gate
-    from auditor.service.baselines import compared
 
     there = report.decision
     waivers = {waiver.id: waiver for waiver in (*(gating.waivers or ()), *(use.waiver for use in there.waivers))}
-    baseline = gating.baseline
     decided = decide_gate(
         report,
         policy or report.policy,
         waivers=tuple(waivers.values()),
-        baseline=None if baseline is None else compared(baseline, report, gating.approval),
+        baseline=None if gating.baseline is None else _compared(gating.baseline, report, gating.approval),
         today=there.decided_on or today(),
     )
     others = [waiver for waiver in gating.waivers or () if waiver.model != report.target.name]
     if others:
         typer.echo(f"note: {len(others)} waivers are for other models than {report.target.name}", err=True)
     return decided
+
+
+def _compared(baseline: AuditReport, report: AuditReport, approval: Approval | None) -> Baseline:
+    from auditor.service.baselines import compared  # what compares reaches numpy, which no gate without one waits for
+
+    return compared(baseline, report, approval)
 
 
 def today() -> date:
