@@ -72,7 +72,7 @@ ROWS = (
     Row(PPA,             None,            None,            SWEEP, label="ppa-confidence"),
     Row(PPA,             None,            None,            FRONT, label="ppa-front"),
     Row("if-gmi",        None,            None,            {"steps": 100}, prior="vae-gan"),
-    Row("mirror-w",      None,            None,            {"steps": 300}),
+    Row("mirror-w",      None,            {},              {"steps": 300}),
     Row("gmi",           None,            {},              {"steps": 1500}, prior="dcgan"),
     Row("kedmi",         None,            {},              {"steps": 1000}),
     Row("vmi",           None,            None,            {}),
