@@ -18,5 +18,5 @@ def full_audits(entries: Iterable[StoredReport]) -> list[StoredReport]:
 
 
 def reference_of(entry: StoredReport) -> str:
-    """The job's id where this is the report that the job was for, else the report's own."""
-    return entry.report_id if entry.kind is JobKind.AUDIT and entry.unit_key != FINISH else entry.job_id
+    """The job's id where this is the report that the job was for, else its digest: two runs may share a report's id."""
+    return entry.digest if entry.kind is JobKind.AUDIT and entry.unit_key != FINISH else entry.job_id

@@ -134,6 +134,7 @@ def baseline_view(record: Baseline) -> BaselineView:
     return BaselineView(
         model=record.name,
         report_id=record.report_id,
+        digest=record.digest,
         approved_by=record.approver,
         approved_at=record.created_at.isoformat(),
         findings={key: RiskLevel(level) for key, level in record.findings.items()},

@@ -190,7 +190,7 @@ class RemoteReviews:
             ) from None
         day = datetime.fromisoformat(view.approved_at).date()
         approval = Approval(approver=view.approved_by, approved=day, findings=view.findings)
-        return self._client.audit_report(view.report_id), approval
+        return self._client.audit_report(view.digest), approval
 
 
 def _entry(view: ReportView) -> StoredReport:

@@ -162,6 +162,8 @@ class BaselineView(Contract):
 
     model: str
     report_id: str
+    digest: str = ""
+    """Of the approved report's bytes: names it where several audits share the id."""
     approved_by: str
     approved_at: ISO8601
     findings: dict[str, RiskLevel] = {}

@@ -142,6 +142,7 @@ class BaselineRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     approver: Mapped[str] = mapped_column(String(100))
     findings: Mapped[dict[str, str]] = mapped_column(JsonColumn, server_default="{}")
+    digest: Mapped[str] = mapped_column(String(64), server_default="")
 
 
 class WaiverRow(Base):

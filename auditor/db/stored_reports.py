@@ -44,11 +44,12 @@ class SqlReports:
         self._session.flush()
 
     def find(self, reference: str) -> StoredReport:
-        """By report id or job id, or their unique first characters; of equal reports the newest."""
+        """By digest, report id or job id, or unique first characters of the ids; of equal reports the newest."""
         if REFERENCE.fullmatch(reference):
             matches = or_(
                 ReportRow.report_id.startswith(reference, autoescape=True),
                 ReportRow.job_id.startswith(reference, autoescape=True),
+                ReportRow.digest == reference,
             )
             query = select(ReportRow).where(matches, *self._own).order_by(ReportRow.id.desc())
             rows = self._session.scalars(query).all()

@@ -19,6 +19,11 @@ from auditor.risk.decide import assess_report, decide_on, verdict_of
 from auditor.risk.exit_code import worst_verdict
 from auditor.risk.waivers import Waived, waive
 
+_AGAIN = (
+    "the stored verdict is worse than what its evidence gives by today's rules, and waivers and baselines speak of "
+    "today's findings alone: audit the model again"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -39,7 +44,7 @@ def decide_gate(
     """The report as `policy` decides on its evidence, with the gate's decision in `gate`.
 
     An inconclusive audit stays one: waivers and baseline speak about proven findings only. Under one and the same
-    policy, a stored verdict that is worse than what its evidence gives keeps its force.
+    policy, a stored verdict that is worse than what its evidence gives keeps its force, whatever is waived or known.
 
     Args:
         report: as stored.
@@ -64,6 +69,9 @@ def decide_gate(
     missing: tuple[str, ...] = ()
     if aside:
         verdict, missing = _beside(found, aside, report.plan, policy)
+        if same_policy(report, policy) and _was_worse(report, decided):
+            verdict = worst_verdict([verdict, Verdict.INCONCLUSIVE])
+            missing = (*missing, _AGAIN)
     decision = GateDecision(
         verdict=verdict,
         evidence=evidence,
@@ -87,6 +95,15 @@ def _cautious(report: AuditReport, policy: Policy, decided: Verdict) -> Verdict:
     if not same_policy(report, policy):
         return decided
     return worst_verdict([decided, report.verdict.verdict])
+
+
+def _was_worse(stored: AuditReport, decided: AuditReport) -> bool:
+    """Whether the stored verdict holds something that nothing found today accounts for."""
+    if stored.verdict.verdict is not Verdict.FAIL:
+        return stored.verdict.verdict is Verdict.INCONCLUSIVE and decided.verdict.verdict is Verdict.FAIL
+    today = {finding.key: finding.level.rank for finding in decided.failures()}
+    before = stored.failures()
+    return not before or any(finding.level.rank > today.get(finding.key, -1) for finding in before)
 
 
 def _is_aside(finding: GateFinding) -> bool:

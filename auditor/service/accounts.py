@@ -189,6 +189,7 @@ class Baseline(Record):
 
     Attributes:
         findings: what the approval lets through, by key, and up to which level.
+        digest: of the very bytes that were approved: audits of equal plans share an id, and may differ in results.
     """
 
     NOUN = "baseline"
@@ -200,6 +201,7 @@ class Baseline(Record):
     job_id: str
     approver: str
     findings: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
 
 
 @dataclass(frozen=True)

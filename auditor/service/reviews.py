@@ -106,6 +106,7 @@ class Reviews:
                 report.job_id,
                 self._me.user.name,
                 {finding.key: str(finding.level) for finding in failing},
+                report.digest,
             )
             tx.baselines.add(record)
         return record
@@ -157,7 +158,7 @@ class Reviews:
             approved = tx.baselines.find(name=model)
             if approved is None:
                 raise NotFound(f"no audit is approved as the baseline of '{model}'", remedy=APPROVE_ONE)
-            baseline = compared(self._read(tx.reports.find(approved.report_id)), report, approval_of(approved))
+            baseline = compared(self._read(tx.reports.find(approved.digest)), report, approval_of(approved))
             return self._with_waivers(tx, report, baseline)
 
     def _with_waivers(self, tx: UnitOfWork, report: AuditReport, baseline: Compared | None = None) -> AuditReport:

@@ -189,11 +189,12 @@ class InMemoryReports:
         self._tables.reports[report.job_id, report.unit_key] = report
 
     def find(self, reference: str) -> StoredReport:
-        """By report id or job id, or their first characters."""
+        """By digest, report id or job id, or first characters of the ids."""
         rows = [
             row
             for row in self.latest(len(self._tables.reports))
-            if len(reference) >= 4 and (row.report_id.startswith(reference) or row.job_id.startswith(reference))
+            if (len(reference) >= 4 and (row.report_id.startswith(reference) or row.job_id.startswith(reference)))
+            or row.digest == reference
         ]
         if len({row.report_id for row in rows}) > 1 and len({row.job_id for row in rows}) > 1:
             raise NotFound(f"more than one report starts with '{reference}'")

@@ -30,10 +30,10 @@ class Model:
         self.things = specimen(house, team)
         self.name = name or f"faces-{secrets.token_hex(8)}"
 
-    def audit(self, verdict=Verdict.FAIL, **evidence):
+    def audit(self, verdict=Verdict.FAIL, report_id=None, **evidence):
         """Id of an audit with this evidence."""
         report = sample_report(verdict, target=sample_target(name=self.name), **evidence)
-        report = report.model_copy(update={"id": secrets.token_hex(32)})
+        report = report.model_copy(update={"id": report_id or secrets.token_hex(32)})
         with self.house.services.database() as tx:
             job = tx.jobs.get(self.things.ids["job_id"])
             job = replace(job, id=secrets.token_hex(16), name=self.name, fingerprint=secrets.token_hex(32))
@@ -126,6 +126,29 @@ def test_the_command_line_asks_the_server(model, reviewer, there):
     exported = there.home.parent / "report.json"
     assert there("report", job, "-f", "json", "-o", exported).returncode == 0
     assert "approval" not in exported.read_text()
+
+
+def test_an_approval_is_of_the_bytes_that_were_read_and_not_of_a_later_run_with_the_same_id(model, reviewer, there):
+    """Same plan, data and code give the same id; another machine, or an attack that failed, may give other numbers."""
+    same = secrets.token_hex(32)
+    approve(reviewer, model, model.audit(report_id=same))
+    later = model.audit(lift=WORSE)
+    assert decision(reviewer, later, baseline="approved").verdict is Verdict.FAIL
+    model.audit(report_id=same, lift=WORSE)
+    assert decision(reviewer, later, baseline="approved").verdict is Verdict.FAIL
+    assert there("gate", later, "--baseline", "approved").returncode == 1
+
+
+def test_a_job_is_answered_with_its_own_report_whatever_ran_later(house, model, reviewer, there):
+    same = secrets.token_hex(32)
+    model.audit(report_id=same)
+    with house.services.database() as tx:
+        first = tx.reports.find(same)
+    model.audit(Verdict.PASS, report_id=same)
+    for reference in (first.job_id, first.digest):
+        assert decision(reviewer, reference).verdict is Verdict.FAIL
+        assert good(reviewer.get(f"/reports/{reference}/entry"))["digest"] == first.digest
+    assert json.loads(there("report", first.job_id, "-f", "json").stdout)["verdict"]["verdict"] == "fail"
 
 
 def test_none_is_approved(house, model, reviewer, there):

@@ -77,7 +77,7 @@ def show_report(
             raise InvalidInput("baseline: a repair is not decided on", remedy="Ask for the audit after it.")
         text = render(audits.get_repair_report(entry.job_id), fmt)
     else:
-        stored = audits.get_report(entry.report_id)
+        stored = audits.get_report(entry.digest)
         text = render(caller.reviews.decided(stored, against_baseline=baseline is not None), fmt)
     headers = {"ETag": f'"{digest_of(text.encode())}"', **_AS_DATA}
     if if_none_match is not None and headers["ETag"] in {tag.strip() for tag in if_none_match.split(",")}:

@@ -37,7 +37,7 @@ def shown_decisions(caller: Caller, entry: StoredReport, report: AuditReport) ->
         "waivable": waivable(report),
         "waivers": [(waiver, waiver.expires_at > now) for waiver in waivers],
         "baseline": baseline,
-        "is_baseline": baseline is not None and baseline.report_id == entry.report_id,
+        "is_baseline": baseline is not None and baseline.digest == entry.digest,
         "others": [row for row in others if reference_of(row) != reference_of(entry)][:20],
         "advice": advise(report),
         "searches": SEARCHES,

@@ -300,3 +300,32 @@ def test_without_waivers_the_decision_is_the_evidence(verdict):
     gate = decided(report)
     assert (gate.verdict, gate.evidence, gate.words) == (verdict, verdict, str(verdict))
     assert gate == report.decision
+
+
+class TestAWorseStoredVerdict:
+    """Of an older version's rules, or of what they no longer see: waivers and baselines know nothing of it."""
+
+    def stored(self, report, verdict):
+        return report.model_copy(update={"verdict": verdict})
+
+    def test_an_inconclusive_audit_stays_one(self):
+        failed = sample_report(Verdict.FAIL)
+        verdict = failed.verdict.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "level": None})
+        gate = decided(self.stored(failed, verdict), *waivers_of_all())
+        assert gate.having(FindingState.WAIVED)
+        assert gate.verdict is Verdict.INCONCLUSIVE
+        assert "audit the model again" in gate.missing[-1]
+
+    def test_one_leak_more_that_is_waived_excuses_no_other(self):
+        passed, failed = sample_report(Verdict.PASS), sample_report(Verdict.FAIL)
+        by_key = {outcome.key: outcome for outcome in failed.attacks}
+        one = tuple(by_key[outcome.key] if outcome.key == "ppa" else outcome for outcome in passed.attacks)
+        mixed = self.stored(passed.model_copy(update={"attacks": one}), failed.verdict)
+        assert len(failed.failures()) > 1
+        gate = decided(mixed, *waivers_of_all())
+        assert [finding.attack for finding in gate.having(FindingState.WAIVED)] == ["ppa"]
+        assert gate.verdict is Verdict.INCONCLUSIVE
+
+    def test_what_is_found_today_as_it_was_then_is_waived(self):
+        failed = sample_report(Verdict.FAIL)
+        assert decided(failed, *waivers_of_all()).verdict is Verdict.PASS

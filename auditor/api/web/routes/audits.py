@@ -47,7 +47,7 @@ def _audit(
     entry = caller.services.audits.find_report(report_id)
     if entry.kind is JobKind.REPAIR:
         return go(f"/repairs/{entry.job_id}")
-    stored = caller.services.audits.get_report(entry.report_id)
+    stored = caller.services.audits.get_report(entry.digest)
     try:
         report = caller.reviews.decided(stored, against_baseline=against_baseline)
     except (InvalidInput, NotFound) as problem:
