@@ -150,7 +150,9 @@ def specimen(house, team, owner=Role.SUBMITTER):
         tx.data_sets.add(DataSet(secrets.token_hex(16), now, team, name, {"data.npz": digest_of(b"abc")}, 3, "ann"))
         policy = Policy(name=name).model_dump(mode="json")
         tx.policies.add(NamedPolicy(secrets.token_hex(16), now, team, name, policy, "ann"))
-        tx.baselines.add(Baseline(secrets.token_hex(16), now, team, model, text.id, job_id, "ann"))
+        tx.baselines.add(
+            Baseline(secrets.token_hex(16), now, team, model, text.id, job_id, "ann", digest=report.digest)
+        )
         tx.waivers.add(
             StoredWaiver(waiver_id, now, team, "attack:ppa", model, "known and small", "ann", now + timedelta(days=1))
         )
