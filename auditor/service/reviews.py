@@ -116,11 +116,16 @@ class Reviews:
         with self._noted("baseline.withdraw", model) as tx:
             tx.baselines.remove(found_by_name(tx.baselines.find(name=model), "baseline", model).id)
 
-    def waive(self, request: NewWaiver) -> StoredWaiver:
-        """Let a finding through today and for so many days more, each to its end (UTC)."""
+    def waive(self, request: NewWaiver, request_id: str | None = None) -> StoredWaiver:
+        """Let a finding through today and for so many days more, each to its end (UTC).
+
+        Args:
+            request: what is let through.
+            request_id: becomes its id, so that no request makes two; the one that is there already is returned.
+        """
         now = self._clock.now()
         waiver = StoredWaiver(
-            id=secrets.token_hex(16),
+            id=request_id or secrets.token_hex(16),
             created_at=now,
             team_id=self._me.team.id,
             finding=request.finding,
@@ -130,8 +135,12 @@ class Reviews:
             expires_at=now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=request.days + 1),
             up_to=request.up_to,
         )
-        with self._noted("waiver.create", waiver.id, finding=waiver.finding, model=waiver.model) as tx:
+        with self._transactions() as tx:
+            made = tx.waivers.find(id=waiver.id)
+            if made is not None:
+                return made
             tx.waivers.add(waiver)
+            note(tx, self._me.user, "waiver.create", waiver.id, now, finding=waiver.finding, model=waiver.model)
         return waiver
 
     def withdraw_waiver(self, waiver_id: str) -> None:

@@ -33,15 +33,19 @@ class TeamAffairs:
         self._me = me
         self._issuer = issuer
 
-    def add_user(self, request: NewUser) -> User:
-        """Raises Conflict when the name, the e-mail or the subject is taken."""
+    def add_user(self, request: NewUser, request_id: str | None = None) -> User:
+        """Once for each `request_id`; raises Conflict when the name, the e-mail or the subject is taken."""
         password = None if request.password is None else hash_password(request.password)
-        user = User(secrets.token_hex(16), self._clock.now(), self._me.team.id, request.name, request.role, password)
+        user_id, now = request_id or secrets.token_hex(16), self._clock.now()
+        user = User(user_id, now, self._me.team.id, request.name, request.role, password)
         told = {"role": str(user.role)}
         if request.openid is not None:
             user = replace(user, **self._invited(request.openid))
             told["openid"] = _told(request.openid)
         with self._transactions() as tx:
+            made = tx.users.find(id=user.id)
+            if made is not None:
+                return made
             self._require_free(tx, user)
             tx.users.add(user)
             self._note(tx, "user.create", user.name, **told)
@@ -128,12 +132,18 @@ class TeamAffairs:
             self._note(tx, "retention.change", self._me.team.name, **told)
         return replace(self._me.team, **wanted.model_dump())
 
-    def add_team(self, request: NewTeam) -> Team:
-        """A team with its first admin; for the operator. Raises Conflict when the name is taken."""
+    def add_team(self, request: NewTeam, request_id: str | None = None) -> Team:
+        """A team with its first admin, once for each `request_id`; for the operator.
+
+        Raises Conflict when the name is taken.
+        """
         now = self._clock.now()
-        team = Team(secrets.token_hex(16), now, request.name)
+        team = Team(request_id or secrets.token_hex(16), now, request.name)
         admin = User(secrets.token_hex(16), now, team.id, request.admin, Role.ADMIN, hash_password(request.password))
         with self._database() as tx:
+            made = tx.teams.find(id=team.id)
+            if made is not None:
+                return made
             tx.teams.add(team)
             tx.users.add(admin)
             self._note(tx, "team.create", team.name, admin=admin.name)

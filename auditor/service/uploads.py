@@ -73,12 +73,12 @@ class Uploads:
         self._folder = folder
         self._max_bytes = max_bytes
 
-    def start(self, request: NewUpload) -> Upload:
-        """Announce a file; raises TooLarge when it is over the limit."""
+    def start(self, request: NewUpload, request_id: str | None = None) -> Upload:
+        """Announce a file, once for each `request_id`; raises TooLarge when it is over the limit."""
         if request.size > self._max_bytes:
             raise TooLarge(f"the file has {request.size} bytes; the limit is {self._max_bytes}")
         upload = Upload(
-            id=secrets.token_hex(16),
+            id=request_id or secrets.token_hex(16),
             created_at=self._clock.now(),
             team_id=self._me.team.id,
             name=request.name,
@@ -87,6 +87,9 @@ class Uploads:
             created_by=self._me.user.name,
         )
         with self._transactions() as tx:
+            made = tx.uploads.find(id=upload.id)
+            if made is not None:
+                return made
             tx.uploads.add(upload)
         return upload
 
@@ -152,14 +155,22 @@ class Uploads:
             note(tx, self._me.user, "upload.remove", upload.id, self._clock.now(), name=upload.name)
         self._path(upload).unlink(missing_ok=True)
 
-    def name_data_set(self, name: str, upload_id: str) -> DataSet:
-        """Give a finished upload a name; raises Conflict when it is taken or the upload is not complete."""
+    def name_data_set(self, name: str, upload_id: str, request_id: str | None = None) -> DataSet:
+        """Give a finished upload a name, once for each `request_id`.
+
+        Raises:
+            NotFound: no such upload.
+            Conflict: the name is taken, or the upload is not complete.
+        """
         with self._transactions() as tx:
+            made = tx.data_sets.find(id=request_id)
+            if made is not None:
+                return made
             upload = tx.uploads.get(upload_id)
             if not upload.complete:
                 raise Conflict(f"{upload.received} of {upload.size} bytes have come", remedy="Send the rest first.")
             record = DataSet(
-                id=secrets.token_hex(16),
+                id=request_id or secrets.token_hex(16),
                 created_at=self._clock.now(),
                 team_id=self._me.team.id,
                 name=name,

@@ -1,5 +1,8 @@
 """Idempotency keys when a process dies in the middle of a request, and what a repeated request finds then."""
 
+import hashlib
+import json
+import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -102,3 +105,41 @@ def test_a_submission_whose_answer_was_lost_after_its_job_was_made_is_still_one_
         assert (second["job_id"], second["reused"]) == (first["job_id"], False)
         assert [row["id"] for row in good(client.get("/jobs"))["items"] if row["name"] == "lost"] == [first["job_id"]]
         assert good(client.post("/audits", json=body, headers={"Idempotency-Key": "next"}))["job_id"] != first["job_id"]
+
+
+@pytest.fixture(scope="module")
+def finished(house):
+    """An upload that is complete."""
+    with house.client(Role.ADMIN) as client:
+        return house.upload(client, b"images", "data.npz")
+
+
+def made_by(route, upload):
+    """A body that makes something new at this route."""
+    name = f"n-{secrets.token_hex(4)}"
+    return {
+        "/waivers": {"finding": "attack:ppa", "model": name, "reason": "Retrained next week.", "days": 3},
+        "/uploads": {"name": name, "size": 5, "sha256": hashlib.sha256(b"bytes").hexdigest()},
+        "/data-sets": {"name": name, "upload": upload},
+        "/users": {"name": name, "role": "submitter", "password": "correct horse battery"},
+        "/teams": {"name": name, "admin": "ann", "password": "correct horse battery"},
+    }[route]
+
+
+@pytest.mark.parametrize("route", ["/waivers", "/uploads", "/data-sets", "/users", "/teams"])
+def test_what_a_request_made_whose_answer_was_lost_is_found_and_not_made_twice(house, finished, route):
+    """The process was killed between the two: no answer is kept, and the client sends the request again."""
+    with house.client(Role.ADMIN) as client:
+        body, key = made_by(route, finished), {"Idempotency-Key": secrets.token_hex(4)}
+        first = good(client.post(route, json=body, headers=key))
+        before = [good(client.get(path, params={"limit": 200}))["items"] for path in (route, "/audit-log")]
+        with house.services.database() as tx:
+            (answer,) = (
+                row for row in tx.answers.page(100) if row.body and first.items() <= json.loads(row.body).items()
+            )
+            died_at = house.services.clock.now() - LEASE - timedelta(seconds=1)
+            tx.answers.change(answer.id, status=None, body="", created_at=died_at)
+        again = client.post(route, json=body, headers=key)
+        assert "Idempotent-Replayed" not in again.headers
+        assert good(again) == first
+        assert [good(client.get(path, params={"limit": 200}))["items"] for path in (route, "/audit-log")] == before

@@ -24,7 +24,7 @@ def list_users(caller: TheCaller, limit: Limit = 50, after: After = None) -> Pag
 @router.post("/users", status_code=201)
 def add_user(body: NewUser, caller: TheCaller) -> UserView:
     """Add a person to the team."""
-    return user_view(caller.affairs.add_user(body))
+    return user_view(caller.affairs.add_user(body, caller.request_id))
 
 
 @router.patch("/users/{user_id}")
@@ -43,7 +43,7 @@ def list_teams(caller: TheCaller, limit: Limit = 50, after: After = None) -> Pag
 @router.post("/teams", status_code=201)
 def add_team(body: NewTeam, caller: TheCaller) -> TeamView:
     """Make a team with its first admin; for the operator."""
-    return team_view(caller.affairs.add_team(body))
+    return team_view(caller.affairs.add_team(body, caller.request_id))
 
 
 @router.get("/retention")

@@ -95,7 +95,7 @@ _WAIVER = {"finding": "attack:ppa", "model": "badge-reader", "reason": "Retraine
 @router.post("/waivers", status_code=201)
 def waive(body: Annotated[NewWaiver, Body(examples=[_WAIVER])], caller: TheCaller) -> WaiverView:
     """Let a finding through for a while."""
-    return waiver_view(caller.reviews.waive(body))
+    return waiver_view(caller.reviews.waive(body, caller.request_id))
 
 
 @router.delete("/waivers/{waiver_id}", status_code=204)

@@ -33,7 +33,7 @@ def start_upload(
     caller: TheCaller,
 ) -> UploadView:
     """Announce a file."""
-    return upload_view(caller.uploads.start(body))
+    return upload_view(caller.uploads.start(body, caller.request_id))
 
 
 @router.get("/uploads/{upload_id}")
@@ -89,7 +89,7 @@ def name_data_set(
     body: Annotated[NewDataSet, Body(examples=[{"name": "badges-2030", "upload": "ab" * 16}])], caller: TheCaller
 ) -> DataSetView:
     """Give a finished upload a name, by which audits can use it."""
-    return data_set_view(caller.uploads.name_data_set(body.name, body.upload))
+    return data_set_view(caller.uploads.name_data_set(body.name, body.upload, caller.request_id))
 
 
 @router.get("/data-sets/{name}")
