@@ -54,6 +54,9 @@ class TeamAffairs:
     def change_user(self, user_id: str, change: UserChange) -> User:
         """A new password, another way in through the provider, or a disabled account ends the person's sessions.
 
+        A new password, or another way in than the one through which somebody has come, also revokes their tokens: they
+        may have been made by whom they were not meant for.
+
         Raises:
             NotFound: no such person in the team.
             Conflict: the team would have no admin left, or the e-mail or the subject is taken.
@@ -78,6 +81,8 @@ class TeamAffairs:
             if "password_hash" in values or change.openid is not None or change.disabled:
                 _end_sessions(tx, user)
             self._note(tx, "user.change", user.name, **told)
+            if "password_hash" in values or (change.openid is not None and user.subject is not None):
+                self._revoke_tokens(tx, user)
             return tx.users.get(user.id)
 
     def change_own_password(self, password: str) -> None:
@@ -121,8 +126,7 @@ class TeamAffairs:
             token = tx.tokens.get(token_id)
             if token.user_id != self._me.user.id and self._me.user.role is not Role.ADMIN:
                 raise NotFound(f"there is no token '{token_id}'")
-            if tx.tokens.change(token.id, {"revoked_at": None}, revoked_at=self._clock.now()):
-                self._note(tx, "token.revoke", token.id, name=token.name)
+            self._revoke(tx, token)
 
     def set_retention(self, wanted: Retention) -> Team:
         """For how long the team keeps pictures and private data."""
@@ -172,6 +176,14 @@ class TeamAffairs:
                     f"openid: '{user.email or user.subject}' is '{other.name}' already",
                     remedy=f"Change '{other.name}' first, or name another.",
                 )
+
+    def _revoke_tokens(self, tx: UnitOfWork, user: User) -> None:
+        while (token := tx.tokens.find(user_id=user.id, revoked_at=None)) is not None:
+            self._revoke(tx, token)
+
+    def _revoke(self, tx: UnitOfWork, token: Token) -> None:
+        if tx.tokens.change(token.id, {"revoked_at": None}, revoked_at=self._clock.now()):
+            self._note(tx, "token.revoke", token.id, name=token.name)
 
     def _note(self, tx: UnitOfWork, what: str, subject: str, **detail: str) -> None:
         note(tx, self._me.user, what, subject, self._clock.now(), **detail)

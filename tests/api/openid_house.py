@@ -21,7 +21,7 @@ from pages_house import parsed, told
 
 from auditor.adapters.openid import OpenIdProvider
 from auditor.api.server import build_server
-from auditor.contracts.people import Role
+from auditor.contracts.people import Role, Scope
 from auditor.service.records import LOCAL_TEAM
 from auditor.settings import Settings
 
@@ -307,11 +307,12 @@ def other_provider(house, **changes):
 
 
 def invite(house, who, role=Role.ADMIN, team=LOCAL_TEAM):
-    """Let an admin say how `role` signs in."""
+    """Let an admin say how `role` signs in; their own token of the test is renewed, since the change may revoke it."""
     user = house.users[team, role]
     with house.client(Role.ADMIN, team) as admin:
         answer = admin.patch(f"/users/{user.id}", json={"openid": who})
     assert answer.status_code == 200, answer.text
+    house.tokens[team, role] = house.token_of(user, tuple(Scope))
     return user
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from api_house import OTHERS, problem
+from api_house import OTHERS, good, problem
 from openid_house import (
     EMAIL,
     Browser,
@@ -22,7 +22,7 @@ from openid_house import (
 )
 from pages_house import Visitor, parsed, told
 
-from auditor.contracts.people import Role
+from auditor.contracts.people import Role, Scope
 from auditor.errors import NotSignedIn
 from auditor.service.openid import Vouched
 from auditor.service.records import LOCAL_TEAM
@@ -250,6 +250,28 @@ def test_another_way_in_ends_the_sessions_of_the_old_one(house, provider, browse
     browser.sign_in()
     invite(house, {"email": "successor@example.com"})
     assert me(browser) is None
+
+
+@pytest.mark.parametrize("other", [{"email": "successor@example.com"}, {"subject": "s-2"}, {}])
+def test_another_way_in_revokes_the_tokens_of_whoever_came_by_the_old_one(house, provider, browser, other):
+    invite(house, {"email": EMAIL}, Role.REVIEWER)
+    browser.sign_in()
+    csrf = {"X-CSRF-Token": me(browser)["csrf_token"]}
+    made = good(browser.client.post("/api/v1/tokens", json={"name": "mine", "scopes": ["read"]}, headers=csrf))
+    bystander = house.token_of(house.users[LOCAL_TEAM, Role.SUBMITTER], (Scope.READ,))
+    with house.client(token=made["secret"]) as wrong_person, house.client(token=bystander) as somebody_else:
+        good(wrong_person.get("/reports"))
+        invite(house, other, Role.REVIEWER)
+        problem(wrong_person.get("/reports"), 401, "not_signed_in")
+        good(somebody_else.get("/reports"))
+    assert made["token"]["id"] in [line.subject for line in log(house) if line.what == "token.revoke"]
+
+
+def test_a_first_invitation_leaves_the_tokens_of_who_has_a_password(house):
+    token = house.token_of(house.users[LOCAL_TEAM, Role.REVIEWER], (Scope.READ,))
+    invite(house, {"email": EMAIL}, Role.REVIEWER)
+    with house.client(token=token) as client:
+        good(client.get("/reports"))
 
 
 def test_an_admin_invites_on_the_page(house, provider, browser):

@@ -161,6 +161,28 @@ def test_a_session_ends_with_its_time_with_signing_out_and_with_the_password(fre
         problem(other.get("/session"), 401, "not_signed_in")
 
 
+def test_a_password_that_an_admin_sets_revokes_the_tokens_that_were_made_with_the_old_one(fresh, ann):
+    bob = good(ann.post("/users", json={"name": "bob", "role": "submitter", "password": PASSWORD}))
+    with fresh.browser() as browser:
+        me = good(browser.post("/session", json={"name": "bob", "password": PASSWORD}))
+        made = good(browser.post("/tokens", json={"name": "ci"}, headers={"X-CSRF-Token": me["csrf_token"]}))
+    kept = good(ann.post("/tokens", json={"name": "own"}))
+    with fresh.browser() as script:
+        script.headers["Authorization"] = f"Bearer {made['secret']}"
+        good(ann.patch(f"/users/{bob['id']}", json={"role": "reviewer"}))
+        good(script.get("/session"))
+        good(ann.patch(f"/users/{bob['id']}", json={"password": NEW}))
+        problem(script.get("/session"), 401, "not_signed_in")
+        script.headers["Authorization"] = f"Bearer {kept['secret']}"
+        good(script.get("/session"))
+    told = [
+        (line["subject"], line["who"])
+        for line in good(ann.get("/audit-log"))["items"]
+        if line["what"] == "token.revoke"
+    ]
+    assert told == [(made["token"]["id"], "ann")]
+
+
 def test_a_team_keeps_an_admin(fresh, ann):
     (me,) = good(ann.get("/users"))["items"]
     for change in ({"role": "reviewer"}, {"disabled": True}):
