@@ -81,7 +81,10 @@ class Settings(BaseSettings):
     token: SecretStr | None = None
     """Token for that server."""
     secret_key: SecretStr | None = None
-    """Signs addresses of pictures; unset means a key file under `home`. All API processes need the same one."""
+    """Signs addresses of pictures and what is kept of requests; unset means a key file under `home`.
+
+    All API processes need the same one.
+    """
     max_upload_bytes: int = 8 << 30
     """Largest file that may be uploaded."""
     requests_per_minute: int = 600
@@ -89,7 +92,10 @@ class Settings(BaseSettings):
     concurrent_checks: int = 2
     """Submissions that one API process checks at a time; others wait."""
     public_url: str | None = None
-    """Address at which browsers reach this server, `https://audits.example`; needed for OpenID Connect."""
+    """Address at which browsers reach this server, `https://audits.example`; needed for OpenID Connect.
+
+    With https, cookies travel over nothing else.
+    """
     oidc_issuer: str | None = None
     """Address of the OpenID Connect provider through which people may sign in too; unset means passwords alone."""
     oidc_client_id: str | None = None

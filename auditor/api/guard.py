@@ -24,6 +24,7 @@ from auditor.service.people import Identity
 COOKIE = "auditor_session"
 MAX_BODY_BYTES = 2 << 20
 """Of every request but a part of an upload, which is streamed."""
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -86,6 +87,17 @@ class StreamedRoute(GuardedRoute):
     streams_body = True
 
 
+def needs_encryption(request: Request) -> bool:
+    """Whether cookies may only travel over TLS: everywhere but on plain HTTP at an address of this machine.
+
+    A proxy may name any host, so what it says of the browser's connection counts, and the address that is configured.
+    """
+    public = server_of(request).settings.public_url or ""
+    forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip()
+    schemes = {request.url.scheme, forwarded.lower(), public.partition(":")[0].lower()}
+    return "https" in schemes or request.url.hostname not in _LOCAL
+
+
 def _identify(server: Server, request: Request, right: Right) -> Identity | None:
     """Who asks; a session's changes must carry the token that no other site can know."""
     address = request.client.host if request.client else "unknown"
@@ -139,7 +151,7 @@ async def _replayed(
 ) -> Response:
     """The first answer to a request with this key, which only the first one works for."""
     lease = timedelta(seconds=server.settings.lease_s)
-    replay = Replay(server.services.database, server.services.clock, identity, key, lease)
+    replay = Replay(server.services.database, server.services.clock, identity, key, lease, server.key)
     what = (request.method, request.url.path, await request.body())
     known = await run_in_threadpool(replay.begin, *what)
     if known is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 from contextlib import suppress
 from datetime import timedelta
 
@@ -26,9 +26,12 @@ class Replay:
         identity: who asks.
         key: as they sent it.
         lease: a request that did not show for this long that it is still worked on was so by a process that died.
+        signing_key: the server's; what is kept of a body, which may hold a password, tells nothing without it.
     """
 
-    def __init__(self, database: Database, clock: Clock, identity: Identity, key: str, lease: timedelta) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, identity: Identity, key: str, lease: timedelta, signing_key: bytes
+    ) -> None:
         if not 1 <= len(key) <= 200:
             raise InvalidInput("the header Idempotency-Key has 1 to 200 characters")
         self._transactions = database.of_team(identity.team.id)
@@ -36,11 +39,12 @@ class Replay:
         self._team_id = identity.team.id
         self._id = digest_of([identity.user.id, key])
         self._lease = lease
+        self._signing_key = signing_key
         self._shown_at = clock.now()
 
     def request_id(self, method: str, path: str, body: bytes) -> str:
         """The same for every repetition of this request, and for nothing else: what it makes is named by it."""
-        return digest_of([self._id, _digest(method, path, body)])[:32]
+        return digest_of([self._id, self._digest(method, path, body)])[:32]
 
     def begin(self, method: str, path: str, body: bytes) -> tuple[int, str] | None:
         """Status and body of the first answer; None: the request is now this process's to work on.
@@ -49,7 +53,7 @@ class Replay:
             UnderWay: another process works on it.
             InvalidInput: the key was used for another request.
         """
-        digest, now = _digest(method, path, body), self._clock.now()
+        digest, now = self._digest(method, path, body), self._clock.now()
         with self._transactions() as tx:
             found = tx.answers.find(id=self._id)
             if found is None:
@@ -93,6 +97,5 @@ class Replay:
         """How the row looks as long as no other process took over."""
         return {"created_at": self._shown_at, "status": None}
 
-
-def _digest(method: str, path: str, body: bytes) -> str:
-    return hashlib.sha256(f"{method} {path}\n".encode() + body).hexdigest()
+    def _digest(self, method: str, path: str, body: bytes) -> str:
+        return hmac.digest(self._signing_key, f"idempotency {method} {path}\n".encode() + body, "sha256").hex()

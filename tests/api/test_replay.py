@@ -1,6 +1,7 @@
 """Idempotency keys when a process dies in the middle of a request, and what a repeated request finds then."""
 
 import hashlib
+import hmac
 import json
 import secrets
 from dataclasses import dataclass
@@ -30,11 +31,11 @@ class Keys:
     database: object
     clock: SetClock
 
-    def replay(self, key="k"):
+    def replay(self, key="k", signing_key=b"signs"):
         """As another process would make it."""
         now = self.clock.now()
         team, user = Team(LOCAL_TEAM, now, "local"), User("u" * 32, now, LOCAL_TEAM, "ann", Role.SUBMITTER, None)
-        return Replay(self.database, self.clock, Identity(user, team, frozenset(), None, "t"), key, LEASE)
+        return Replay(self.database, self.clock, Identity(user, team, frozenset(), None, "t"), key, LEASE, signing_key)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -80,11 +81,27 @@ def test_a_request_has_one_id_however_often_it_is_made_and_another_one_another(k
     mine = keys.replay().request_id(*REQUEST)
     assert keys.replay().request_id(*REQUEST) == mine
     others = {
+        keys.replay(signing_key=b"another installation's").request_id(*REQUEST),
         keys.replay("other").request_id(*REQUEST),
         keys.replay().request_id("POST", "/api/v1/audits", b"[]"),
         keys.replay().request_id("POST", "/api/v1/remediations", b"{}"),
     }
-    assert len(others | {mine}) == 4
+    assert len(others | {mine}) == 5
+
+
+def test_a_password_cannot_be_guessed_from_what_is_kept_of_its_request(house):
+    """Whoever reads the database knows all of the body but the password."""
+    with house.client(Role.ADMIN) as client:
+        body = b'{"name":"guessed","role":"reviewer","password":"correct horse battery"}'
+        headers = {"Content-Type": "application/json", "Idempotency-Key": "guessed"}
+        made = good(client.post("/users", content=body, headers=headers))
+    with house.services.database() as tx:
+        (kept,) = (row for row in tx.answers.page(100) if made["id"] in row.body)
+    request = b"idempotency POST /api/v1/users\n" + body
+    for guess in (body, b"POST /api/v1/users\n" + body, request):
+        assert hashlib.sha256(guess).hexdigest() != kept.digest
+    assert kept.digest == hmac.digest(house.app.state.server.key, request, "sha256").hex()
+    assert "battery" not in kept.body
 
 
 def test_a_submission_whose_answer_was_lost_after_its_job_was_made_is_still_one_job(house):

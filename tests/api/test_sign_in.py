@@ -19,8 +19,8 @@ NEW = "another long password"
 class Fresh:
     """A server without people, whose clock stands still."""
 
-    def __init__(self, url, services, clock, home):
-        self.url, self.services, self.clock, self.home = url, services, clock, home
+    def __init__(self, url, app, services, clock, home):
+        self.url, self.app, self.services, self.clock, self.home = url, app, services, clock, home
 
     def browser(self):
         """Keeps cookies."""
@@ -35,8 +35,9 @@ def fresh(tmp_path):
     settings = Settings(home=tmp_path, device="cpu")
     clock = SetClock()
     services = replace(build_services(settings, handlers=HANDLERS), clock=clock)
-    with serving(build_app(services, settings)) as url:
-        yield Fresh(url, services, clock, tmp_path)
+    app = build_app(services, settings)
+    with serving(app) as url:
+        yield Fresh(url, app, services, clock, tmp_path)
     services.close()
 
 
@@ -84,6 +85,29 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(fresh, ann):
         assert "secure" not in cookie
         away = browser.post("/session", json={"name": "ann", "password": PASSWORD}, headers={"Host": "audit.example"})
         assert "; secure" in away.headers["set-cookie"].lower()
+
+
+@pytest.mark.parametrize(
+    ("headers", "public", "secure"),
+    [
+        ({"Host": "audit.example"}, None, True),
+        ({"Host": "localhost:8000", "X-Forwarded-Proto": "https"}, None, True),
+        ({"Host": "localhost:8000", "X-Forwarded-Proto": "HTTPS, http"}, None, True),
+        ({"Host": "localhost:8000"}, "https://audit.example", True),
+        ({"Host": "[::1]:8000"}, None, False),
+        ({"Host": "localhost:8000", "X-Forwarded-Proto": "http"}, "http://localhost:8000", False),
+    ],
+)
+def test_only_plain_http_on_this_machine_carries_cookies(fresh, ann, headers, public, secure):
+    server = fresh.app.state.server
+    fresh.app.state.server = replace(server, settings=server.settings.model_copy(update={"public_url": public}))
+    with fresh.browser() as browser:
+        form = browser.get(f"{fresh.url}/sign-in", headers=headers)
+        session = browser.post("/session", json={"name": "ann", "password": PASSWORD}, headers=headers)
+    for answer, name in ((session, "auditor_session"), (form, "auditor_form")):
+        (cookie,) = answer.headers.get_list("set-cookie")
+        assert cookie.startswith(f"{name}=")
+        assert ("secure" in cookie.lower().split("; ")) is secure
 
 
 def test_no_secret_is_in_the_database(fresh, ann):

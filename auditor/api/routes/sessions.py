@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
 
-from auditor.api.guard import COOKIE, GuardedRoute
+from auditor.api.guard import COOKIE, GuardedRoute, needs_encryption
 from auditor.api.pages import After, Limit, page_of
 from auditor.api.server import TheCaller, TheServer
 from auditor.api.views import place_of, team_view, token_view, user_view
@@ -28,7 +28,6 @@ from auditor.service.accounts import Token
 from auditor.service.people import SESSION_LIFE, Identity
 
 router = APIRouter(tags=["sign-in"], route_class=GuardedRoute)
-_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class NewPassword(Contract):
@@ -65,7 +64,7 @@ def set_session_cookie(response: Response, secret: str, request: Request) -> Non
         path="/",
         httponly=True,
         samesite="lax",
-        secure=request.url.hostname not in _LOCAL,
+        secure=needs_encryption(request),
     )
 
 

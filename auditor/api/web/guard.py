@@ -78,11 +78,6 @@ def new_form_secret(request: Request) -> str:
     return secret
 
 
-def needs_encryption(request: Request) -> bool:
-    """Whether cookies may only travel over TLS: everywhere but on this machine."""
-    return request.url.hostname not in ("localhost", "127.0.0.1", "::1")
-
-
 def secured(response: Response) -> Response:
     """With the headers that every page has; what a route has said itself stays."""
     response.headers.setdefault("Content-Security-Policy", _CONTENT)

@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from auditor.api.guard import COOKIE
+from auditor.api.guard import COOKIE, needs_encryption
 from auditor.api.references import reference_of
 from auditor.api.web.files import static_address
-from auditor.api.web.guard import FORM_COOKIE, form_token, needs_encryption
+from auditor.api.web.guard import FORM_COOKIE, form_token
 from auditor.contracts.people import Role
 from auditor.errors import AuditorError, InvalidInput
 from auditor.report.page import page_environment

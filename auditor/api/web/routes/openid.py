@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request, Response
 
 from auditor.adapters.openid import OpenIdProvider
 from auditor.adapters.openid_settings import CALLBACK
+from auditor.api.guard import needs_encryption
 from auditor.api.routes.sessions import set_session_cookie
 from auditor.api.server import Server, TheServer
 from auditor.api.web.forms import TheForm
-from auditor.api.web.guard import PageRoute, needs_encryption
+from auditor.api.web.guard import PageRoute
 from auditor.api.web.journey import LIFE, Journey, begun, opened
 from auditor.api.web.render import go, page, problems_of
 from auditor.api.web.sign_in_page import inside, sign_in_page
