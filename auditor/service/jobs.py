@@ -84,8 +84,9 @@ class Jobs:
         """
         fingerprint = digest_of({"kind": kind.value, "payload": dict(payload), "code": code_digest()})
         with self._transactions() as tx:
-            found = None if fresh else tx.jobs.with_fingerprint(fingerprint, submission.team_id)
-            if found is None:
+            made = _made_by(tx, request_id)
+            found = None if fresh or made is not None else tx.jobs.with_fingerprint(fingerprint, submission.team_id)
+            if made is None and found is None:
                 job = Job(
                     id=request_id or secrets.token_hex(16),
                     kind=kind,
@@ -101,6 +102,8 @@ class Jobs:
                     tx.submissions.add(submission)
                 tx.jobs.add(job)
                 self._advance(tx, job)
+        if made is not None:
+            return Started(made.id, reused=False, state=made.state)
         if found is not None:
             state = found.state
             if state in (JobState.CANCELLED, JobState.FAILED):
@@ -113,10 +116,9 @@ class Jobs:
         """The job that this request made, even with `fresh`, if it was here before: its answer may have been lost."""
         if request_id is None:
             return None
-        with suppress(NotFound), self._transactions() as tx:
-            job = tx.jobs.get(request_id)
-            return Started(job.id, reused=False, state=job.state)
-        return None
+        with self._transactions() as tx:
+            made = _made_by(tx, request_id)
+        return None if made is None else Started(made.id, reused=False, state=made.state)
 
     def run_in_place(self, job_id: str, on_event: OnEvent = ignore) -> JobView:
         """Run a job's units here, one after the other, until it ends; other processes may take units of it too.
@@ -272,3 +274,11 @@ class Jobs:
                     tx.jobs.set_state(job_id, JobState.FAILED, error=failure_of(error), finished_at=now)
         except StorageFailure:
             return  # the database is what failed: its last committed state is still true, and resume goes on from it
+
+
+def _made_by(tx: UnitOfWork, request_id: str | None) -> Job | None:
+    """The job that this request made, perhaps in another process that went on with it."""
+    if request_id is not None:
+        with suppress(NotFound):
+            return tx.jobs.get(request_id)
+    return None

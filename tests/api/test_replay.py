@@ -17,6 +17,7 @@ from auditor.db.migrate import upgrade
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import UnderWay
 from auditor.service.accounts import Team, User
+from auditor.service.jobs import Jobs
 from auditor.service.people import Identity
 from auditor.service.records import LOCAL_TEAM
 from auditor.testing.database import InMemoryTransactions
@@ -122,6 +123,30 @@ def test_a_submission_whose_answer_was_lost_after_its_job_was_made_is_still_one_
         assert (second["job_id"], second["reused"]) == (first["job_id"], False)
         assert [row["id"] for row in good(client.get("/jobs"))["items"] if row["name"] == "lost"] == [first["job_id"]]
         assert good(client.post("/audits", json=body, headers={"Idempotency-Key": "next"}))["job_id"] != first["job_id"]
+
+
+@pytest.mark.parametrize("installation", ["house", pytest.param("postgres_house", marks=pytest.mark.integration)])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_process_that_was_stopped_and_its_heir_make_one_job_of_one_request(request, monkeypatch, installation, fresh):
+    """Both had looked for the job before either had made it."""
+    monkeypatch.setattr(Jobs, "of_request", lambda self, request_id: None)
+    house = request.getfixturevalue(installation)
+    with house.client(Role.SUBMITTER) as client:
+        name, key = f"n-{secrets.token_hex(4)}", {"Idempotency-Key": secrets.token_hex(4)}
+        body = {"model": house.upload(client, name.encode()), "manifest": {"model": {"name": name}}, "fresh": fresh}
+        made = good(client.post("/audits", json=body, headers=key))
+        with house.services.database() as tx:
+            (answer,) = (row for row in tx.answers.page(100) if made["job_id"] in row.body)
+            tx.answers.remove(answer.id)
+        late = good(client.post("/audits", json=body, headers=key))
+        assert (late["job_id"], late["reused"]) == (made["job_id"], False)
+        named = [
+            row
+            for kind in ("jobs", "submissions")
+            for row in good(client.get(f"/{kind}"))["items"]
+            if row["name"] == name
+        ]
+        assert len(named) == 2
 
 
 @pytest.fixture(scope="module")
