@@ -84,14 +84,11 @@ class ContentStore:
         self._blobs.tidy(before)
 
     def _put(self, source: io.BufferedIOBase) -> str:
-        """Read twice: for the name, and to store; a file that changes between is refused."""
+        """Read twice: for the name, and to store; a file that changes between is refused before it gets the name."""
         digest = hashlib.file_digest(source, "sha256").hexdigest()
         source.seek(0)
-        counted = _Hashed(source)
-        self._blobs.write(digest, self._sealer.seal(digest, counted) if self._sealer else counted)
-        if counted.was_read and counted.digest != digest:
-            self._blobs.delete(digest)
-            raise StorageFailure("a file changed while it was stored", remedy="Submit it again when it is complete.")
+        same = _Unchanged(source, digest)
+        self._blobs.write(digest, self._sealer.seal(digest, same) if self._sealer else same)
         return digest
 
     @contextmanager
@@ -117,23 +114,19 @@ class ContentStore:
         return self._sealer.open(digest, header, source)
 
 
-class _Hashed:
-    """Hashes what is read through it."""
+class _Unchanged:
+    """Raises at the end of what is read through it unless it has this digest."""
 
-    def __init__(self, source: Readable) -> None:
-        self._source, self._sha = source, hashlib.sha256()
-        self.was_read = False
+    def __init__(self, source: io.BufferedIOBase, digest: str) -> None:
+        self._source, self._digest, self._sha = source, digest, hashlib.sha256()
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes."""
+        """At most `size` bytes; fewer only at the end."""
         part = self._source.read(size)
         self._sha.update(part)
-        self.was_read = True
+        if (size < 0 or len(part) < size) and self._sha.hexdigest() != self._digest:
+            raise StorageFailure("a file changed while it was stored", remedy="Submit it again when it is complete.")
         return part
-
-    @property
-    def digest(self) -> str:
-        return self._sha.hexdigest()
 
 
 class _After:
