@@ -58,12 +58,19 @@ class ContentCache:
         return entry, False
 
     def forget(self, kind: str, before: datetime) -> int:
-        """Delete the entries of a kind that were made before a time; returns how many."""
-        old = [path for path in (self.root / kind).glob("[!.]*") if path.stat().st_mtime < before.timestamp()]
-        for entry in old:
-            with _storage_errors(entry), _lock(entry.parent / f".{entry.name}.lock"):
-                shutil.rmtree(entry, ignore_errors=True)
-        return len(old)
+        """Delete the entries of a kind that were made before a time, and what unfinished builds left; returns how many.
+
+        An entry that is being built is left as it is.
+        """
+        found = 0
+        for path in [path for path in (self.root / kind).glob("*") if path.suffix != ".lock"]:
+            key = path.name.strip(".").partition(".")[0]
+            lock = _lock(path.parent / f".{key}.lock", wait=False)
+            with _storage_errors(path.parent / key), suppress(BlockingIOError, FileNotFoundError), lock:
+                if path.stat().st_mtime < before.timestamp():
+                    shutil.rmtree(path, ignore_errors=True)
+                    found += 1
+        return found
 
 
 def _build(entry: Path, build: Callable[[Path, Path], None]) -> None:
@@ -104,11 +111,15 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock, released by the system when the process ends however it ends."""
+def _lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock, released by the system when the process ends however it ends.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and this is not to `wait`.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

@@ -19,11 +19,13 @@ from auditor.service.repositories import Database, Place, UnitOfWork
 from auditor.service.states import TERMINAL
 
 PICTURES = frozenset({"gallery.json", "recon.npz"})
-"""Files of an audit that show people as they were rebuilt."""
-PRIVATE = frozenset({"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz", "activations.npz"})
-"""Files of an audit that hold private images, or what a cut model makes of them."""
-CACHED = ("evaluator", "projection")
-"""Kinds of cache entries that were learned from private images."""
+"""Files of an audit that show people as they were rebuilt; a later unit is given them as `attack-0-1.recon.npz`."""
+PRIVATE = frozenset(
+    {"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz", "activations.npz", "evaluator.safetensors"}
+)
+"""Files of an audit that hold private images, what a cut model makes of them, or what was learned from them."""
+CACHED = ("evaluator", "projection", "fisher")
+"""Kinds of cache entries that were learned from private images, or keep what was while they are made."""
 UNFINISHED_FOR, ANSWERS_FOR = timedelta(days=2), timedelta(days=1)
 """For so long an upload may stay incomplete, and the answer to an Idempotency-Key is kept."""
 _PAGE = 200
@@ -113,28 +115,35 @@ class Retention:
     def _forget_old(self, tx: UnitOfWork) -> None:
         """Uploads that were given up, answers that nobody asks for again, sessions that are over."""
         now = self._clock.now()
-        for upload in tx.uploads.page(_PAGE, (now - UNFINISHED_FOR, ""), complete=False):
+        old = now - UNFINISHED_FOR
+        for upload in _pages(tx.uploads.page, lambda row: (row.created_at, row.id), (old, ""), complete=False):
             tx.uploads.remove(upload.id)
             (self._folder / f"{upload.id}.part").unlink(missing_ok=True)
         for path in self._folder.glob("*.part"):  # a process may have died between completing an upload and this
             with suppress(FileNotFoundError):
-                if path.stat().st_mtime < (now - UNFINISHED_FOR).timestamp():
+                if path.stat().st_mtime < old.timestamp():
                     path.unlink()
-        for answer in tx.answers.page(_PAGE, (now - ANSWERS_FOR, "")):
+        for answer in _pages(tx.answers.page, lambda row: (row.created_at, row.id), (now - ANSWERS_FOR, "")):
             tx.answers.remove(answer.id)
-        for session in tx.sessions.page(_PAGE, (now - timedelta(days=1), "")):
+        yesterday = now - timedelta(days=1)
+        for session in _pages(tx.sessions.page, lambda row: (row.created_at, row.id), (yesterday, "")):
             if session.expires_at < now:
                 tx.sessions.remove(session.id)
 
 
 def _files(tx: UnitOfWork, job: Job, names: frozenset[str]) -> set[str]:
     """Artifacts that a job was given, or left, under one of these names."""
-    return {digest for name, digest in _artifacts(tx, job) if name in names}
+    return {digest for name, digest in _artifacts(tx, job) if _role(name) in names}
 
 
 def _others(tx: UnitOfWork, job: Job) -> set[str]:
     """All the others: a job keeps its model and whatever else is neither a picture nor a private image."""
-    return {digest for name, digest in _artifacts(tx, job) if name not in PICTURES | PRIVATE}
+    return {digest for name, digest in _artifacts(tx, job) if _role(name) not in PICTURES | PRIVATE}
+
+
+def _role(name: str) -> str:
+    """The file's name where it was made: what an attack left is `attack-0-1.` and that name where it is read."""
+    return name.partition(".")[2] if name.startswith("attack-") else name
 
 
 def _artifacts(tx: UnitOfWork, job: Job) -> Iterator[tuple[str, str]]:
@@ -145,9 +154,10 @@ def _artifacts(tx: UnitOfWork, job: Job) -> Iterator[tuple[str, str]]:
         yield from table.items()
 
 
-def _pages(read: Callable[..., Sequence[R]], place: Callable[[R], Place], **equal: str) -> Iterator[R]:
-    """Every row, page by page."""
-    after: Place | None = None
+def _pages(
+    read: Callable[..., Sequence[R]], place: Callable[[R], Place], after: Place | None = None, **equal: object
+) -> Iterator[R]:
+    """Every row, or every row older than `after`, page by page."""
     while rows := read(_PAGE, after, **equal):
         yield from rows
         after = place(rows[-1])

@@ -9,7 +9,7 @@ import pytest
 from auditor.contracts.jobs import JobKind, JobState, UnitResult, UnitSpec
 from auditor.contracts.manifest import Manifest
 from auditor.data.cache import ContentCache
-from auditor.service.accounts import DataSet, Team, Upload
+from auditor.service.accounts import Answer, DataSet, Team, Upload
 from auditor.service.records import Job, StoredReport, Submission, Unit
 from auditor.service.retention import Retention
 from auditor.testing.database import InMemoryTransactions
@@ -110,6 +110,42 @@ def test_pictures_of_the_audits_of_a_repair_go_with_its_job(house):
     assert not {f"gallery {OURS}", "gallery after"} & house.left()
     with house.database() as tx:
         assert [row.gallery_digest for row in tx.reports.of_job(OURS)] == [None, None]
+
+
+def test_what_attacks_rebuilt_goes_although_later_units_read_it_under_another_name(house):
+    house.keep(OURS, pictures_days=7)
+    recon = house.store.put_bytes(f"recon {OURS}".encode())
+    with house.database() as tx:
+        tx.units.add([Unit("k", OURS, 1, UnitSpec(kind="finish", key="k2", inputs={"attack-0-1.recon.npz": recon}))])
+    house.clock.sleep(timedelta(days=8).total_seconds())
+    house.retention.sweep()
+    assert not {f"gallery {OURS}", f"recon {OURS}"} & house.left()
+
+
+def test_the_evaluator_of_an_audit_goes_with_the_images_it_was_trained_on(house):
+    evaluator, judge = house.put("evaluator"), house.put("judge")
+    with house.database() as tx:
+        tx.units.add([Unit("prepare", OURS, 1, UnitSpec(kind="prepare", key="prepare"))])
+        claimed = tx.units.claim("prepare", worker="w", now=house.clock.now(), lease_until=house.clock.now())
+        left = {"evaluator.safetensors": evaluator, "judge.safetensors": judge}
+        tx.units.complete(claimed, UnitResult(outputs=left))
+        tx.units.add([Unit("later", OURS, 2, UnitSpec(kind="finish", key="k2", inputs=left))])
+    house.keep(OURS, private_data_days=7)
+    house.clock.sleep(timedelta(days=8).total_seconds())
+    house.retention.sweep()
+    assert {"evaluator", "judge"} & house.left() == {"judge"}, "a judge knows public images only"
+
+
+def test_one_sweep_forgets_however_much_there_is(house):
+    now = house.clock.now()
+    with house.database() as tx:
+        for number in range(450):
+            tx.answers.add(Answer(f"{number:064d}", now, OURS, "d"))
+            tx.uploads.add(Upload(f"{number:032d}", now, OURS, "x", 8, f"{number:064d}", "ann", 3, complete=False))
+    house.clock.sleep(timedelta(days=3).total_seconds())
+    house.retention.sweep()
+    with house.database() as tx:
+        assert (tx.answers.page(9), tx.uploads.page(9)) == ([], [])
 
 
 def test_what_two_teams_share_stays_until_both_let_go(house):

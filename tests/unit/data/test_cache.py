@@ -1,7 +1,9 @@
 """The content cache: one build per content, nothing half-built, damage repaired."""
 
 import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,33 @@ def test_checkpoints_outlive_a_failure_and_go_when_the_entry_is_whole(tmp_path: 
     assert seen == [[], ["step.pt"]]
     assert sorted(found.name for found in path.iterdir()) == ["complete.json", "weights"]
     assert not list(tmp_path.rglob("step.pt"))
+
+
+def test_what_builds_left_that_never_ended_is_forgotten_in_its_time_too(cache):
+    def stopped(folder: Path, unfinished: Path) -> None:
+        (unfinished / "step.pt").write_text("learned so far")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.load_or_build("evaluator", {"data": "abc"}, stopped)
+    (cache.root / "evaluator" / ".killed.draft").mkdir()
+    (cache.root / "evaluator" / ".killed.draft" / "half.bin").write_text("learned so far")
+    whole, _ = cache.load_or_build("evaluator", {}, Builder())
+    made = datetime.now(UTC)
+    assert cache.forget("evaluator", made - timedelta(days=1)) == 0
+    os.utime(whole, (0, 0))
+    assert cache.forget("evaluator", made - timedelta(days=1)) == 1
+    assert cache.forget("evaluator", made + timedelta(days=1)) == 2
+    assert {path.suffix for path in (cache.root / "evaluator").iterdir()} == {".lock"}
+
+
+def test_what_is_being_built_is_not_forgotten_and_nobody_waits_for_it(cache):
+    found = []
+
+    def build(folder: Path, unfinished: Path) -> None:
+        (unfinished / "step.pt").write_text("learned so far")
+        found.append(cache.forget("evaluator", datetime.now(UTC) + timedelta(days=1)))
+        (folder / "weights").write_text((unfinished / "step.pt").read_text())
+
+    cache.load_or_build("evaluator", {}, build)
+    assert found == [0]
