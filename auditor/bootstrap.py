@@ -150,6 +150,7 @@ def build_services(
         threads=settings.threads,
         isolation=settings.isolation,
         private=settings.home,
+        secret=settings.oidc_client_secret_file,
     )
 
     def close() -> None:

@@ -87,9 +87,9 @@ def isolate(
     """Give up privileges, network and files, for good, also of processes that this one starts.
 
     Args:
-        readable: stays readable although it lies in a hidden folder.
-        writable: the only folders that stay writable, beside devices.
-        hidden: folders that can no longer be read.
+        readable: stays readable although it lies in a hidden folder, but for hidden folders inside it.
+        writable: the only folders that stay writable, beside devices; readable also inside a hidden folder.
+        hidden: folders and files that can no longer be read.
         memory_bytes: address-space limit; 0: none.
     """
     return (
@@ -180,7 +180,11 @@ def _no_network() -> None:
 
 
 def _only_files(readable: list[Path], writable: list[Path], hidden: list[Path]) -> None:
-    """Landlock rules: everything outside the hidden folders may be read, and little may be written."""
+    """Landlock rules: everything outside the hidden folders may be read, and little may be written.
+
+    Raises:
+        OSError: of these rules, or one of the hidden folders is itself to stay readable; the rest holds then.
+    """
     libc = _libc()
     version = _checked(libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
     handled = _ACCESS_BY_ABI[min(version, max(_ACCESS_BY_ABI))]
@@ -188,8 +192,10 @@ def _only_files(readable: list[Path], writable: list[Path], hidden: list[Path]) 
     ruleset = _checked(
         libc.syscall(_LANDLOCK_CREATE, ctypes.c_char_p(attribute), ctypes.c_size_t(len(attribute)), ctypes.c_uint(0))
     )
-    shown = set(_around(Path("/"), {path.resolve() for path in hidden if path.is_dir()}))
-    rights = dict.fromkeys([*shown, *(path.resolve() for path in readable if path.exists())], _READ)
+    without = {path.resolve() for path in hidden if path.exists()}
+    wanted = {path.resolve() for path in readable if path.exists()}
+    shown = {path for folder in wanted for path in _around(folder, without - {folder, *folder.parents})}
+    rights = dict.fromkeys([*_around(Path("/"), without), *shown], _READ)
     rights |= {path.resolve(): handled for path in [*writable, Path("/dev")] if path.exists()}
     try:
         for path, access in rights.items():
@@ -197,6 +203,10 @@ def _only_files(readable: list[Path], writable: list[Path], hidden: list[Path]) 
         _checked(libc.syscall(_LANDLOCK_RESTRICT, ruleset, ctypes.c_uint(0)))
     finally:
         os.close(ruleset)
+    if exposed := sorted(map(str, without & wanted)):
+        raise OSError(
+            errno.EINVAL, f"{', '.join(exposed)} cannot be hidden: code, or what is audited, lies there itself"
+        )
 
 
 def _around(folder: Path, hidden: set[Path]) -> Iterator[Path]:

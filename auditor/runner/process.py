@@ -109,6 +109,7 @@ class ProcessRunner:
         threads: compute threads of a child; 0 leaves the choice to torch.
         isolation: `auto`, `required` or `off`; see `auditor.runner.isolation`.
         private: the installation's own folder, with database and artifacts; None: there is none to hide.
+        secret: a file outside that folder that is hidden too.
     """
 
     def __init__(
@@ -123,8 +124,9 @@ class ProcessRunner:
         threads: int = 0,
         isolation: Isolation = "auto",
         private: Path | None = None,
+        secret: Path | None = None,
     ) -> None:
-        self._isolation, self._private = isolation, private
+        self._isolation, self._private, self._secret = isolation, private, secret
         self._cache = cache
         self._device = device
         self._timeout_s = timeout_s
@@ -213,14 +215,14 @@ class ProcessRunner:
             stdin.flush()
 
     def _hidden(self, unit: UnitSpec) -> tuple[str, ...]:
-        """The installation's folder, and the user's, unless the unit reads the submitter's files where they are.
+        """The installation's folder and secret, and the user's, unless the unit reads the submitter's files in place.
 
         What a server received lies in the installation's folder, so there the user's is hidden too.
         """
         home, private = Path.home(), self._private
         is_local = any(private is None or not Path(place).is_relative_to(private.absolute()) for place in unit.places)
-        folders = [private, None if is_local or home == Path("/") else home]
-        return tuple(str(folder.absolute()) for folder in folders if folder is not None)
+        paths = [private, self._secret, None if is_local or home == Path("/") else home]
+        return tuple(str(path.absolute()) for path in paths if path is not None)
 
     def _follow(
         self,

@@ -31,7 +31,7 @@ class RunnerRequest(Contract):
     """Address-space limit; 0 means none."""
     isolation: Isolation = "auto"
     hidden: tuple[str, ...] = ()
-    """Folders that the process may no longer read, but for cache, workspace and the unit's own places."""
+    """Folders and files that the process may no longer read, but for cache, workspace and the unit's own places."""
 
 
 def encode(message: RunnerMessage) -> bytes:

@@ -109,6 +109,7 @@ def do_trespass(unit, workspace, session):
         "own place": _outcome(lambda: (private / "place" / "model").read_text()),
         "library": _outcome(lambda: Path(json.__file__).read_text()),
         "database": _outcome(lambda: (private / "auditor.db").read_text()),
+        "secret": _outcome(lambda: Path(str(unit.params["secret"])).read_text()),
         "database by a child": by_child.returncode,
         "write elsewhere": _outcome(lambda: Path(str(unit.params["elsewhere"])).write_text("x")),
         "socket": _outcome(lambda: socket.socket(socket.AF_INET)),

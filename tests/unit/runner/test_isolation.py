@@ -13,6 +13,7 @@ from auditor.runner import isolation
 from auditor.runner.isolation import Layer, layers_here, require
 from auditor.runner.process import ProcessRunner
 
+CODE = f"{Path(__file__).parent}:{Path(isolation.__file__).parents[2]}"
 LAYERS = {layer.name: layer for layer in layers_here(Path("/nowhere"))}
 needs_all = pytest.mark.skipif(
     not all(layer.active for layer in LAYERS.values()), reason=f"this machine lacks layers: {LAYERS}"
@@ -21,21 +22,26 @@ needs_all = pytest.mark.skipif(
 
 @pytest.fixture
 def trespass(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", CODE)
     private = tmp_path / "home"
     (private / "place").mkdir(parents=True)
     (private / "auditor.db").write_text("secret")
     (private / "place" / "model").write_text("model")
     (private / "cache" / "other").mkdir(parents=True)
     (private / "cache" / "other" / "model").write_text("learned from their images")
+    (tmp_path / "secret").write_text("of the installation")
 
     def call(isolation="required", **changes):
         root = private / "scratch" / "unit"
         (root / "inputs").mkdir(parents=True)
-        params = {"private": str(private), "elsewhere": str(tmp_path / "elsewhere")}
+        params = {"private": str(private), "elsewhere": str(tmp_path / "elsewhere"), "secret": str(tmp_path / "secret")}
         unit = UnitSpec(kind="do_trespass", key="x", params=params, places=(str(private / "place"),), **changes)
         runner = ProcessRunner(
-            handlers="runner_handlers:table", cache=private / "cache", isolation=isolation, private=private
+            handlers="runner_handlers:table",
+            cache=private / "cache",
+            isolation=isolation,
+            private=private,
+            secret=tmp_path / "secret",
         )
         finished = runner.run(unit, root, team_id="ours", on_message=lambda _m: None, should_stop=lambda: False)
         return finished.value
@@ -44,16 +50,26 @@ def trespass(tmp_path, monkeypatch):
 
 
 @needs_all
-def test_a_unit_reads_what_it_was_given_and_reaches_nothing_else(trespass):
+@pytest.mark.parametrize("around", ["beside", "in the code's folder"])
+def test_a_unit_reads_what_it_was_given_and_reaches_nothing_else(trespass, tmp_path, monkeypatch, around):
+    if around == "in the code's folder":
+        monkeypatch.setenv("PYTHONPATH", f"{CODE}:{tmp_path}")
     came = trespass()
     allowed = {"own file", "cache", "own place", "library"}
     assert {key for key, outcome in came.items() if outcome == "done"} == allowed
-    assert {came[key] for key in ("database", "write elsewhere")} == {"EACCES"}
+    assert {came[key] for key in ("database", "secret", "write elsewhere")} == {"EACCES"}
     assert {came[key] for key in ("another team's cache", "what another team cached")} == {"EACCES"}
     assert came["database by a child"] == 1
     refused = {"socket", "socket of another thread", "local connection", "trace"}
     assert {came[key] for key in refused} == {"EPERM"}
     assert (int(came["capabilities"], 16), came["core dump"]) == (0, 0)
+
+
+@needs_all
+def test_code_in_the_very_folder_that_should_be_hidden_is_told(trespass, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{CODE}:{tmp_path / 'home'}")
+    with pytest.raises(RunnerFailure, match=r"files \(.*/home cannot be hidden: code"):
+        trespass()
 
 
 @needs_all
