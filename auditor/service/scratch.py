@@ -13,7 +13,7 @@ from pathlib import Path
 
 from auditor.errors import RunnerFailure, StorageFailure
 
-_OWNER = re.compile(r"[a-z]+-(?P<pid>\d+)\.(?P<born>\d+)@(?P<host>.+)-[^-]+")
+_OWNER = re.compile(r"[a-z]+-(?P<pid>\d+)\.(?P<born>\d+)@(?P<place>.+)-[^-]+")
 
 
 def unit_folder(scratch: Path) -> tempfile.TemporaryDirectory[str]:
@@ -28,7 +28,7 @@ def own_folder(scratch: Path, what: str) -> tempfile.TemporaryDirectory[str]:
         scratch: where.
         what: a word for people.
     """
-    owner = f"{what}-{os.getpid()}.{_born(os.getpid())}@{socket.gethostname()}-"
+    owner = f"{what}-{os.getpid()}.{_born(os.getpid())}@{_place()}-"
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(dir=scratch, prefix=owner)
@@ -41,18 +41,27 @@ def sweep(scratch: Path, *, older_than_s: float) -> int:
 
     Args:
         scratch: the folder of all such folders; several machines may share it.
-        older_than_s: a folder of another machine is removed after this long, which is longer than any unit runs.
+        older_than_s: a folder of another machine or container is removed after this long, which is longer than any
+            unit runs.
     """
     found = 0
     for folder in scratch.glob("*-*@*"):
         owner = _OWNER.fullmatch(folder.name)
         with suppress(OSError):  # another process sweeps too
-            here = owner is not None and owner["host"] == socket.gethostname()
+            here = owner is not None and owner["place"] == _place()
             dead = owner is not None and here and _born(int(owner["pid"])) != owner["born"]
             if dead or (not here and time.time() - folder.stat().st_mtime > older_than_s):
                 shutil.rmtree(folder)
                 found += 1
     return found
+
+
+def _place() -> str:
+    """Where process numbers mean what they mean here: the machine, and on Linux the namespace of a container."""
+    try:
+        return f"{Path('/proc/self/ns/pid').readlink().name.strip('pid:[]')}.{socket.gethostname()}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _born(pid: int) -> str:

@@ -1,6 +1,7 @@
 """Whose turn it is, what is put back, and jobs that are stopped and go on."""
 
 import os
+import re
 import socket
 import subprocess
 from dataclasses import replace
@@ -127,7 +128,7 @@ def test_a_claim_is_renewed_while_files_are_stored(house):
 
 
 def test_folders_of_killed_processes_are_swept_and_no_others(house):
-    scratch, host, me = house.tmp_path / "scratch", socket.gethostname(), os.getpid()
+    scratch, me = house.tmp_path / "scratch", os.getpid()
     gone = subprocess.Popen(["/bin/true"])
     gone.wait()
     with (
@@ -135,12 +136,16 @@ def test_folders_of_killed_processes_are_swept_and_no_others(house):
         own_folder(scratch, "submission") as submission,
         own_folder(scratch, "form") as form,
     ):
-        born = Path(unit).name.partition(".")[2].partition("@")[0]
+        born, _, rest = Path(unit).name.partition(".")[2].partition("@")
+        host = rest.rpartition("-")[0]
+        other_container = host.replace(re.findall(r"\d+", str(Path("/proc/self/ns/pid").readlink()))[0], "4026531999")
+        assert socket.gethostname() in host != other_container
         names = {
             f"unit-{gone.pid}.17@{host}-abc": True,
             f"submission-{gone.pid}.17@{host}-abc": True,
             f"form-{me}.{int(born) - 1}@{host}-abc": True,  # an earlier process of that number
             f"unit-{me}.{born}@{host}-abc": False,
+            f"unit-{gone.pid}.17@{other_container}-abc": False,
             "unit-1.17@elsewhere-abc": False,
             "unit-1.17@long-ago-abc": True,
             "mine": False,
