@@ -33,12 +33,8 @@ class Blobs(Protocol):
         """Whether it is stored."""
         ...
 
-    def info(self, name: str) -> StoredArtifact | None:
-        """Size and time of one; None where it is not stored."""
-        ...
-
-    def delete(self, name: str) -> None:
-        """Forget it; nothing happens where it is not there."""
+    def delete(self, name: str, before: datetime | None = None) -> bool:
+        """Forget it, unless it was written since `before`; returns whether it was there and is gone."""
         ...
 
     def list(self) -> Iterator[StoredArtifact]:

@@ -67,13 +67,9 @@ class ContentStore:
         """Whether the blob is stored."""
         return self._blobs.exists(_checked(digest))
 
-    def info(self, digest: str) -> StoredArtifact | None:
-        """Size and time of the blob; None where it is not stored."""
-        return self._blobs.info(_checked(digest))
-
-    def delete(self, digest: str) -> None:
-        """Forget the blob; nothing happens where it is not there."""
-        self._blobs.delete(_checked(digest))
+    def delete(self, digest: str, before: datetime | None = None) -> bool:
+        """Forget the blob, unless it was stored (again) since `before`; returns whether it was there and is gone."""
+        return self._blobs.delete(_checked(digest), before)
 
     def list(self) -> Iterator[StoredArtifact]:
         """Every artifact."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -50,25 +51,23 @@ class LocalBlobs:
         """Whether it is stored."""
         return self._path(name).is_file()
 
-    def info(self, name: str) -> StoredArtifact | None:
-        """Size and time of one."""
+    def delete(self, name: str, before: datetime | None = None) -> bool:
+        """Forget it; nobody writes it between the look at its time and this."""
         try:
-            facts = self._path(name).stat()
+            with self._turn():
+                if before is not None and self._path(name).stat().st_mtime > before.timestamp():
+                    return False
+                self._path(name).unlink()
+                return True
         except FileNotFoundError:
-            return None
-        return StoredArtifact(name, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
-
-    def delete(self, name: str) -> None:
-        """Forget it."""
-        try:
-            self._path(name).unlink(missing_ok=True)
+            return False
         except OSError as error:
             raise _failure("deleted", error) from error
 
     def list(self) -> Iterator[StoredArtifact]:
         """All of them; unfinished files of writers that died are left out."""
         for path in self._root.glob("??/*"):
-            if (found := self.info(path.name)) is not None:  # else deleted meanwhile
+            if (found := self._info(path.name)) is not None:  # else deleted meanwhile
                 yield found
 
     def tidy(self, before: datetime) -> None:
@@ -82,8 +81,26 @@ class LocalBlobs:
             except OSError as error:
                 raise _failure("deleted", error) from error
 
+    def _info(self, name: str) -> StoredArtifact | None:
+        """Size and time of one; None where it is not there."""
+        try:
+            facts = self._path(name).stat()
+        except FileNotFoundError:
+            return None
+        return StoredArtifact(name, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
     def _path(self, name: str) -> Path:
         return self._root / name[:2] / name
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One at a time gives a name to a file or takes one away, of all processes."""
+        descriptor = os.open(self._root, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _write(self, name: str, source: Readable) -> None:
         folder = self._root / _UNFINISHED
@@ -99,7 +116,8 @@ class LocalBlobs:
             place = self._path(name)
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary.chmod(0o400)
-            temporary.replace(place)
+            with self._turn():
+                temporary.replace(place)
             _flush_folder(place.parent)
         finally:
             temporary.unlink(missing_ok=True)

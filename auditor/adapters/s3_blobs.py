@@ -79,16 +79,14 @@ class S3Blobs:
         with _failures("looked up"):
             return self._head(name) is not None
 
-    def info(self, name: str) -> StoredArtifact | None:
-        """Size and time of one."""
-        with _failures("looked up"):
-            found = self._head(name)
-        return None if found is None else StoredArtifact(name, found["ContentLength"], found["LastModified"])
-
-    def delete(self, name: str) -> None:
-        """Forget it."""
+    def delete(self, name: str, before: datetime | None = None) -> bool:
+        """Forget it. S3 cannot look and delete at once: what is written between the two requests is lost."""
         with _failures("deleted"):
+            found = self._head(name)
+            if found is None or (before is not None and found["LastModified"] > before):
+                return False
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+            return True
 
     def list(self) -> Iterator[StoredArtifact]:
         """All of them."""

@@ -64,8 +64,4 @@ class Garbage:
 
 def delete_old(store: ArtifactStore, digest: str, clock: Clock) -> bool:
     """Delete an artifact unless it was stored, or stored again, within `LEAST_AGE`; returns whether it is gone now."""
-    found = store.info(digest)
-    if found is None or found.modified > clock.now() - LEAST_AGE:
-        return False
-    store.delete(digest)
-    return True
+    return store.delete(digest, clock.now() - LEAST_AGE)

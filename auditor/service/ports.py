@@ -39,12 +39,8 @@ class ArtifactStore(Protocol):
         """Whether the blob is stored."""
         ...
 
-    def info(self, digest: str) -> StoredArtifact | None:
-        """Size and time of the blob; None where it is not stored."""
-        ...
-
-    def delete(self, digest: str) -> None:
-        """Forget the blob; nothing happens where it is not there."""
+    def delete(self, digest: str, before: datetime | None = None) -> bool:
+        """Forget the blob, unless it was stored (again) since `before`; returns whether it was there and is gone."""
         ...
 
     def list(self) -> Iterator[StoredArtifact]:

@@ -56,13 +56,9 @@ class InMemoryStore:
         """Whether the blob is stored."""
         return digest in self.blobs
 
-    def info(self, digest: str) -> StoredArtifact | None:
-        """A blob, as if it had been there for long."""
-        return next((blob for blob in self.list() if blob.digest == digest), None)
-
-    def delete(self, digest: str) -> None:
-        """Forget the blob."""
-        self.blobs.pop(digest, None)
+    def delete(self, digest: str, before: datetime | None = None) -> bool:
+        """Forget the blob, which is as old as anybody may want."""
+        return self.blobs.pop(digest, None) is not None
 
     def list(self) -> Iterator[StoredArtifact]:
         """Everything, as if it had been there for long."""

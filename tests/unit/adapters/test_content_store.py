@@ -76,10 +76,18 @@ def test_what_goes_in_comes_out_under_its_sha256(store, tmp_path, size):
 
 def test_what_was_deleted_is_not_there(store):
     kept, gone = store.put_bytes(b"kept"), store.put_bytes(b"gone")
-    store.delete(gone)
-    store.delete(gone)
+    assert store.delete(gone)
+    assert not store.delete(gone)
     assert not store.exists(gone)
     assert [blob.digest for blob in store.list()] == [kept]
+
+
+def test_what_was_stored_again_since_is_not_deleted(store):
+    digest, now = store.put_bytes(b"of a submission"), datetime.now(UTC)
+    assert not store.delete(digest, now - timedelta(hours=2))
+    assert store.exists(digest)
+    assert store.delete(digest, now + timedelta(hours=2))
+    assert not store.exists(digest)
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "../../etc/passwd", "", "A" * 64])
@@ -253,6 +261,24 @@ class TestFolder:
     def test_a_missing_source_is_a_storage_failure(self, folder, tmp_path):
         with pytest.raises(StorageFailure, match="No such file"):
             folder.put_file(tmp_path / "nowhere")
+
+    def test_what_is_stored_while_its_age_is_looked_at_stays(self, folder, tmp_path, monkeypatch):
+        digest, now = folder.put_bytes(b"of two submissions"), datetime.now(UTC)
+        (path,) = files_of(tmp_path)
+        os.utime(path, (0, 0))
+        real, stored = os.unlink, []
+
+        def store_meanwhile(*args, **kwargs):
+            if not stored:
+                stored.append(threading.Thread(target=folder.put_bytes, args=(b"of two submissions",)))
+                stored[0].start()
+                stored[0].join(0.3)
+            real(*args, **kwargs)
+
+        monkeypatch.setattr(os, "unlink", store_meanwhile)
+        folder.delete(digest, now - timedelta(hours=2))
+        stored[0].join()
+        assert folder.get_bytes(digest) == b"of two submissions"
 
     def test_what_killed_writers_left_is_deleted_and_what_is_being_written_is_not(self, tmp_path):
         store = ContentStore(LocalBlobs(tmp_path / "artifacts"))
