@@ -54,11 +54,28 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
 """The part of a plan for those who reach a model so; the cut is one of `small-cnn`."""
 
 
-def repair_plan(latent_dim: int, n_classes: int, samples: int, deployment: str) -> dict[str, Any]:
+TEN: dict[str, Any] = _NO_LAYERS | {
+    "attacks": [
+        {"name": "ppa"},
+        {"name": "ppa", "label": "erased", "params": {"averaged": 4, "erase": 0.4}},
+        *({"name": name} for name in ("mirror-w", "if-gmi", "kedmi", "plg-mi")),
+        {"name": "lomma", "params": {"base": "gmi"}},
+        {"name": "mirror-b"},
+        {"name": "c2fmi"},
+        {"name": "brep-mi", "params": {"iterations": 100, "patience": 20}},
+    ]
+}
+"""For a repaired model beside its submission: attacks of every access, in three priors."""
+_TARGETED = [{"name": "kedmi-gan", "params": {"width": 16}}, {"name": "plg-gan"}]
+
+
+def repair_plan(latent_dim: int, n_classes: int, samples: int, deployment: str, *, ten: bool = False) -> dict[str, Any]:
     """Plan and policy of what `benchmarks.repairs` compares by, for one that is deployed as `DEPLOYMENTS` says.
 
-    White-box: PPA plain and averaged, in the linear prior, with layer scores.
+    White-box: PPA plain and averaged, in the linear prior, with layer scores; or `TEN` attacks.
     """
     prior = {"name": "vae", "params": {"latent_dim": latent_dim, "steps": 0}}
     plan = {"preset": "standard", "n_classes": n_classes, "samples_per_class": samples, "priors": [prior]}
+    if ten:
+        return {"plan": plan | {"priors": [prior, *_TARGETED]} | TEN}
     return {"plan": plan | DEPLOYMENTS[deployment], "policy": {"deployment_access": deployment}}

@@ -2,7 +2,8 @@
 
     python -m benchmarks.real_data faces      OUT [--size 32] [--network small-cnn] [--every-attack]
                                                   [--random-weights | --shuffled-labels | --overfitted]
-                                                  [--for-repairs [--attacked 60] [--deployment white-box|score|split]]
+                                                  [--for-repairs [--attacked 60] [--ten]
+                                                                 [--deployment white-box|score|split]]
     python -m benchmarks.real_data orl        OUT
     python -m benchmarks.real_data mnist      OUT [--generator]
     python -m benchmarks.real_data digits     OUT
@@ -209,7 +210,7 @@ def identities(out: Path, args: argparse.Namespace) -> None:
     data = demo_data("identities", args.size)
     given: dict[str, Any] = {"plan": {"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY}
     if args.for_repairs:
-        given = repair_plan(256, args.attacked, args.samples, args.deployment)
+        given = repair_plan(256, args.attacked, args.samples, args.deployment, ten=args.ten)
     trained_submission(
         out,
         "identities",
@@ -228,7 +229,7 @@ def faces(out: Path, args: argparse.Namespace) -> None:
     plan = {"preset": "standard", "n_classes": 60, "samples_per_class": args.samples}
     given: dict[str, Any] = {"plan": plan | (EVERY if args.every_attack else RANDOM if blank else TRAINED)}
     if args.for_repairs:
-        given = repair_plan(384, args.attacked, args.samples, args.deployment)
+        given = repair_plan(384, args.attacked, args.samples, args.deployment, ten=args.ten)
     trained_submission(
         out,
         f"faces-{args.network}-{args.size}",
@@ -307,6 +308,7 @@ def main() -> None:
     parser.add_argument("--for-repairs", action="store_true", help="faces, identities: the plan of benchmarks.repairs")
     parser.add_argument("--attacked", type=int, default=60, help="with --for-repairs: people who are attacked")
     parser.add_argument("--deployment", choices=tuple(DEPLOYMENTS), default="white-box", help="with --for-repairs")
+    parser.add_argument("--ten", action="store_true", help="with --for-repairs: ten attacks in three priors")
     parser.add_argument("--random-weights", action="store_true", help="faces, identities: never trained")
     parser.add_argument("--shuffled-labels", action="store_true", help="faces, identities: labels mean nothing")
     parser.add_argument("--overfitted", action="store_true", help="faces, identities: few images, no augmentation")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue, ValidationError
@@ -11,7 +13,7 @@ from auditor.contracts.access import Access
 from auditor.contracts.base import Contract, as_written, canonical_json
 from auditor.contracts.jobs import WEIGHTS, JobKind, RepairJob
 from auditor.contracts.manifest import RepairBudget
-from auditor.contracts.plan import Withheld
+from auditor.contracts.plan import AuditPlan, Withheld
 from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import Offer, Reach
 from auditor.contracts.report import AuditReport
@@ -88,36 +90,19 @@ class Repairs:
         outputs = prepared.result.outputs
         manifest = submission.manifest.model_copy(update={"repair": _budget(submission.manifest.repair, request)})
         offer = offer_of(manifest.repair.defense)
-        retrains = offer.reach is Reach.RETRAIN
-        problems = []
-        if not {"fit.npz", "heldout_used.npz"} <= outputs.keys():
-            problems.append("the audit had no private data to train on")
-        if request.weights is not None and not retrains:
-            problems.append(f"{offer.name} goes on from the submitted weights: leave out --weights")
-        if retrains and manifest.repair.weights is None and "public.npz" not in submission.inputs:
-            problems.append("the audit had no public data to pre-train on, and no --weights were given")
         file = None if request.weights is None else manifest.repair.weights_file
-        if file is not None and not file.is_file():
-            problems.append(f"no weights file at {file}")
+        problems = _problems(offer, manifest.repair, request, submission.inputs.keys() | outputs.keys(), file)
         if problems:
             raise InvalidInput(problems, remedy="Submit the model again with the data named in the manifest.")
-        report = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
-        reads_activations = Access.SPLIT in offer.access
-        known = offer.adaptive if reads_activations == (report.plan.split is not None) else ()
-        quick = quick_version(report.plan)
-        if offer.reach is Reach.SERVING:  # only scores or labels are left to attack, and those who know it do so
-            quick = quick.model_copy(update={"attacks": known})
-        full, quick = with_adaptive(report.plan, known), with_adaptive(quick, known)
-        full = full.model_copy(update={"withheld": _withheld(offer, report)})
+        full, quick = _plans(offer, AuditReport.model_validate_json(self._store.get_bytes(entry.digest)))
         trial = trial_version(quick)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
-        inputs = submission.inputs
-        if request.weights is not None:
-            inputs = {name: digest for name, digest in inputs.items() if name != WEIGHTS}
         if file is not None:
             data[WEIGHTS] = self._store.put_file(file)
+        retrains = offer.reach is Reach.RETRAIN
         published = manifest.repair.published_weights if retrains and file is None else None
-        if published is not None:
+        inputs = submission.inputs
+        if request.weights is not None or published is not None:
             inputs = {name: digest for name, digest in inputs.items() if name != WEIGHTS}
         payload = RepairJob(
             name=submission.name,
@@ -141,6 +126,44 @@ class Repairs:
 
     def _put(self, contract: Contract) -> str:
         return self._store.put_bytes(canonical_json(contract).encode())
+
+
+def _problems(
+    offer: Offer, budget: RepairBudget, request: RepairRequest, given: Set[str], weights_file: Path | None
+) -> list[str]:
+    """Why this audit cannot be repaired so.
+
+    Args:
+        offer: the defense.
+        budget: what the manifest and the request say together.
+        request: the request.
+        given: names of the files that the audit had.
+        weights_file: named by the request.
+    """
+    retrains, problems = offer.reach is Reach.RETRAIN, []
+    if not {"fit.npz", "heldout_used.npz"} <= given:
+        problems.append("the audit had no private data to train on")
+    if request.weights is not None and not retrains:
+        problems.append(f"{offer.name} goes on from the submitted weights: leave out --weights")
+    if retrains and budget.weights is None and "public.npz" not in given:
+        problems.append("the audit had no public data to pre-train on, and no --weights were given")
+    if weights_file is not None and not weights_file.is_file():
+        problems.append(f"no weights file at {weights_file}")
+    return problems
+
+
+def _plans(offer: Offer, report: AuditReport) -> tuple[AuditPlan, AuditPlan]:
+    """That of the audit after, and that by which candidates are compared: the first audit's, and who knows the defense.
+
+    Those who read activations attack a model that is cut, and the others one that is not.
+    """
+    reads_activations = Access.SPLIT in offer.access
+    known = offer.adaptive if reads_activations == (report.plan.split is not None) else ()
+    quick = quick_version(report.plan)
+    if offer.reach is Reach.SERVING:  # only scores or labels are left to attack, and those who know it do so
+        quick = quick.model_copy(update={"attacks": known})
+    full = with_adaptive(report.plan, known).model_copy(update={"withheld": _withheld(offer, report)})
+    return full, with_adaptive(quick, known)
 
 
 def _published(weights: str, submission: Submission) -> dict[str, JsonValue]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,7 +188,10 @@ class Audits:
 
     def get_report(self, reference: str) -> AuditReport:
         """An audit's report; raises NotFound for the report of a repair."""
-        entry = self._entry(reference, JobKind.AUDIT)
+        return self.report_of(self._entry(reference, JobKind.AUDIT))
+
+    def report_of(self, entry: StoredReport) -> AuditReport:
+        """An audit's report: these very bytes, whatever ran later under the same id."""
         return AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
 
     def get_repair_report(self, reference: str) -> RepairReport:
@@ -197,8 +201,21 @@ class Audits:
 
     def get_gallery(self, reference: str) -> Gallery | None:
         """The pictures of a report; None when it has none."""
-        digest = self.find_report(reference).gallery_digest
+        return self.gallery_of(self.find_report(reference))
+
+    def gallery_of(self, entry: StoredReport) -> Gallery | None:
+        """Its pictures; None when it has none, or no longer."""
+        digest = entry.gallery_digest
         return None if digest is None else Gallery.model_validate_json(self._store.get_bytes(digest))
+
+    def audits_of_repair(self, repair: StoredReport) -> dict[str, StoredReport]:
+        """The audit that a repair began with, and those that it made, as far as they are stored; by their ids."""
+        with self._transactions() as tx:
+            payload = tx.jobs.get(repair.job_id).payload
+            entries = list(tx.reports.of_job(repair.job_id))
+            with suppress(NotFound):
+                entries.append(tx.reports.find(payload["data"]["report.json"]))
+        return {entry.report_id: entry for entry in entries if entry.kind is JobKind.AUDIT}
 
     def _entry(self, reference: str, kind: JobKind) -> StoredReport:
         entry = self.find_report(reference)

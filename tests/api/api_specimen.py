@@ -123,7 +123,10 @@ def specimen(house, team, owner=Role.SUBMITTER):
         inputs = {"model": "d" * 64, "public.npz": "e" * 64}
         tx.submissions.add(Submission(submission_id, model, now, manifest, target, inputs, team))
         tx.jobs.add(job)
-        tx.jobs.add(replace(job, id=repair_id, kind=JobKind.REPAIR, fingerprint=secrets.token_hex(32)))
+        begun_with = {"data": {"report.json": report.digest}}
+        tx.jobs.add(
+            replace(job, id=repair_id, kind=JobKind.REPAIR, fingerprint=secrets.token_hex(32), payload=begun_with)
+        )
         left = {"prepare": (job_id, prepared), "k2/train": (repair_id, UnitResult(outputs={"model": model_digest}))}
         for key, (of_job, result) in left.items():
             unit = Unit(secrets.token_hex(16), of_job, 0, UnitSpec(kind=key.rpartition("/")[2], key=key))

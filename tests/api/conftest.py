@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from api_house import installed
+from openid_house import Browser, provided
 
 from auditor.settings import Settings
 
@@ -55,3 +56,24 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def running():
+    """An OpenID Connect provider."""
+    with provided() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(running):
+    """The same, as it was at first."""
+    running.reset()
+    return running
+
+
+@pytest.fixture
+def browser(house):
+    """Walks through sign-ins of `house`."""
+    with Browser(house.url) as browser:
+        yield browser

@@ -15,7 +15,6 @@ from openid_house import (
     log,
     me,
     other_provider,
-    provided,
     refused,
     renewed,
     sessions,
@@ -26,12 +25,6 @@ from auditor.contracts.people import Role, Scope
 from auditor.errors import NotSignedIn
 from auditor.service.openid import Vouched
 from auditor.service.records import LOCAL_TEAM
-
-
-@pytest.fixture(scope="module")
-def running():
-    with provided() as provider:
-        yield provider
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
@@ -46,18 +39,6 @@ def installed_house(request, tmp_path_factory, running):
 @pytest.fixture
 def house(installed_house):
     return renewed(installed_house)
-
-
-@pytest.fixture
-def provider(running):
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def browser(house):
-    with Browser(house.url) as browser:
-        yield browser
 
 
 def test_somebody_who_is_invited_signs_in_and_is_bound(house, provider, browser):

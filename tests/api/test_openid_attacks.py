@@ -18,7 +18,6 @@ from openid_house import (
     log,
     me,
     other_provider,
-    provided,
     refused,
     renewed,
     sessions,
@@ -34,12 +33,6 @@ from auditor.testing.ports import SetClock
 
 
 @pytest.fixture(scope="module")
-def running():
-    with provided() as provider:
-        yield provider
-
-
-@pytest.fixture(scope="module")
 def installed_house(tmp_path_factory, running):
     with installation(tmp_path_factory.mktemp("home"), running) as house:
         yield house
@@ -48,18 +41,6 @@ def installed_house(tmp_path_factory, running):
 @pytest.fixture
 def house(installed_house):
     return renewed(installed_house)
-
-
-@pytest.fixture
-def provider(running):
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def browser(house):
-    with Browser(house.url) as browser:
-        yield browser
 
 
 def test_the_session_is_new_whatever_the_browser_brought(house, provider, browser):

@@ -2,7 +2,7 @@
 
 import pytest
 from api_house import PASSWORD
-from openid_house import EMAIL, installation, invite, provided
+from openid_house import EMAIL, installation, invite
 
 from auditor.contracts.people import Role
 from auditor.service.records import LOCAL_TEAM
@@ -11,22 +11,15 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def provider():
-    with provided() as provider:
-        yield provider
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory, provider):
+def house(tmp_path_factory, running):
     """Its address is `127.0.0.1`, the provider's `localhost`: two sites."""
-    with installation(tmp_path_factory.mktemp("home"), provider) as house:
+    with installation(tmp_path_factory.mktemp("home"), running) as house:
         yield house
 
 
 @pytest.fixture(params=[True, False], ids=["JavaScript", "no JavaScript"])
 def window(request, chromium, house, provider):
     """A window, which must not complain of what a policy forbids."""
-    provider.reset()
     context = chromium.new_context(base_url=house.url, java_script_enabled=request.param)
     page, complaints = context.new_page(), []
     page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)

@@ -44,10 +44,13 @@ class Repaired:
         turned = [rows[5 - n].model_copy(update={"label": n, "name": rows[n].name}) for n in (4, 3, 2, 1, 0)]
         self.after = Gallery(rows=(*turned, rows[9]))
         things = specimen(house, team)
-        self.ids = {"audit": things.ids["job_id"], "repair": things.ids["repair_id"]}
+        self.ids = {"audit": things.ids["job_id"], "repair": secrets.token_hex(16)}
         with house.services.database() as tx:
-            audit, repair = (tx.reports.find(self.ids[name]) for name in ("audit", "repair"))
-            self.add(tx, audit, "before", self.before)
+            audit, repair = (tx.reports.find(things.ids[name]) for name in ("job_id", "repair_id"))
+            begun_with = {"data": {"report.json": self.add(tx, audit, "before", self.before)}}
+            job = tx.jobs.get(repair.job_id)
+            tx.jobs.add(replace(job, id=self.ids["repair"], fingerprint=secrets.token_hex(32), payload=begun_with))
+            repair = replace(repair, job_id=self.ids["repair"], report_id=secrets.token_hex(32))
             self.add(tx, replace(audit, job_id=repair.job_id, unit_key="after/finish"), "after", self.after)
             self.add(tx, replace(audit, job_id=repair.job_id, unit_key="before/finish"), "quick", self.before)
             self.add(tx, replace(audit, job_id=repair.job_id, unit_key="k2/finish"), "candidate", self.after)
@@ -69,14 +72,10 @@ class Repaired:
         report = sample_report(Verdict.FAIL).model_copy(update={"id": secrets.token_hex(32)})
         store = self.house.services.store
         self.ids[role] = report.id
-        tx.reports.add(
-            replace(
-                entry,
-                report_id=report.id,
-                digest=store.put_bytes(canonical_json(report).encode()),
-                gallery_digest=store.put_bytes(canonical_json(gallery).encode()),
-            )
-        )
+        digest = store.put_bytes(canonical_json(report).encode())
+        pictures = store.put_bytes(canonical_json(gallery).encode())
+        tx.reports.add(replace(entry, report_id=report.id, digest=digest, gallery_digest=pictures))
+        return digest
 
 
 @pytest.fixture
@@ -209,3 +208,15 @@ def test_another_teams_pictures_are_not_there(house, repaired):
         for one, other in ((repaired, theirs), (theirs, repaired)):
             address = f"/compare/pictures?before={one.ids['before']}&after={other.ids['after']}"
             assert "Not found" in told(visitor.get(address), 404).text
+
+
+def test_a_repair_is_shown_with_its_own_audits_whatever_ran_later_under_their_ids(house, repaired, reviewer):
+    with house.services.database() as tx:
+        twin = tx.reports.find(repaired.ids["after"])
+        job = replace(tx.jobs.get(twin.job_id), id=secrets.token_hex(16), fingerprint=secrets.token_hex(32))
+        tx.jobs.add(job)
+        later = house.services.store.put_bytes(canonical_json(sample_report(Verdict.PASS)).encode())
+        tx.reports.add(replace(twin, job_id=job.id, digest=later, gallery_digest=None))
+    links = [link.get("href") for link in reviewer.page(f"/repairs/{repaired.ids['repair']}").all("a")]
+    assert f"/audits/{twin.digest}" in links
+    assert not [link for link in links if later in link]

@@ -53,20 +53,25 @@ def test_down_and_up_again(engine):
     migrate.require_head(engine)
 
 
+def add_audit(connection):
+    """A job of 0001 and what was submitted with it."""
+    connection.exec_driver_sql(
+        "INSERT INTO submissions (id, name, created_at, manifest, target, inputs) "
+        "VALUES ('s', 'faces', '2030-01-01 00:00:00', '{}', '{}', '{}')"
+    )
+    connection.exec_driver_sql(
+        "INSERT INTO jobs (id, kind, name, submission_id, fingerprint, payload, created_at, state, "
+        "cancel_requested) "
+        "VALUES ('j', 'audit', 'faces', 's', 'f', '{}', '2030-01-01 00:00:00', 'done', false)"
+    )
+
+
 def test_what_was_stored_before_teams_belongs_to_the_local_one(engine):
     """Up, down and up again with rows in place."""
     config = migrate.alembic_config(engine)
     command.upgrade(config, "0001")
     with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO submissions (id, name, created_at, manifest, target, inputs) "
-            "VALUES ('s', 'faces', '2030-01-01 00:00:00', '{}', '{}', '{}')"
-        )
-        connection.exec_driver_sql(
-            "INSERT INTO jobs (id, kind, name, submission_id, fingerprint, payload, created_at, state, "
-            "cancel_requested) "
-            "VALUES ('j', 'audit', 'faces', 's', 'f', '{}', '2030-01-01 00:00:00', 'done', false)"
-        )
+        add_audit(connection)
     for _ in range(2):
         migrate.upgrade(engine)
         with engine.connect() as connection:
@@ -215,14 +220,10 @@ def test_what_was_approved_before_findings_were_kept_lets_nothing_through(engine
     config = migrate.alembic_config(engine)
     command.upgrade(config, "0003")
     with engine.begin() as connection:
+        add_audit(connection)
         connection.exec_driver_sql(
-            "INSERT INTO submissions (id, name, created_at, manifest, target, inputs) "
-            "VALUES ('s', 'faces', '2030-01-01 00:00:00', '{}', '{}', '{}')"
-        )
-        connection.exec_driver_sql(
-            "INSERT INTO jobs (id, kind, name, submission_id, fingerprint, payload, created_at, state, "
-            "cancel_requested) "
-            "VALUES ('j', 'audit', 'faces', 's', 'f', '{}', '2030-01-01 00:00:00', 'done', false)"
+            "INSERT INTO reports (report_id, job_id, unit_key, kind, name, digest, verdict, created_at) "
+            "VALUES ('r', 'j', 'finish', 'audit', 'faces', 'd', 'fail', '2030-01-01 00:00:00')"
         )
         connection.exec_driver_sql(
             "INSERT INTO baselines (id, created_at, team_id, name, report_id, job_id, approver) "
@@ -231,7 +232,8 @@ def test_what_was_approved_before_findings_were_kept_lets_nothing_through(engine
     for _ in range(2):
         migrate.upgrade(engine)
         with Session(engine) as session:
-            assert [(row.name, row.findings) for row in session.scalars(select(BaselineRow))] == [("faces", {})]
+            (row,) = session.scalars(select(BaselineRow))
+            assert (row.name, row.findings, row.digest) == ("faces", {}, "d")
         command.downgrade(config, "0003")
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT approver FROM baselines").scalar_one() == "ann"

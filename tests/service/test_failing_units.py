@@ -109,8 +109,8 @@ def test_a_crash_between_storing_the_result_and_marking_it_done_is_recovered(hou
     assert set(states(view).values()) == {UnitState.DONE}
 
 
-def test_when_the_database_goes_away_while_a_unit_runs_its_lease_brings_it_back(house):
-    started = house.submit()
+def lose_database_in_prepare(house):
+    """From its first unit on the database is away; returns the handler that is as it was."""
     prepare = house.handlers["prepare"]
 
     def lose_database(unit, workspace, session):
@@ -118,6 +118,12 @@ def test_when_the_database_goes_away_while_a_unit_runs_its_lease_brings_it_back(
         return prepare(unit, workspace, session)
 
     house.replace("prepare", lose_database)
+    return prepare
+
+
+def test_when_the_database_goes_away_while_a_unit_runs_its_lease_brings_it_back(house):
+    started = house.submit()
+    prepare = lose_database_in_prepare(house)
     with pytest.raises(StorageFailure):
         house.executor.execute_unit(house.queue.sent.popleft())
     house.transactions.broken = False
@@ -257,14 +263,8 @@ def test_a_units_own_failure_is_never_tried_again(house):
 
 def test_a_database_that_restarts_while_a_unit_is_settled_costs_nothing(house):
     started = house.submit()
-    prepare = house.handlers["prepare"]
-
-    def lose_database(unit, workspace, session):
-        house.transactions.broken = True
-        return prepare(unit, workspace, session)
-
+    lose_database_in_prepare(house)
     sleep = house.clock.sleep
-    house.replace("prepare", lose_database)
     house.clock.sleep = lambda seconds: [sleep(seconds), setattr(house.transactions, "broken", False)]
     assert house.executor.execute_next() is True
     (unit, *_) = house.jobs.status(started.job_id).units

@@ -77,7 +77,7 @@ def show_report(
             raise InvalidInput("baseline: a repair is not decided on", remedy="Ask for the audit after it.")
         text = render(audits.get_repair_report(entry.job_id), fmt)
     else:
-        stored = audits.get_report(entry.digest)
+        stored = audits.report_of(entry)
         text = render(caller.reviews.decided(stored, against_baseline=baseline is not None), fmt)
     headers = {"ETag": f'"{digest_of(text.encode())}"', **_AS_DATA}
     if if_none_match is not None and headers["ETag"] in {tag.strip() for tag in if_none_match.split(",")}:
@@ -134,7 +134,7 @@ def show_picture(
 
 def _gallery(caller: Caller, reference: str) -> tuple[StoredReport, Gallery]:
     entry = caller.services.audits.find_report(reference)
-    gallery = caller.services.audits.get_gallery(reference_of(entry))
+    gallery = caller.services.audits.gallery_of(entry)
     if gallery is None:
         raise NotFound(
             f"the report '{reference}' has no pictures",

@@ -90,7 +90,7 @@ def pair_pictures(
         most: pairs to show; None: all.
     """
     sides = {"before": before, "after": after}
-    galleries = {side: _gallery(caller, entry) for side, entry in sides.items()}
+    galleries = {side: caller.services.audits.gallery_of(entry) for side, entry in sides.items()}
     rows = {side: _by_class(gallery) for side, gallery in galleries.items()}
     keys = list(dict.fromkeys([*rows["before"], *rows["after"]]))
 
@@ -103,10 +103,6 @@ def pair_pictures(
     pairs = tuple(Pair(*key, before=shown("before", key), after=shown("after", key)) for key in keys[:most])
     without = tuple(side for side, gallery in galleries.items() if gallery is None)
     return PicturePairs(reference_of(before), reference_of(after), without, pairs, len(keys))
-
-
-def _gallery(caller: Caller, entry: StoredReport) -> Gallery | None:
-    return caller.services.audits.get_gallery(reference_of(entry))
 
 
 def _by_class(gallery: Gallery | None) -> dict[_Key, tuple[int, GalleryRow]]:

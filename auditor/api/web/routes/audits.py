@@ -24,7 +24,6 @@ from auditor.errors import AuditorError, Conflict, InvalidInput, NotFound
 from auditor.report.formats import FORMATS
 from auditor.report.render_html import audit_context
 from auditor.report.render_repair_html import repair_context
-from auditor.service.records import StoredReport
 
 router = APIRouter(route_class=PageRoute)
 
@@ -47,7 +46,7 @@ def _audit(
     entry = caller.services.audits.find_report(report_id)
     if entry.kind is JobKind.REPAIR:
         return go(f"/repairs/{entry.job_id}")
-    stored = caller.services.audits.get_report(entry.digest)
+    stored = caller.services.audits.report_of(entry)
     try:
         report = caller.reviews.decided(stored, against_baseline=against_baseline)
     except (InvalidInput, NotFound) as problem:
@@ -130,7 +129,7 @@ def show_pictures(
     """The pictures: of those that nobody asked for yet, a few coarse squares; each one asked for is written down."""
     entry = caller.services.audits.find_report(report_id)
     asked = list(dict.fromkeys(show or ()))
-    gallery = caller.services.audits.get_gallery(reference_of(entry))
+    gallery = caller.services.audits.gallery_of(entry)
     rows = list_pictures(report_id, caller)
     if gallery is None:
         raise NotFound(f"the report '{report_id}' has no pictures")
@@ -153,8 +152,7 @@ def show_repair(request: Request, repair_id: str, caller: TheCaller) -> Response
     if entry.kind is not JobKind.REPAIR:
         return go(f"/audits/{reference_of(entry)}")
     report = caller.services.audits.get_repair_report(repair_id)
-    audits = (report.before_report_id, report.after_report_id, report.before_quick_report_id)
-    stored = _stored(caller, *audits, *(candidate.report_id for candidate in report.candidates))
+    stored = caller.services.audits.audits_of_repair(entry)
     before, after = stored.get(report.before_report_id), stored.get(report.after_report_id or "")
     pictures = None
     if before is not None and after is not None and may_look(caller):
@@ -165,7 +163,7 @@ def show_repair(request: Request, repair_id: str, caller: TheCaller) -> Response
         section="models",
         entry=entry,
         formats=list(FORMATS),
-        stored=frozenset(stored),
+        stored=stored,
         pictures=pictures,
         tried=[
             candidate
@@ -174,15 +172,3 @@ def show_repair(request: Request, repair_id: str, caller: TheCaller) -> Response
         ],
         **repair_context(report),
     )
-
-
-def _stored(caller: Caller, *report_ids: str | None) -> dict[str, StoredReport]:
-    """Those of the reports that the team has, by their ids."""
-    found = {}
-    for report_id in filter(None, report_ids):
-        try:
-            entry = caller.services.audits.find_report(report_id)
-        except NotFound:
-            continue
-        found[entry.report_id] = entry
-    return found

@@ -29,7 +29,7 @@ def show_comparison(request: Request, caller: TheCaller, before: Reference = "",
     with caller.transactions() as tx:
         choices = full_audits(tx.reports.page(200))
     entries = [caller.services.audits.find_report(reference) if reference else None for reference in (before, after)]
-    reports = [None if entry is None else caller.services.audits.get_report(entry.digest) for entry in entries]
+    reports = [None if entry is None else caller.services.audits.report_of(entry) for entry in entries]
     first, second = reports
     found = None if first is None or second is None else compare(first, second)
     one, other = entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from auditor.api.references import full_audits, reference_of
+from auditor.api.references import full_audits
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.guard import PageRoute
 from auditor.api.web.history import history_chart, version_of
@@ -42,7 +42,7 @@ def show_model(request: Request, model: str, caller: TheCaller) -> Response:
     audits = full_audits(entries)[:MOST_VERSIONS]
     if not audits:
         raise NotFound(f"there is no audit of a model '{model}'", remedy="The list of models has those that are.")
-    versions = [version_of(entry, caller.services.audits.get_report(reference_of(entry))) for entry in audits]
+    versions = [version_of(entry, caller.services.audits.report_of(entry)) for entry in audits]
     with caller.transactions() as tx:
         baseline = tx.baselines.find(name=model)
     return page(
