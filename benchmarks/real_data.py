@@ -4,10 +4,11 @@
                                                   [--random-weights | --shuffled-labels | --overfitted]
                                                   [--for-repairs [--attacked 60] [--ten]
                                                                  [--deployment white-box|score|split]]
+                                                  [--seed 0]
     python -m benchmarks.real_data orl        OUT
     python -m benchmarks.real_data mnist      OUT [--generator]
     python -m benchmarks.real_data digits     OUT
-    python -m benchmarks.real_data identities OUT (options as for faces)
+    python -m benchmarks.real_data identities OUT (options as for faces, and [--per-person 20])
     python -m benchmarks.real_data cifar      OUT
 
 The real data is not part of the project. It is looked for in AUDITOR_SHARED_DATA, else in ../shared/data beside the
@@ -168,6 +169,7 @@ def trained_submission(
     policy: dict[str, Any] | None = None,
     shuffled_labels: bool = False,
     overfitted: bool = False,
+    seed: int = 0,
 ) -> None:
     """Train `network` on the private images (0 epochs: leave it random) and write it as ONNX and as safetensors.
 
@@ -176,8 +178,8 @@ def trained_submission(
     """
     private, heldout, public = sets
     size, channels, n_classes = private.images.shape[1], private.images.shape[3], len(private.class_names)
-    shape, ctx = (channels, size, size), RunContext(autocast_bf16=True)
-    torch.manual_seed(0)
+    shape, ctx = (channels, size, size), RunContext(seed=seed, autocast_bf16=True)
+    torch.manual_seed(seed)
     model = build_network(network, size, channels, n_classes)
     if epochs:
         batch = private.batch(shape)
@@ -201,13 +203,13 @@ def trained_submission(
     if network != "vgg16_bn":
         model_section["architecture"] = network
     roles = {role: {"path": f"{role}.npz"} for role in ("private", "heldout", "public")}
-    manifest = {"version": 1, "model": model_section, "data": roles, "plan": plan}
+    manifest = {"version": 1, "model": model_section, "data": roles, "plan": plan | {"seed": seed}}
     write_manifest(out, manifest | ({"policy": policy} if policy else {}))
 
 
 def identities(out: Path, args: argparse.Namespace) -> None:
     """Procedural people, with every attack on 30 of them, or with the plan of repairs."""
-    data = demo_data("identities", args.size)
+    data = demo_data("identities", args.size, args.seed, per_private=args.per_person)
     given: dict[str, Any] = {"plan": {"preset": "standard", "n_classes": 30, "samples_per_class": args.samples} | EVERY}
     if args.for_repairs:
         given = repair_plan(256, args.attacked, args.samples, args.deployment, ten=args.ten)
@@ -219,6 +221,7 @@ def identities(out: Path, args: argparse.Namespace) -> None:
         epochs=0 if args.random_weights else args.epochs,
         shuffled_labels=args.shuffled_labels,
         overfitted=args.overfitted,
+        seed=args.seed,
         **given,
     )
 
@@ -233,11 +236,12 @@ def faces(out: Path, args: argparse.Namespace) -> None:
     trained_submission(
         out,
         f"faces-{args.network}-{args.size}",
-        face_sets(args.size),
+        face_sets(args.size, args.seed),
         network=args.network,
         epochs=0 if args.random_weights else args.epochs,
         shuffled_labels=args.shuffled_labels,
         overfitted=args.overfitted,
+        seed=args.seed,
         **given,
     )
 
@@ -312,6 +316,8 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true", help="faces, identities: never trained")
     parser.add_argument("--shuffled-labels", action="store_true", help="faces, identities: labels mean nothing")
     parser.add_argument("--overfitted", action="store_true", help="faces, identities: few images, no augmentation")
+    parser.add_argument("--seed", type=int, default=0, help="faces, identities: of data, network and plan")
+    parser.add_argument("--per-person", type=int, help="identities: private training images of each person")
     parser.add_argument("--generator", action="store_true", help="mnist: a GAN supplied as ONNX is the prior")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
