@@ -55,6 +55,7 @@ HANDLERS = {
     "finish": "auditor.service.stages.finish:run",
     "repair-fetch": "remediation.published_weights:run",
     "repair-pretrain": "remediation.stages:repair_pretrain",
+    "repair-match": "remediation.stages:repair_match",
     "repair-train": "remediation.stages:repair_train",
     "repair-halve": "remediation.stages:repair_halve",
     "repair-choose": "remediation.stages:repair_choose",

@@ -10,6 +10,7 @@ from auditor.contracts.base import digest_of
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
+from auditor.contracts.prepared import PreparedAudit
 from auditor.contracts.repair import (
     HeuristicCheck,
     PairedDifference,
@@ -43,22 +44,44 @@ def require_same_plan(before: AuditReport, after: AuditReport) -> None:
 
     Raises:
         InvalidInput: another plan or seed, other data, evaluator, judge or priors; all differences listed. The audit
-            after may have attacks beside those before.
+            after may have attacks beside those before, and priors that are made for a target are each model's own.
     """
     pairs = {
         "the plan": ([], plan_differences(before, after)),
         "the seed": (before.provenance.seed, after.provenance.seed),
         "the data": (before.provenance.data_digest, after.provenance.data_digest),
-        "the evaluator": (_digest(before.evaluator), _digest(after.evaluator)),
-        "the judge": (_digest(before.judge), _digest(after.judge)),
-        "the priors": ([p.digest for p in before.priors], [p.digest for p in after.priors]),
     }
-    different = [what for what, (old, new) in pairs.items() if old != new]
+    different = [what for what, (old, new) in pairs.items() if old != new] + _other_measures(before, after)
     if different:
         raise InvalidInput(
             f"the audits before and after the repair cannot be compared: {', '.join(different)} differ",
             remedy="Audit both models with one plan, one seed and the same data.",
         )
+
+
+def require_same_measures(before: AuditReport, prepared: PreparedAudit) -> None:
+    """Refuse, before anything is trained, a repair whose audits could not be compared with the one before.
+
+    Raises:
+        InvalidInput: evaluator, judge or priors came out differently here.
+    """
+    if different := _other_measures(before, prepared):
+        raise InvalidInput(
+            f"the repair could not be compared with the audit before: {', '.join(different)} came out differently here",
+            remedy="Training repeats exactly on the same kind of machine with the same number of threads and the same "
+            "version. Audit the model again here (`auditor submit --fresh`), and repair that audit.",
+        )
+
+
+def _other_measures(before: AuditReport, other: AuditReport | PreparedAudit) -> list[str]:
+    """What the two were not measured by alike: evaluator, judge, priors that both have and that fit every target."""
+    own = {prior.name: prior.digest for prior in before.priors if not prior.target_queries}
+    pairs = {
+        "the evaluator": (_digest(before.evaluator), _digest(other.evaluator)),
+        "the judge": (_digest(before.judge), _digest(other.judge)),
+        "the priors": (own, own | {p.name: p.digest for p in other.priors if p.name in own}),
+    }
+    return [what for what, (old, new) in pairs.items() if old != new]
 
 
 def _digest(card: object) -> str | None:
@@ -122,8 +145,8 @@ def choose(candidates: Sequence[RepairCandidate]) -> tuple[int | None, tuple[str
     return None, ("No candidate within the budget could be judged under every attack, so none was chosen.",)
 
 
-def better_half(trials: Sequence[RepairCandidate], *, always: Sequence[int] = ()) -> tuple[int, ...]:
-    """Boundaries of a sweep that deserve the whole training, ascending: half of them, three at least.
+def better_third(trials: Sequence[RepairCandidate], *, always: Sequence[int] = ()) -> tuple[int, ...]:
+    """Boundaries of a sweep that deserve the whole training, ascending: a third of them, three at least.
 
     Those on the Pareto front of accuracy against the upper bound of the worst lift come first, then the front of the
     rest, and so on; within a front, those that leak least. After a part of the training the accuracy says who is ahead,
@@ -134,7 +157,7 @@ def better_half(trials: Sequence[RepairCandidate], *, always: Sequence[int] = ()
         front = pareto_front(tuple(waiting.values())) or tuple(waiting)
         order += sorted(front, key=lambda k: (_worst(waiting[k].lift) or 0.0, k))
         waiting = {k: trial for k, trial in waiting.items() if k not in front}
-    n_kept = max(3, -(-len(order) // 2))
+    n_kept = max(3, -(-len(order) // 3))
     return tuple(sorted({*order[:n_kept], *(k for k in always if k in order)}))
 
 

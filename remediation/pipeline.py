@@ -1,11 +1,13 @@
 """The order of a repair: starting weights, then every boundary trained and audited quickly, then the best one in full.
 
 The submission itself is audited with the quick plan too (`before/`), so that candidates (`k2/`, `k4/`, ...) are
-compared with it on equal terms; the chosen one is audited with the full plan (`after/`). A candidate whose training or
-audit fails is left out, and the comparison says so.
+compared with it on equal terms; the chosen one is audited with the full plan (`after/`). Nothing is trained on private
+data before `match` found that those audits can be compared with the first one. A candidate whose training or audit
+fails is left out, and the comparison says so.
 
 A sweep tries every boundary with a part of the training and of the audit first (`trial0/`, `trial1/`, ...) and gives
-the better half all of it: successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943) of two rounds.
+the better third all of it: successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943) of two rounds,
+with the factor 3 of Hyperband (Li et al., JMLR 2018, arXiv 1603.06560).
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from pydantic import JsonValue, TypeAdapter
 
 from auditor.contracts.jobs import WEIGHTS, AuditJob, RepairJob, UnitResult, UnitSpec
 from auditor.contracts.repair import RepairStart
-from auditor.service.pipeline import FINISH, Done, Failures, Pipeline, audit_units, is_tolerated
+from auditor.service.pipeline import FINISH, PREPARE, Done, Failures, Pipeline, audit_units, is_tolerated
 
-FETCH, PRETRAIN, HALVE, CHOOSE, COMPARE = "fetch", "pretrain", "halve", "choose", "compare"
+FETCH, PRETRAIN, MATCH, HALVE, CHOOSE, COMPARE = "fetch", "pretrain", "match", "halve", "choose", "compare"
 TRIAL = "trial"
 BEFORE, AFTER = "before/", "after/"
 _BOUNDARIES = TypeAdapter(tuple[int, ...])
@@ -42,7 +44,15 @@ def repair_units(job: RepairJob, done: Done, failed: Failures) -> tuple[UnitSpec
     audited = job.inputs | {"before.json": job.data["report.json"]}
     quick = AuditJob(name=job.name, plan=job.quick_plan, inputs=audited | {"plan.json": job.quick_plan_digest})
     trial = AuditJob(name=job.name, plan=job.trial_plan, inputs=audited | {"plan.json": job.trial_plan_digest})
-    units += audit_units(quick, done, failed, prefix=BEFORE)
+    submitted = audit_units(quick, done, failed, prefix=BEFORE)
+    prepared = done.get(BEFORE + PREPARE)
+    if prepared is None:
+        return (*units, *submitted)
+    match = {"report.json": job.data["report.json"], "prepared.json": prepared.outputs["prepared.json"]}
+    units.append(UnitSpec(kind="repair-match", key=MATCH, inputs=match))
+    units += submitted
+    if MATCH not in done:
+        return tuple(units)
     boundaries, trials = dict(start.boundaries), dict[str, str]()
     if start.trials:
         for k in boundaries:

@@ -1,4 +1,4 @@
-"""The units of a repair: start, train one boundary, choose, compare.
+"""The units of a repair: start, match with the audit before, train one boundary, choose, compare.
 
 Each takes (UnitSpec, Workspace, RunContext) and returns a small JSON value. Files they read: `model`, `target.json`,
 `manifest.json`, `plan.json` (seed and batch size), `fit.npz`, `heldout.npz`, `public.npz`, `report.json` (the audit
@@ -19,6 +19,7 @@ from auditor.contracts.fisher import FisherReport
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import Manifest, RepairBudget
 from auditor.contracts.policy import Policy
+from auditor.contracts.prepared import PreparedAudit
 from auditor.contracts.repair import NormMode, RepairCandidate, RepairStart, TrainedCandidate
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Score
@@ -34,7 +35,7 @@ from auditor.targets.base import Target
 from auditor.targets.torch_target import TorchTarget
 from auditor.tensors import ImageBatch, RunContext
 from remediation.boundaries import candidate_boundaries, sweep_boundaries
-from remediation.compare import audited_candidate, better_half, choose, repair_report
+from remediation.compare import audited_candidate, better_third, choose, repair_report, require_same_measures
 from remediation.defenses.base import RepairedModel
 from remediation.pipeline import TRIAL
 from remediation.preparation import Network, RepairInputs, read_inputs
@@ -190,6 +191,17 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     return candidate.model_dump(mode="json")
 
 
+def repair_match(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
+    """Reads `report.json` and `prepared.json`, of the submission as it is prepared in this repair; returns nothing.
+
+    Raises:
+        InvalidInput: the two could not be compared, so no repair could be proved.
+    """
+    prepared = PreparedAudit.model_validate_json(workspace.input("prepared.json").read_text())
+    require_same_measures(_report(workspace, "report.json"), prepared)
+    return {}
+
+
 def repair_halve(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     """Which boundaries of a sweep get the whole training: reads `start.json` and the results of the trials.
 
@@ -198,7 +210,7 @@ def repair_halve(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     """
     start = RepairStart.model_validate_json(workspace.input(START).read_text())
     trials = _audited(TRIAL, unit.params["boundaries"], workspace, start)
-    return {"kept": list(better_half(trials, always=[k for k, who in start.boundaries.items() if who == "fisher"]))}
+    return {"kept": list(better_third(trials, always=[k for k, who in start.boundaries.items() if who == "fisher"]))}
 
 
 def repair_choose(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:

@@ -127,7 +127,7 @@ class RepairStart(Contract):
     boundaries: dict[int, str]
     """Boundaries to try, ascending, and who proposed each: `fisher`, `quantile`, `sweep`, `user` or `defense`."""
     trials: bool = False
-    """Whether each is tried with a part of the training first, and only the better half gets all of it."""
+    """Whether each is tried with a part of the training first, and only the better third gets all of it."""
     accuracy_before: Score
     """Of the submitted model, on the half of the held-out images that may choose among candidates."""
     test_accuracy_before: Score | None = None

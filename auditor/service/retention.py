@@ -24,7 +24,7 @@ PRIVATE = frozenset(
     {"private.npz", "heldout.npz", "fit.npz", "heldout_used.npz", "activations.npz", "evaluator.safetensors"}
 )
 """Files of an audit that hold private images, what a cut model makes of them, or what was learned from them."""
-CACHED = ("evaluator", "projection", "fisher")
+CACHED = ("evaluator", "projection", "prior-measure", "reference", "fisher")
 """Kinds of cache entries that were learned from private images, or keep what was while they are made."""
 UNFINISHED_FOR, ANSWERS_FOR = timedelta(days=2), timedelta(days=1)
 """For so long an upload may stay incomplete, and the answer to an Idempotency-Key is kept."""

@@ -30,8 +30,9 @@ from auditor.priors.quality import sample_images
 from auditor.priors.storage import save_prior
 from auditor.service.matching import PIXEL
 from auditor.service.stages.means import ReadyPrior, readiness, ready_priors, surroundings, train_aids
+from auditor.service.stages.prior_measures import measure_priors
 from auditor.service.stages.split import ready_split_attack, record_activations
-from auditor.service.stages.witnesses import Witnesses, measure_priors, train_witnesses
+from auditor.service.stages.witnesses import Witnesses, train_witnesses
 from auditor.service.workspace import UnitValue, Workspace
 from auditor.targets.base import Target
 from auditor.tensors import ImageBatch, RunContext
@@ -66,7 +67,9 @@ def run(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
     if witnesses.judge is not None:
         sets.overlap = with_copies(workspace, sets, witnesses.judge, target, ctx)
     priors = ready_priors(workspace, plan, target, sets.public, ctx)
-    prior_cards, measures = measure_priors(workspace, priors, witnesses, sets.heldout, sets.public, target, plan, ctx)
+    prior_cards, measures = measure_priors(
+        workspace, priors, witnesses, sets.fit, sets.heldout, sets.public, target, plan, ctx
+    )
     attacks = [
         ready_split_attack(workspace, spec, target, sets.heldout, sets.public, ctx)
         if spec.name in SPLIT_ATTACKS.names

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from safetensors.torch import load_file, save_file
 
-from auditor.contracts.cards import ClassifierCard, JudgeCard, PriorCard
+from auditor.contracts.cards import ClassifierCard, JudgeCard
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.plan import AuditPlan
-from auditor.contracts.scores import NotMeasured, Score
+from auditor.contracts.scores import NotMeasured
 from auditor.data.cache import ContentCache
 from auditor.data.image_set import ImageSet
 from auditor.evaluation.base import Reference
 from auditor.evaluation.cards import evaluator_card, judge_card
-from auditor.evaluation.ceilings import PriorMeasure, measure_prior
 from auditor.evaluation.evaluator import (
     TrainedEvaluator,
     choose_architecture,
@@ -26,19 +24,18 @@ from auditor.evaluation.evaluator import (
 from auditor.evaluation.evaluator_file import load_evaluator, save_evaluator
 from auditor.evaluation.fingerprints import shape_fingerprint
 from auditor.evaluation.intervals import Bootstrap
-from auditor.evaluation.judge import Judge, load_judge, save_judge, supplied_judge
+from auditor.evaluation.judge import Judge, JudgeIndex, load_judge, save_judge, supplied_judge
 from auditor.evaluation.judge_training import train_judge
 from auditor.evaluation.judgement import build_reference
-from auditor.evaluation.realism import kernel_distance
 from auditor.loading.embedder import load_embedder
-from auditor.priors.quality import sample_images
-from auditor.service.stages.means import ReadyPrior, projections, surroundings
+from auditor.service.stages.means import surroundings
 from auditor.service.workspace import Workspace
 from auditor.targets.base import Target
 from auditor.tensors import ImageBatch, RunContext
 
 NO_PRIVATE = "no private data was given"
 NO_PUBLIC = "no public data and no judge were given"
+_SEEN = "seen.safetensors"
 
 
 @dataclass(frozen=True)
@@ -80,8 +77,39 @@ def load_reference(
         judge = _supplied(workspace, manifest, ctx)
     if fit is None:
         return Reference(None, None, reasons={"evaluator": NO_PRIVATE, "judge": NO_PRIVATE})
+    return _reference(workspace, evaluator, judge, fit, target, ctx)
+
+
+def _reference(
+    workspace: Workspace,
+    evaluator: TrainedEvaluator | None,
+    judge: Judge | None,
+    fit: ImageSet,
+    target: Target,
+    ctx: RunContext,
+) -> Reference:
+    """The private images as evaluator and judge see them; from the cache where both saw them before."""
+    batch = fit.batch(target.image_shape)
+
+    def build(folder: Path, _unfinished: Path) -> None:
+        built = build_reference(evaluator, judge, batch, target.n_classes, ctx)
+        tensors = {} if built.private_features is None else {"features": built.private_features}
+        if built.judge is not None:
+            tensors |= {"centroids": built.judge.centroids, "present": built.judge.present}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / _SEEN)
+
+    parts = {
+        "evaluator": evaluator and evaluator.digest,
+        "judge": judge and judge.digest,
+        "data": fit.digest,
+        "n_classes": target.n_classes,
+        **surroundings(target, ctx),
+    }
+    folder, _ = ContentCache(workspace.cache).load_or_build("reference", parts, build)
+    seen = load_file(folder / _SEEN)
+    index = None if judge is None else JudgeIndex(judge, seen["centroids"], seen["present"])
     reasons = {"judge": NO_PUBLIC, "evaluator": NO_PRIVATE}
-    return build_reference(evaluator, judge, fit.batch(target.image_shape), target.n_classes, ctx, reasons=reasons)
+    return Reference(evaluator, index, seen.get("features"), batch.labels, reasons)
 
 
 def _supplied(workspace: Workspace, manifest: Manifest, ctx: RunContext) -> Judge:
@@ -110,7 +138,7 @@ def train_witnesses(
     fit_batch, heldout_batch = fit.batch(target.image_shape), heldout.batch(target.image_shape)
     evaluator, evaluator_cached = _evaluator(workspace, plan, target, fit, fit_batch, ctx)
     judge, judge_cached = _judge(workspace, manifest, plan, target, public, ctx)
-    reference = build_reference(evaluator, judge, fit_batch, target.n_classes, ctx, reasons={"judge": NO_PUBLIC})
+    reference = _reference(workspace, evaluator, judge, fit, target, ctx)
     card = evaluator_card(
         evaluator,
         target.card,
@@ -186,72 +214,3 @@ def _judge(
     }
     folder, cached = ContentCache(workspace.cache).load_or_build("judge", parts, build)
     return load_judge(folder / "judge.safetensors", ctx.device), cached
-
-
-def measure_priors(
-    workspace: Workspace,
-    priors: Mapping[str, ReadyPrior],
-    witnesses: Witnesses,
-    heldout: ImageSet | None,
-    public: ImageSet | None,
-    target: Target,
-    plan: AuditPlan,
-    ctx: RunContext,
-) -> tuple[tuple[PriorCard, ...], dict[str, np.ndarray]]:
-    """A card for every prior, and the per-class arrays (`<prior>/<array>`) that `finish` bootstraps."""
-    bootstrap = Bootstrap(plan.n_bootstrap, plan.seed)
-    cards: list[PriorCard] = []
-    arrays: dict[str, np.ndarray] = {}
-    for name, ready in priors.items():
-        measure = None
-        if (
-            heldout is not None
-            and witnesses.evaluator is not None
-            and witnesses.judge is not None
-            and witnesses.reference
-        ):
-            measure = measure_prior(
-                ready.prior,
-                witnesses.reference,
-                heldout.batch(target.image_shape),
-                ctx,
-                n_control_samples=plan.n_control_samples,
-                latents=projections(workspace, ready.prior, heldout, target, ctx),
-            )
-            arrays |= {f"{name}/{key}": value for key, value in measure.arrays().items()}
-        card = _prior_card(name, ready, measure, bootstrap, witnesses)
-        cards.append(card.model_copy(update={"kid": _kid(ready, witnesses.judge, public, target, plan, ctx)}))
-    return tuple(cards), arrays
-
-
-def _kid(
-    ready: ReadyPrior, judge: Judge | None, public: ImageSet | None, target: Target, plan: AuditPlan, ctx: RunContext
-) -> Score:
-    if judge is None or public is None:
-        return NotMeasured(metric="kid", reason=NO_PUBLIC)
-    samples = sample_images(ready.prior, plan.n_control_samples, ctx.rng("kid", "samples", ready.prior.digest), ctx)
-    return kernel_distance(samples, public.batch(target.image_shape).images, judge, ctx)
-
-
-def _prior_card(
-    name: str, ready: ReadyPrior, measure: PriorMeasure | None, bootstrap: Bootstrap, witnesses: Witnesses
-) -> PriorCard:
-    fields = ("class_coverage", "ceiling_evaluator", "ceiling_judge", "ceiling_both", "control_both")
-    if measure is None:
-        reason = NO_PRIVATE if witnesses.evaluator is None else NO_PUBLIC
-        scores: dict[str, Score] = {metric: NotMeasured(metric=metric, reason=reason) for metric in fields}
-    else:
-        scores = measure.card_scores(bootstrap)
-    return PriorCard(
-        name=name,
-        digest=ready.prior.digest,
-        source=ready.source,
-        latent_dim=ready.prior.latent_dim,
-        traits=tuple(sorted(ready.prior.traits)),
-        target_queries=ready.target_queries,
-        training_data_digest=ready.training_data_digest,
-        config=ready.config,
-        quality=ready.quality,
-        cached=ready.cached,
-        **scores,
-    )

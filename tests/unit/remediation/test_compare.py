@@ -1,10 +1,12 @@
 import pytest
 
 from auditor.contracts.base import digest_of
+from auditor.contracts.cards import OverlapCheck
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import Manifest, ModelSpec, RepairBudget
 from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Verdict
+from auditor.contracts.prepared import PreparedAudit
 from auditor.contracts.repair import FreezePlan, NormMode, RepairReport, RepairStart, TrainedCandidate
 from auditor.contracts.scores import NotMeasured
 from auditor.errors import InvalidInput
@@ -15,10 +17,11 @@ from auditor.testing.evidence import measured, sample_outcome
 from auditor.testing.reports import sample_report
 from remediation.compare import (
     audited_candidate,
-    better_half,
+    better_third,
     choose,
     pareto_front,
     repair_report,
+    require_same_measures,
     require_same_plan,
     within_budget,
 )
@@ -136,6 +139,36 @@ def test_audits_under_different_plans_are_refused():
         require_same_plan(before, judged)
 
 
+def prepared_of(report, **changes):
+    """What `prepare` would leave for the audit of this report."""
+    values = {name: getattr(report, name) for name in ("evaluator", "judge", "priors", "data")} | changes
+    overlap = OverlapCheck(checked=False, note="")
+    return PreparedAudit(classes=(0,), class_names=("a",), attacks=(), overlap=overlap, **values)
+
+
+def test_a_repair_that_could_not_be_compared_is_refused_before_it_trains():
+    before = sample_report()
+    require_same_measures(before, prepared_of(before))
+    require_same_measures(before, prepared_of(before, priors=()))  # the quick plan keeps the first prior alone
+    other = {"digest": "other"}
+    for changes, wanted in (
+        ({"evaluator": before.evaluator.model_copy(update=other)}, "the evaluator"),
+        ({"judge": before.judge.model_copy(update=other)}, "the judge"),
+        ({"priors": tuple(prior.model_copy(update=other) for prior in before.priors)}, "the priors"),
+    ):
+        with pytest.raises(InvalidInput, match=wanted) as caught:
+            require_same_measures(before, prepared_of(before, **changes))
+        assert "--fresh" in caught.value.remedy
+
+
+def test_a_prior_that_is_made_for_each_target_may_differ():
+    made = tuple(p.model_copy(update={"target_queries": 9}) for p in sample_report().priors)
+    before = sample_report().model_copy(update={"priors": made})
+    after = before.model_copy(update={"priors": tuple(p.model_copy(update={"digest": "own"}) for p in made)})
+    require_same_plan(before, after)
+    require_same_measures(before, prepared_of(after))
+
+
 def test_the_audit_after_may_have_further_attacks_but_must_have_those_before():
     before = sample_report()
     more = with_adaptive(before.plan, OFFERS["tl-dmi"].adaptive)
@@ -200,16 +233,18 @@ def test_a_defense_that_only_hides_says_so(static, adaptive, hides):
     assert any("hides" in note for note in found.notes) == hides
 
 
-def test_the_better_half_of_a_sweep_is_on_the_front_of_accuracy_and_leak():
+def test_the_better_third_of_a_sweep_is_on_the_front_of_accuracy_and_leak():
     """Boundary 1 leaks more than 0 and is less accurate; 3 is the least accurate and leaks least."""
     rows = {0: (0.6, 0.8), 1: (0.7, 0.7), 2: (0.5, 0.7), 3: (0.1, 0.4), 4: (0.65, 0.6), 5: (0.9, 0.3)}
     trials = [candidate(k, quick(lift), accuracy) for k, (lift, accuracy) in rows.items()]
     assert pareto_front(trials) == (0, 2, 3)
-    assert better_half(trials) == (0, 2, 3)
-    assert better_half(trials, always=[5]) == (0, 2, 3, 5)
+    assert better_third(trials) == (0, 2, 3)
+    assert better_third(trials, always=[5]) == (0, 2, 3, 5)
     unjudged = [candidate(6, unmeasured(quick(0.2), {"lift"}), 0.9)]
     assert 6 not in pareto_front(trials + unjudged)
-    assert 6 not in better_half(trials + unjudged + [candidate(7, quick(0.4), 0.65)])
+    assert 6 not in better_third(trials + unjudged + [candidate(7, quick(0.4), 0.65)])
+    many = trials + [candidate(k, quick(0.4), 0.65) for k in range(6, 12)]
+    assert len(better_third(many)) == 4
 
 
 def report_of(after, **changes):

@@ -79,6 +79,17 @@ def test_without_a_sweep_every_boundary_is_trained_to_the_end():
     assert units["after/prepare"].inputs["model"] == digest_of("k2/train model")
 
 
+def test_nothing_is_trained_on_private_data_before_the_audits_are_known_to_be_comparable():
+    units = follow(trials=True, kept=(1, 2))
+    order = list(units)
+    assert order.index("match") < order.index("trial0/train")
+    assert units["match"].inputs == {
+        "report.json": digest_of("report.json"),
+        "prepared.json": digest_of("before/prepare prepared.json"),
+    }
+    assert not tolerates("match")
+
+
 def test_every_audit_of_it_shows_the_classes_that_the_audit_before_showed():
     units = follow(trials=True, kept=(1, 2))
     finishing = [unit for key, unit in units.items() if key.endswith("/finish")]
