@@ -1,11 +1,13 @@
 """Many submissions at once, over HTTP: is every one accepted, how long do they take, and does the queue drain fairly?
 
-    python -m benchmarks.load [--jobs 500] [--clients 50] [--workers 4] [--checks 2] [--database URL --broker URL]
+    python -m benchmarks.load [--jobs 500] [--clients 50] [--workers 4] [--checks 2] [--real-checks]
+                               [--database URL --broker URL]
 
 One API process, as `auditor serve` runs it, with its default limits. Three teams submit small audits, each client with
 a token of its own: of every eight clients, five are of one team. One submission in ten has priority. Each model is
-checked in a runner process of its own, which computes nothing (`auditor.testing.handlers`). When all are accepted,
-workers in this process drain the queue. Private PostgreSQL and Redis servers are started unless addresses are given.
+checked in a runner process of its own, which computes nothing (`auditor.testing.handlers`), or with `--real-checks` is
+read and run as any submission is. When all are accepted, workers in this process drain the queue, computing nothing.
+Private PostgreSQL and Redis servers are started unless addresses are given.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ from auditor.testing.api import ApiProcess
 from auditor.testing.handlers import fast_handlers
 from auditor.testing.ports import InProcessRunner
 from auditor.testing.servers import NoServer, PostgresServer, RedisServer, postgres_binaries, redis_binary
-from benchmarks.load_clients import Submitted, percentiles, submit_all
+from benchmarks.load_clients import Submitted, classifiers, percentiles, random_bytes, submit_all, write_models
 from benchmarks.tenants import make_tenants
 
-HANDLERS = "auditor.testing.handlers:fast_handlers"
+HANDLERS, CHECKED = (f"auditor.testing.handlers:{name}_handlers" for name in ("fast", "checked"))
 TEAMS = ("large",) * 5 + ("middle",) * 2 + ("small",)
 """Of each client, in turn."""
 
@@ -110,11 +112,11 @@ class Drained:
         return max(places, default=0) / len(self.claims)
 
 
-def load(settings: Settings, *, jobs: int, clients: int, workers: int) -> Drained:
+def load(settings: Settings, *, jobs: int, clients: int, workers: int, real_checks: bool = False) -> Drained:
     """Submit everything, then let workers take units until none is left."""
     migrate(settings)
     with ExitStack() as stack:
-        submitted, submit_s = _submitted(settings, jobs, clients)
+        submitted, submit_s = _submitted(settings, jobs, clients, real_checks=real_checks)
         engine = build_engine(settings.effective_database_url)
         stack.callback(engine.dispose)
         transactions = SqlTransactions(engine)
@@ -134,10 +136,11 @@ def load(settings: Settings, *, jobs: int, clients: int, workers: int) -> Draine
         return Drained(tuple(submitted), submit_s, len(states), lost, seconds, order)
 
 
-def _submitted(settings: Settings, jobs: int, clients: int) -> tuple[Sequence[Submitted], float]:
+def _submitted(settings: Settings, jobs: int, clients: int, *, real_checks: bool) -> tuple[Sequence[Submitted], float]:
     """What came of each, and seconds until all were answered."""
     teams = [TEAMS[number % len(TEAMS)] for number in range(clients)]
-    with ApiProcess(settings, handlers=HANDLERS) as api:
+    write_models(settings.home, jobs, classifiers(settings.home) if real_checks else random_bytes)
+    with ApiProcess(settings, handlers=CHECKED if real_checks else HANDLERS) as api:
         made = make_tenants(api.url, api.bootstrap_token, Counter(teams))
         tokens = [made[team].pop() for team in teams]
         started = time.monotonic()
@@ -180,6 +183,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--checks", type=int, default=2, help="AUDITOR_CONCURRENT_CHECKS")
+    parser.add_argument("--real-checks", action="store_true", help="each model is read and run before it is accepted")
     parser.add_argument("--database", help="address of an empty database; default: a private PostgreSQL server")
     parser.add_argument("--broker", help="address of a Redis database; default: a private server")
     options = parser.parse_args()
@@ -193,7 +197,7 @@ def main() -> int:
             device="cpu",
             concurrent_checks=options.checks,
         )
-        found = load(settings, **sizes)
+        found = load(settings, **sizes, real_checks=options.real_checks)
     refused = Counter(one.problem for one in found.submitted if one.job_id is None)
     rate = len(found.claims) / found.seconds
     sys.stdout.write(

@@ -54,6 +54,18 @@ def fast_handlers() -> dict[str, Handler]:
     return {"check": _check, "prepare": _prepare, "attack": _attack, "fisher": _fisher, "finish": _finish}
 
 
+def checked_handlers() -> dict[str, Handler]:
+    """The same, but the model is read and run before it is accepted, as any submission is."""
+    from auditor.service.stages import check as stage  # this loads torch, which the others do without
+
+    def check(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+        value = stage.run(unit, workspace, session.context())
+        _made_up(workspace, str(unit.params["model"]))
+        return value
+
+    return fast_handlers() | {"check": check}
+
+
 def let_go(home: Path) -> None:
     """Let every unit go on that waits in this installation, and those that would."""
     for cache in (home / "cache").iterdir():
@@ -73,11 +85,16 @@ def _check(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, 
     model = workspace.root / str(unit.params["model"])
     target = sample_target(name=manifest.model.name, digest=digest_of_file(model))
     workspace.output("target.json").write_text(target.model_dump_json())
-    workspace.output("plan.json").write_text(PLAN.model_dump_json())
-    for role in ("private", "heldout", "public"):
-        workspace.output(f"{role}.npz").write_bytes(f"{role} images of {manifest.model.name}".encode())
+    _made_up(workspace, manifest.model.name)
     session.tick("check", 1, 1)
     return {}
+
+
+def _made_up(workspace: Workspace, name: str) -> None:
+    """A plan, and data that nobody reads."""
+    workspace.output("plan.json").write_text(PLAN.model_dump_json())
+    for role in ("private", "heldout", "public"):
+        workspace.output(f"{role}.npz").write_bytes(f"{role} images of {name}".encode())
 
 
 def _prepare(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
