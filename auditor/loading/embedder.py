@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from auditor.contracts.base import digest_of_file
+from auditor.contracts.base import digest_of, digest_of_file
 from auditor.contracts.manifest import JudgeSpec
 from auditor.contracts.submission import Output
 from auditor.errors import InvalidInput, UnsupportedModel
@@ -28,7 +28,7 @@ class OnnxEmbedder:
     Args:
         network: raw model input (B, C, H, W) to (B, F).
         spec: how the model wants its images.
-        digest: sha256 of the file.
+        digest: sha256 over the file and how images are put into it.
         device: where the images are put.
     """
 
@@ -83,7 +83,8 @@ def load_embedder(path: Path, spec: JudgeSpec, device: torch.device | None = Non
     problems.raise_any()
     module = _faithful(found, reference, inputs)
     network = reference if module is None else module.requires_grad_(False).to(where)
-    return OnnxEmbedder(network, spec, digest_of_file(path), where)
+    digest = digest_of({"file": digest_of_file(path), "input": spec.input.model_dump(mode="json")})
+    return OnnxEmbedder(network, spec, digest, where)
 
 
 def _faithful(found: OnnxFile, reference: Callable[[Tensor], Tensor], inputs: Tensor) -> GraphModule | None:

@@ -8,6 +8,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from auditor.contracts.base import digest_of_file
 from auditor.contracts.manifest import GeneratorInput, GeneratorSpec
 from auditor.errors import InvalidInput, UnsupportedModel
 from auditor.loading.generator_inputs import Feed, PackedGenerator, pack
@@ -37,6 +38,8 @@ class OnnxPriorConfig(PriorConfig):
     """The latent: `z`, what the file takes; `w` or `p`, a Gaussian fit of its styles."""
     inputs: dict[str, GeneratorInput] = {}
     """From the manifest."""
+    files: tuple[str, ...]
+    """sha256 of each file: the same weights in another graph draw other pictures."""
 
 
 class Picture(nn.Module):
@@ -144,7 +147,11 @@ def load_generator(
     prior = OnnxPrior(
         name="onnx",
         config=OnnxPriorConfig(
-            low=spec.low, high=spec.high, space="z" if mapping is None else spec.space, inputs=spec.inputs
+            low=spec.low,
+            high=spec.high,
+            space="z" if mapping is None else spec.space,
+            inputs=spec.inputs,
+            files=tuple(digest_of_file(file) for file in (path, mapping) if file is not None),
         ),
         image_shape=(spec.channels, spec.height, spec.width),
         latent_dim=latent_dim,

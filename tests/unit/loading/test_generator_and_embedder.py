@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
 
 from auditor.contracts.manifest import GeneratorSpec, InputSpec, JudgeSpec
 from auditor.errors import InvalidInput, RefusedFile
@@ -24,15 +24,15 @@ from auditor.testing.onnx_models import exported, model, randomised
 class Drawer(nn.Module):
     """A small generator: latent to (3, 8, 8) in [-1, 1]."""
 
-    def __init__(self, shaped: bool = True) -> None:
+    def __init__(self, shaped: bool = True, slope: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.linear = nn.Linear(4, 8 * 4 * 4)
         self.up = nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1)
-        self.shaped = shaped
+        self.shaped, self.slope = shaped, slope
 
     def forward(self, z: Tensor) -> Tensor:
-        x = torch.relu(self.linear(z)).reshape(-1, 8, 4, 4)
+        x = leaky_relu(self.linear(z), self.slope).reshape(-1, 8, 4, 4)
         return torch.tanh(self.up(x)) if self.shaped else torch.tanh(self.up(x)).flatten(1)
 
 
@@ -58,6 +58,19 @@ def test_a_generator_becomes_a_prior(tmp_path: Path, shaped: bool) -> None:
     assert prior.critic(images) is None
     assert load_generator(path, spec(path)).digest == prior.digest
     assert load_generator(path, spec(path, low=-2.0)).digest != prior.digest
+
+
+def test_the_same_weights_in_another_graph_are_another_prior(tmp_path: Path) -> None:
+    """Else the ceiling of the one would be taken for the other's, which may draw nobody."""
+    priors = []
+    for name, slope in (("a", 0.2), ("b", 0.9)):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(exported(Drawer(slope=slope).eval(), (4,), opset=17, dynamo=False))
+        priors.append(load_generator(path, spec(path)))
+    one, other = priors
+    assert all(torch.equal(value, other.state()[key]) for key, value in one.state().items())
+    assert not torch.allclose(one.decode(torch.ones(1, 4)), other.decode(torch.ones(1, 4)), atol=0.01)
+    assert one.digest != other.digest
 
 
 def test_projection_finds_pictures_the_generator_drew(tmp_path: Path) -> None:
@@ -114,8 +127,18 @@ def test_an_embedder_takes_images_of_any_size_and_colour(tmp_path: Path) -> None
     assert embed(torch.rand(2, 3, 40, 24)).shape == (2, 6)
     grey = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(embed(grey), embed(grey.expand(-1, 3, -1, -1)))
-    assert embed.digest == hashlib.sha256((tmp_path / "e.onnx").read_bytes()).hexdigest()
     assert isinstance(embed._network, GraphModule)
+
+
+def test_an_embedder_is_another_one_where_its_file_or_its_input_is(tmp_path: Path) -> None:
+    """Else what was measured with one reading of the images would be taken for the other's."""
+    _, wants = embedder_file(tmp_path / "e.onnx")
+    digest = load_embedder(tmp_path / "e.onnx", wants).digest
+    assert load_embedder(tmp_path / "e.onnx", wants).digest == digest
+    misread = wants.model_copy(update={"input": wants.input.model_copy(update={"high": 255.0})})
+    assert load_embedder(tmp_path / "e.onnx", misread).digest != digest
+    embedder_file(tmp_path / "other.onnx")
+    assert load_embedder(tmp_path / "other.onnx", wants).digest != digest
 
 
 def test_an_embedder_that_cannot_be_interpreted_runs_on_onnxruntime(tmp_path: Path) -> None:
