@@ -145,34 +145,56 @@ def choose(candidates: Sequence[RepairCandidate]) -> tuple[int | None, tuple[str
     return None, ("No candidate within the budget could be judged under every attack, so none was chosen.",)
 
 
-def better_third(trials: Sequence[RepairCandidate], *, always: Sequence[int] = ()) -> tuple[int, ...]:
+def better_third(trials: Sequence[RepairCandidate], max_loss: float, *, always: Sequence[int] = ()) -> tuple[int, ...]:
     """Boundaries of a sweep that deserve the whole training, ascending: a third of them, three at least.
 
-    Those on the Pareto front of accuracy against the upper bound of the worst lift come first, then the front of the
-    rest, and so on; within a front, those that leak least. After a part of the training the accuracy says who is ahead,
-    not who ends within the budget. What could not be judged comes last.
+    Those come first whose accuracy is at most `max_loss`, the budget, behind the most accurate trial: the others will
+    hardly end within it. Among them the Pareto front of accuracy against leak, then the front of the rest, and so on;
+    of a front its ends, then what lies farthest from all that was taken, since a little training and one picture a
+    class tell neighbours badly apart. What could not be judged comes last.
     """
-    waiting, order = {c.freeze.boundary: c for c in trials}, list[int]()
-    while waiting:
-        front = pareto_front(tuple(waiting.values())) or tuple(waiting)
-        order += sorted(front, key=lambda k: (_worst(waiting[k].lift) or 0.0, k))
-        waiting = {k: trial for k, trial in waiting.items() if k not in front}
+    leader = max((_value(c.heldout_accuracy) for c in trials), default=0.0)
+    near = [c for c in trials if leader - _value(c.heldout_accuracy) <= max_loss + 1e-9]
+    order = [*_by_fronts(near), *_by_fronts([c for c in trials if c not in near])]
     n_kept = max(3, -(-len(order) // 3))
     return tuple(sorted({*order[:n_kept], *(k for k in always if k in order)}))
 
 
-def pareto_front(candidates: Sequence[RepairCandidate]) -> tuple[int, ...]:
-    """Boundaries to which no other is better in accuracy and in the upper bound of the worst lift at once, ascending.
+def _by_fronts(trials: Sequence[RepairCandidate]) -> list[int]:
+    waiting, order = {c.freeze.boundary: c for c in trials}, list[int]()
+    while waiting:
+        front = pareto_front(tuple(waiting.values())) or tuple(waiting)
+        order += _spread(sorted(front, key=lambda k: (-_value(waiting[k].heldout_accuracy), k)))
+        waiting = {k: trial for k, trial in waiting.items() if k not in front}
+    return order
 
-    What could not be judged under every attack is not on it.
+
+def _spread(rows: Sequence[int]) -> list[int]:
+    """The last row, the first, then always the one farthest from those taken."""
+    places = list(range(len(rows)))
+    taken = list(dict.fromkeys((places[-1], places[0])))
+    while len(taken) < len(places):
+        left = [place for place in places if place not in taken]
+        taken.append(max(left, key=lambda place: min(abs(place - other) for other in taken)))
+    return [rows[place] for place in taken]
+
+
+def pareto_front(candidates: Sequence[RepairCandidate]) -> tuple[int, ...]:
+    """Boundaries to which no other is better in accuracy and in what they leak at once, ascending.
+
+    What they leak is the upper bound under the worst attack, of the first of `_RANKED_BY` that was measured. What could
+    not be judged under every attack is not on it.
     """
-    rows = {c.freeze.boundary: (_value(c.heldout_accuracy), _worst(c.lift)) for c in candidates}
-    known = {k: (accuracy, lift) for k, (accuracy, lift) in rows.items() if lift is not None}
-    return tuple(sorted(k for k in known if not any(_dominates(other, known[k]) for other in known.values())))
+    for metric in _RANKED_BY:
+        rows = {c.freeze.boundary: (_value(c.heldout_accuracy), _worst(getattr(c, metric))) for c in candidates}
+        known = {k: (accuracy, leak) for k, (accuracy, leak) in rows.items() if leak is not None}
+        if known:
+            return tuple(sorted(k for k in known if not any(_dominates(o, known[k]) for o in known.values())))
+    return ()
 
 
 def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether (accuracy, lift) `a` is at least as good as `b` in both, and better in one."""
+    """Whether (accuracy, leak) `a` is at least as good as `b` in both, and better in one."""
     return a[0] >= b[0] and a[1] <= b[1] and a != b
 
 

@@ -210,7 +210,8 @@ def repair_halve(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     """
     start = RepairStart.model_validate_json(workspace.input(START).read_text())
     trials = _audited(TRIAL, unit.params["boundaries"], workspace, start)
-    return {"kept": list(better_third(trials, always=[k for k, who in start.boundaries.items() if who == "fisher"]))}
+    proposed = [k for k, who in start.boundaries.items() if who == "fisher"]
+    return {"kept": list(better_third(trials, read_budget(workspace).max_accuracy_loss, always=proposed))}
 
 
 def repair_choose(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:

@@ -233,18 +233,51 @@ def test_a_defense_that_only_hides_says_so(static, adaptive, hides):
     assert any("hides" in note for note in found.notes) == hides
 
 
-def test_the_better_third_of_a_sweep_is_on_the_front_of_accuracy_and_leak():
-    """Boundary 1 leaks more than 0 and is less accurate; 3 is the least accurate and leaks least."""
-    rows = {0: (0.6, 0.8), 1: (0.7, 0.7), 2: (0.5, 0.7), 3: (0.1, 0.4), 4: (0.65, 0.6), 5: (0.9, 0.3)}
-    trials = [candidate(k, quick(lift), accuracy) for k, (lift, accuracy) in rows.items()]
+def trials_of(rows):
+    """Trials from (lift, accuracy) by boundary."""
+    return [candidate(k, quick(lift), accuracy) for k, (lift, accuracy) in rows.items()]
+
+
+def test_a_sweep_keeps_a_third_that_may_end_within_the_budget():
+    """Every frozen unit costs accuracy and leak: all are on the front, and only the first three are near the leader."""
+    rows = {
+        0: (0.8, 0.95),
+        1: (0.7, 0.93),
+        2: (0.65, 0.92),
+        3: (0.5, 0.71),
+        4: (0.4, 0.5),
+        5: (0.3, 0.3),
+        6: (0.2, 0.2),
+    }
+    trials = trials_of(rows)
+    assert pareto_front(trials) == tuple(range(7))
+    assert better_third(trials, 0.03) == (0, 1, 2)
+    assert better_third(trials, 0.03, always=[5]) == (0, 1, 2, 5)
+    assert better_third(trials, 1.0) == (0, 3, 6), "ends and middle of the front, not the three that are broken most"
+    assert better_third(trials, 0.0) == (0, 1, 6), "the leader, then the ends of the rest"
+    assert len(better_third(trials + trials_of(dict.fromkeys(range(7, 12), (0.4, 0.65))), 1.0)) == 4
+    assert better_third([], 0.1) == ()
+
+
+def test_what_is_dominated_or_could_not_be_judged_is_kept_last():
+    """Boundary 1 leaks more than 0 and is less accurate."""
+    trials = trials_of({0: (0.6, 0.8), 1: (0.7, 0.7), 2: (0.5, 0.7), 3: (0.1, 0.4), 4: (0.65, 0.6), 5: (0.9, 0.3)})
     assert pareto_front(trials) == (0, 2, 3)
-    assert better_third(trials) == (0, 2, 3)
-    assert better_third(trials, always=[5]) == (0, 2, 3, 5)
+    assert better_third(trials, 1.0) == (0, 2, 3)
     unjudged = [candidate(6, unmeasured(quick(0.2), {"lift"}), 0.9)]
     assert 6 not in pareto_front(trials + unjudged)
-    assert 6 not in better_third(trials + unjudged + [candidate(7, quick(0.4), 0.65)])
-    many = trials + [candidate(k, quick(0.4), 0.65) for k in range(6, 12)]
-    assert len(better_third(many)) == 4
+    assert 6 not in better_third(trials + unjudged, 1.0)
+
+
+def test_without_lifts_the_rates_say_who_is_on_the_front():
+    rows = {0: (0.9, 0.9), 1: (0.7, 0.8), 2: (0.8, 0.7)}
+    trials = [
+        candidate(k, unmeasured(quick(0.5), {"lift"}), accuracy).model_copy(
+            update={"both_agree": {"a0": measured("both_agree", rate)}}
+        )
+        for k, (rate, accuracy) in rows.items()
+    ]
+    assert pareto_front(trials) == (0, 1)
 
 
 def report_of(after, **changes):
