@@ -52,6 +52,8 @@ def require_same_plan(before: AuditReport, after: AuditReport) -> None:
         "the data": (before.provenance.data_digest, after.provenance.data_digest),
     }
     different = [what for what, (old, new) in pairs.items() if old != new] + _other_measures(before, after)
+    if {prior.name for prior in before.priors} != {prior.name for prior in after.priors}:
+        different = list(dict.fromkeys((*different, "the priors")))
     if different:
         raise InvalidInput(
             f"the audits before and after the repair cannot be compared: {', '.join(different)} differ",

@@ -42,6 +42,7 @@ from remediation.preparation import Network, RepairInputs, read_inputs
 from remediation.starting import PublicWeights, public_weights
 from remediation.starting_weights import (
     check_not_in_place,
+    check_not_submission,
     check_trained,
     load_public_weights,
     shared_layers,
@@ -93,6 +94,8 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
             weights = replace(weights, notes=(*weights.notes, _REPAIRED_BEFORE.format(", ".join(shared[:10]))))
     elif not inputs.defense.config.weights_are_public:
         check_not_in_place(network.module, submitted, network.units[:-1] if inputs.retrains else frozen)
+    else:
+        check_not_submission(weights.tensors, submitted, network.head)
     body = network.body()
     save_file(body, workspace.output(START_WEIGHTS))
     target = load_target(workspace.input("model"), inputs.card, ctx.device)

@@ -136,6 +136,26 @@ def check_not_in_place(module: nn.Module, submitted: Sequence[Tensor], units: It
         raise InvalidInput(f"{IN_PLACE} ({', '.join(shared[:10])})", remedy=IN_PLACE_REMEDY)
 
 
+def check_not_submission(weights: Mapping[str, Tensor], submitted: Sequence[Tensor], head: Sequence[str]) -> None:
+    """Refuse a file that holds the submission's own classifier: it is the submission, whatever is stated of it.
+
+    Args:
+        weights: named tensors of the file.
+        submitted: from `submitted_weights`.
+        head: names of the head's parameters.
+
+    Raises:
+        InvalidInput: it does.
+    """
+    own = [name for name in head if name in weights and any(_same_filters(weights[name], w) for w in submitted)]
+    if own:
+        raise InvalidInput(
+            f"the weights hold the submission's own classifier ({', '.join(own)}): they are the submission itself, so "
+            "that nothing in it would be private",
+            remedy="Give the weights that the submission was fine-tuned from, before it saw the private images.",
+        )
+
+
 def shared_layers(module: nn.Module, submitted: Sequence[Tensor], units: Iterable[Unit]) -> list[str]:
     """Names of weights of `units` that the submission has too.
 
@@ -152,7 +172,7 @@ def shared_layers(module: nn.Module, submitted: Sequence[Tensor], units: Iterabl
 
 
 def _same_filters(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a[0].numel() < _MIN_FAN_IN:
+    if a.ndim < 2 or a.shape != b.shape or a[0].numel() < _MIN_FAN_IN:
         return False
     rows_a, rows_b = a.flatten(1).double(), b.flatten(1).double()
     norms = rows_a.norm(dim=1) * rows_b.norm(dim=1)

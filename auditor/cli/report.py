@@ -204,8 +204,15 @@ def _diff_text(before: AuditReport, after: AuditReport, rows: Sequence[PairedDif
 
     if fmt == "json":
         answer = {
-            "before": {"id": before.id, "verdict": before.verdict.verdict, "level": before.verdict.level},
-            "after": {"id": after.id, "verdict": after.verdict.verdict, "level": after.verdict.level},
+            **{
+                name: {
+                    "id": report.id,
+                    "verdict": report.verdict.verdict,
+                    "level": report.verdict.level,
+                    "accuracy": report.target_accuracy.model_dump(mode="json"),
+                }
+                for name, report in (("before", before), ("after", after))
+            },
             "differences": [row.model_dump(mode="json") for row in rows],
         }
         return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
@@ -219,7 +226,10 @@ def _diff_text(before: AuditReport, after: AuditReport, rows: Sequence[PairedDif
         )
         for row in rows
     ]
-    summary = f"A {before.target.name}: {headline(before.verdict)}   B {after.target.name}: {headline(after.verdict)}"
+    summary = "   ".join(
+        f"{name} {report.target.name}: {headline(report.verdict)}; accuracy {score_text(report.target_accuracy)}"
+        for name, report in (("A", before), ("B", after))
+    )
     if fmt == "markdown":
         from auditor.report.markdown import plain, table
 

@@ -11,7 +11,7 @@ from auditor.contracts.gate import GateDecision, GateFinding
 from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
-from auditor.contracts.scores import NotMeasured
+from auditor.contracts.scores import NotMeasured, Score
 from auditor.contracts.submission import TargetCard
 
 
@@ -110,6 +110,11 @@ class AuditReport(Contract):
             for read in self.verdict.attacks
             if read.level is not None and read.level.rank >= self.policy.fail_on.rank
         )
+
+    @property
+    def target_accuracy(self) -> Score:
+        """The target's own accuracy on the held-out private images."""
+        return self.evaluator if isinstance(self.evaluator, NotMeasured) else self.evaluator.target_heldout_accuracy
 
     @property
     def decision(self) -> GateDecision:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from auditor.contracts.outcome import ClassRow
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.report import AuditReport
-from auditor.contracts.scores import NotMeasured, Score
+from auditor.contracts.scores import Score
 from auditor.evaluation.paired import compare_reports, plan_differences
 from auditor.report.view import leading_attack
 from auditor.report.wording import score_text
@@ -60,7 +60,7 @@ def compare(before: AuditReport, after: AuditReport) -> Comparison:
     if obstacles:
         return Comparison(tuple(obstacles), warnings)
     attack, pairs = _pairs(before, after)
-    accuracy = _accuracy(before), _accuracy(after)
+    accuracy = before.target_accuracy, after.target_accuracy
     return Comparison((), warnings, compare_reports(before, after), attack, pairs, accuracy)
 
 
@@ -89,12 +89,6 @@ def _warnings(before: AuditReport, after: AuditReport) -> list[str]:
 
 def _digest(card: object) -> object:
     return getattr(card, "digest", None)
-
-
-def _accuracy(report: AuditReport) -> Score:
-    if isinstance(report.evaluator, NotMeasured):
-        return report.evaluator
-    return report.evaluator.target_heldout_accuracy
 
 
 def _pairs(before: AuditReport, after: AuditReport) -> tuple[str, tuple[ClassPair, ...]]:

@@ -15,7 +15,9 @@ from auditor.contracts.policy import Verdict
 from auditor.errors import InvalidInput, StorageFailure, UnknownName
 from auditor.report.formats import render
 from auditor.report.read import read_audit_report
+from auditor.report.wording import score_text
 from auditor.service.candidates import with_adaptive
+from auditor.testing.evidence import measured
 from auditor.testing.reports import (
     sample_gallery,
     sample_outcome,
@@ -128,6 +130,20 @@ class TestDiff:
         rows = {(row["attack"], row["metric"]): row for row in answer["differences"]}
         assert rows["ppa", "both_agree"]["difference"]["low"] > 0
         assert rows["ppa", "lift"]["difference"]["low"] > 0
+
+    @pytest.mark.parametrize("fmt", ["table", "markdown", "json"])
+    def test_what_the_difference_cost_in_accuracy_stands_beside_it(self, run, pair, fmt):
+        """A model that recognises nobody leaks nothing."""
+        before = sample_report()
+        useless = before.evaluator.model_copy(update={"target_heldout_accuracy": measured("accuracy", 0.042)})
+        told = run("diff", *pair(before, sample_report(evaluator=useless)), "-f", fmt).stdout
+        if fmt == "json":
+            assert json.loads(told)["after"]["accuracy"]["value"] == 0.042
+            assert json.loads(told)["before"]["accuracy"]["value"] == before.target_accuracy.value
+        else:
+            told = told.replace("\\[", "[")
+            assert f"accuracy {score_text(useless.target_heldout_accuracy)}" in told
+            assert f"accuracy {score_text(before.target_accuracy)}" in told
 
     @pytest.mark.parametrize("fmt", ["table", "markdown"])
     def test_in_words(self, run, pair, fmt):

@@ -167,6 +167,8 @@ def test_a_prior_that_is_made_for_each_target_may_differ():
     after = before.model_copy(update={"priors": tuple(p.model_copy(update={"digest": "own"}) for p in made)})
     require_same_plan(before, after)
     require_same_measures(before, prepared_of(after))
+    with pytest.raises(InvalidInput, match="the priors"):
+        require_same_plan(before, before.model_copy(update={"priors": ()}))
 
 
 def test_the_audit_after_may_have_further_attacks_but_must_have_those_before():

@@ -125,9 +125,15 @@ def test_freezing_the_submission_in_place_is_refused_with_the_reason(make_submis
 
 
 def test_the_team_may_state_that_shared_layers_are_public(make_submission, submitted):
-    submission = give(make_submission(weights_are_public=True), submitted.state_dict())
-    value = pretrain(submission)
+    body = {name: value for name, value in submitted.state_dict().items() if name not in HEAD}
+    value = pretrain(give(make_submission(weights_are_public=True), body))
     assert any("states that layers shared" in note for note in value["notes"])
+
+
+def test_no_statement_makes_the_submission_itself_public(make_submission, submitted):
+    """Its classifier gives it away: a model that was public knows no private class."""
+    with pytest.raises(InvalidInput, match="they are the submission itself"):
+        pretrain(give(make_submission(weights_are_public=True), submitted.state_dict()))
 
 
 def test_supplied_public_weights_are_taken(make_submission):
