@@ -34,6 +34,10 @@ _FLATTERED = (
     "The differences under attacks that know the defense are of the quick plan, by which this candidate was chosen "
     "among {}: they flatter it a little. The verdict is that of the full audit."
 )
+_DROPPED = (
+    "Of the {1} boundaries of the sweep {0} were trained to the end; the regret is over those, and the others were "
+    "dropped after a part of the training and one picture a class."
+)
 _UNPROVED = "The full audit of the chosen candidate failed: the repair is not proved."
 _TIE = 0.05
 """Upper bounds this near to each other are equal: intervals are several times wider."""
@@ -258,6 +262,8 @@ def repair_report(
             notes += (_FLATTERED.format(len(candidates)),)
     if chosen is not None and after is None:
         notes += (_UNPROVED,)
+    if trials and len(trials) > len(candidates):
+        notes += (_DROPPED.format(len(candidates), len(trials)),)
     notes += tuple(_failures(trained, quick_reports, failed))
     content = {
         "start": start.model_dump(mode="json", exclude={"utility_before"}),  # a latency is never the same twice
@@ -273,6 +279,7 @@ def repair_report(
         before_quick_report_id=before_quick.id,
         after_report_id=after.id if after else None,
         budget=budget,
+        parameters=start.parameters,
         accuracy_before=start.test_accuracy_before or start.accuracy_before,
         accuracy_after=(kept.test_accuracy or kept.heldout_accuracy) if kept else _unknown("heldout_accuracy"),
         utility_before=start.utility_before,

@@ -4,7 +4,8 @@ Two figures, from contracts alone. A boundary's lift is that under its worst att
 
 - Regret: the lift at the boundary that the scores propose minus the lowest lift of a boundary within the accuracy
   budget; in other words, the largest reduction of lift that could be had minus the one the scores had. 0: none of the
-  boundaries tried was better.
+  boundaries tried was better. After a sweep those alone count that were trained to the end: one that its trial
+  dropped cannot raise it.
 - Mass correlation: Spearman's rank correlation over boundaries k between the inversion mass M(k) of the frozen units
   and the reduction of lift. M(k) grows with k, so its ranks are those of the depth: the figure says whether freezing
   more lowered the lift more, not whether the scores know the units at which it happens.

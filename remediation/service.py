@@ -26,6 +26,7 @@ from auditor.service.repositories import Transactions
 from remediation.offers import offer_of
 
 _FEW_IMAGES, _FEW_OF_A_CLASS = 1000, 10
+_REMEDY = "Correct the listed problems; data that the audit lacked has to be named in the manifest of a new submission."
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Repairs:
         file = None if request.weights is None else manifest.repair.weights_file
         problems = _problems(offer, manifest.repair, request, submission.inputs.keys() | outputs.keys(), file)
         if problems:
-            raise InvalidInput(problems, remedy="Submit the model again with the data named in the manifest.")
+            raise InvalidInput(problems, remedy=_REMEDY)
         full, quick = _plans(offer, AuditReport.model_validate_json(self._store.get_bytes(entry.digest)))
         trial = trial_version(quick)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}

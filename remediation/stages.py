@@ -105,6 +105,7 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
         pretraining=weights.described,
         weights_digest=tensors_digest(body),
         network=inputs.source.description,
+        parameters=inputs.defense.config.model_dump(mode="json"),
         n_units=len(network.units),
         boundaries=boundaries,
         trials=trials,

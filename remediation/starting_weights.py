@@ -97,7 +97,10 @@ def check_trained(module: nn.Module, fresh: Mapping[str, Tensor], frozen: Sequen
 
 
 def _pristine(module: nn.Module) -> bool:
-    """A batch norm that never saw a batch."""
+    """A batch norm that never saw a batch, or another norm that no step has moved."""
+    if isinstance(module, nn.LayerNorm | nn.GroupNorm) and module.weight is not None:
+        untouched = bool((module.weight == 1).all())
+        return untouched and (module.bias is None or not bool(module.bias.any()))
     if not isinstance(module, _BatchNorm) or module.running_mean is None or module.running_var is None:
         return False
     scale = module.weight

@@ -171,8 +171,8 @@ def submit(
             gating.looked_up(house, request.manifest.model.name)  # hours before it is needed
             started = house.audits.submit(request, progress.event)
             job_id = started.job_id
-            if started.reused:
-                typer.echo(f"job {job_id[:12]}: the same audit is stored already; --fresh runs it again", err=True)
+            if started.told:
+                typer.echo(f"job {job_id[:12]}: the same audit is {started.told}", err=True)
         typer.echo(f"job {job_id[:12]}", err=True)
         if house.in_place:
             view = house.jobs.run_in_place(job_id, progress.event)

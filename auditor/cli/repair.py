@@ -88,8 +88,7 @@ def remediate(
         fresh=fresh,
     )
     started = house.repairs.start(request)
-    note = " (stored already; --fresh runs it again)" if started.reused else ""
-    typer.echo(f"job {started.job_id[:12]}{note}", err=True)
+    typer.echo(f"job {started.job_id[:12]}{f' ({started.told})' if started.told else ''}", err=True)
     with JobProgress(quiet=quiet) as progress:
         run = house.jobs.run_in_place if house.in_place else house.jobs.wait
         view = run(started.job_id, progress.event)

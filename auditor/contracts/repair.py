@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from auditor.contracts.access import Access
 from auditor.contracts.base import Contract
@@ -123,6 +123,8 @@ class RepairStart(Contract):
     """sha256 over the names and values of the starting weights, head excluded."""
     network: str
     """Architecture name, or `submitted graph`."""
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    """Every parameter of the defense as it ran, defaults included."""
     n_units: int
     boundaries: dict[int, str]
     """Boundaries to try, ascending, and who proposed each: `fisher`, `quantile`, `sweep`, `user` or `defense`."""
@@ -210,6 +212,9 @@ class RepairReport(Contract):
     after_report_id: str | None
     """None: no candidate stayed within the budget."""
     budget: RepairBudget
+    """What was asked for; its `params` are those that were set."""
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    """Every parameter of the defense as it ran, defaults included."""
     accuracy_before: Score
     """On held-out images that had no part in the choice of the candidate; the notes say where there were too few."""
     accuracy_after: Score

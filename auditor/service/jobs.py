@@ -39,6 +39,13 @@ class Started:
     reused: bool
     state: JobState
 
+    @property
+    def told(self) -> str:
+        """What there is to say of a job that was there already; empty: it is new."""
+        if not self.reused:
+            return ""
+        return f"stored already{'' if self.state is JobState.DONE else ', and goes on'}; --fresh runs it again"
+
 
 class Jobs:
     """Jobs of any kind.

@@ -1,5 +1,6 @@
 """The use-cases on in-memory ports: what is submitted, runs to its report, and is found again."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -219,6 +220,8 @@ def test_the_same_submission_again_gives_the_stored_job(house):
     house.jobs.run_in_place(first.job_id)
     again = house.submit()
     assert (again.job_id, again.reused, again.state) == (first.job_id, True, JobState.DONE)
+    assert (first.told, again.told) == ("", "stored already; --fresh runs it again")
+    assert "goes on" in replace(again, state=JobState.QUEUED).told
     assert len(house.transactions.tables.submissions) == 1
 
 

@@ -76,6 +76,19 @@ def test_another_random_network_is_refused_by_its_norms():
         check_trained(module, fresh, units_of(module)[:2])
 
 
+@pytest.mark.parametrize(("architecture", "size"), [("swin_t", 64), ("convnext_tiny", 32)])
+def test_another_random_transformer_is_refused_by_its_norms(architecture, size):
+    def drawn(seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return build_architecture(architecture, n_classes=3, channels=3)
+
+    module, fresh = drawn(1), {k: v.clone() for k, v in drawn(0).state_dict().items()}
+    units = execution_units(module, torch.zeros(1, 3, size, size))
+    with pytest.raises(InvalidInput, match=r"features\.0\.1|features\.0\.2"):
+        check_trained(module, fresh, units[:1])
+
+
 def test_layers_of_the_submission_are_recognised_also_when_folded():
     module, submitted = trained(0), trained(0)
     units = units_of(module)
@@ -140,6 +153,7 @@ def test_supplied_public_weights_are_taken(make_submission):
     submission = give(make_submission(without=("public.npz",)), trained(3).state_dict())
     value = pretrain(submission)
     assert "supplied by the team" in value["pretraining"]
+    assert value["parameters"]["patience"] is None, "what was not set is told as well"
     assert any("cannot be verified" in note for note in value["notes"])
 
 
