@@ -18,6 +18,7 @@ from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import Offer, Reach
 from auditor.contracts.report import AuditReport
 from auditor.errors import InvalidInput
+from auditor.evaluation.paired import with_own_evaluator
 from auditor.service.candidates import quick_version, trial_version, with_adaptive
 from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore
@@ -95,7 +96,8 @@ class Repairs:
         problems = _problems(offer, manifest.repair, request, submission.inputs.keys() | outputs.keys(), file)
         if problems:
             raise InvalidInput(problems, remedy=_REMEDY)
-        full, quick = _plans(offer, AuditReport.model_validate_json(self._store.get_bytes(entry.digest)))
+        before = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
+        full, quick = _plans(offer, before.model_copy(update={"plan": with_own_evaluator(before)}))
         trial = trial_version(quick)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
         if file is not None:

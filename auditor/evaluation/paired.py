@@ -12,6 +12,7 @@ import numpy as np
 
 from auditor.contracts.access import Access
 from auditor.contracts.outcome import AttackOutcome, ClassRow
+from auditor.contracts.plan import AuditPlan
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import NotMeasured, Score
@@ -127,6 +128,18 @@ def compare_reports(before: AuditReport, after: AuditReport) -> tuple[PairedDiff
     )
 
 
+def with_own_evaluator(report: AuditReport) -> AuditPlan:
+    """The report's plan with the evaluator's architecture that it was carried out with, where the plan left it open.
+
+    Left open, it is one that differs from the target's, so that a repaired model, whose layers have other shapes, could
+    be met by another evaluator than the model before it.
+    """
+    if isinstance(report.evaluator, NotMeasured):
+        return report.plan
+    evaluator = report.plan.evaluator.model_copy(update={"architecture": report.evaluator.architecture})
+    return report.plan.model_copy(update={"evaluator": evaluator})
+
+
 def plan_differences(before: AuditReport, after: AuditReport) -> list[str]:
     """Fields in which the plans differ; what they only tell does not count, nor do attacks that are in `after` alone.
 
@@ -135,8 +148,8 @@ def plan_differences(before: AuditReport, after: AuditReport) -> list[str]:
     shared = {attack.key for attack in before.plan.attacks}
     both = tuple(attack for attack in after.plan.attacks if attack.key in shared)
     told = {"name", "left_out", "withheld"}
-    one = before.plan.model_dump(mode="json", exclude=told)
-    other = after.plan.model_copy(update={"attacks": both}).model_dump(mode="json", exclude=told)
+    one = with_own_evaluator(before).model_dump(mode="json", exclude=told)
+    other = with_own_evaluator(after).model_copy(update={"attacks": both}).model_dump(mode="json", exclude=told)
     return [f"{key}: {one[key]} and {other[key]}" for key in one if one[key] != other[key]]
 
 

@@ -15,6 +15,7 @@ from auditor.testing.database import InMemoryTransactions
 from auditor.testing.evidence import sample_data
 from auditor.testing.handlers import fast_handlers
 from auditor.testing.ports import InMemoryQueue, InMemoryStore, InProcessRunner, SetClock
+from auditor.testing.reports import sample_report
 from remediation.offers import OFFERS
 from remediation.pipeline import REPAIR
 from remediation.service import RepairRequest, Repairs
@@ -82,6 +83,16 @@ def test_what_does_not_retrain_needs_neither(tmp_path, defense):
     assert house.start(defense=defense).quick_plan.attacks
     with pytest.raises(InvalidInput, match="leave out --weights"):
         house.start(defense=defense, weights="torchvision:ResNet18_Weights.IMAGENET1K_V1")
+
+
+def test_the_repaired_model_meets_the_evaluator_of_the_audit_before(tmp_path):
+    """Left open, it is one unlike the target, and a repair may change the target's layers."""
+    house = House(tmp_path, public=True)
+    evaluator = sample_report().evaluator.model_copy(update={"architecture": "small-cnn-wide"})
+    house.changes_report(evaluator=evaluator)
+    payload = house.start()
+    plans = (payload.plan, payload.quick_plan, payload.trial_plan)
+    assert {plan.evaluator.architecture for plan in plans} == {"small-cnn-wide"}
 
 
 def test_weights_of_the_manifest_are_enough(tmp_path):

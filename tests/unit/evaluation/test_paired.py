@@ -12,7 +12,8 @@ from auditor.contracts.access import Access
 from auditor.contracts.outcome import AttackOutcome, ClassRow, Coverage, OutcomeStatus
 from auditor.contracts.scores import Measured, NotMeasured
 from auditor.evaluation.intervals import Bootstrap
-from auditor.evaluation.paired import compare_outcomes, paired_difference, paired_lift_difference
+from auditor.evaluation.paired import compare_outcomes, paired_difference, paired_lift_difference, plan_differences
+from auditor.testing.reports import sample_report
 
 BOOTSTRAP = Bootstrap(400, 0)
 
@@ -25,6 +26,16 @@ def table(both, *, control: float = 0.01, ceiling: float | None = 0.6, first: in
         )
         for g, rate in enumerate(np.asarray(both, dtype=float))
     ]  # fmt: skip
+
+
+def test_an_evaluator_that_the_plan_left_open_is_the_one_that_was_there():
+    before = sample_report()
+    assert before.plan.evaluator.architecture == "auto"
+    named = before.plan.evaluator.model_copy(update={"architecture": before.evaluator.architecture})
+    after = before.model_copy(update={"plan": before.plan.model_copy(update={"evaluator": named})})
+    assert plan_differences(before, after) == plan_differences(after, before) == []
+    other = before.evaluator.model_copy(update={"architecture": "another"})
+    assert any("another" in line for line in plan_differences(before, before.model_copy(update={"evaluator": other})))
 
 
 def test_pairing_is_sharper_than_two_intervals():
