@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from auditor.cli.gating import gated, read_gating, read_or_find
-from auditor.cli.options import AnchorOption, MinSeverityOption, WaiversOption, display_of
+from auditor.cli.options import AnchorOption, BaselineOption, MinSeverityOption, WaiversOption, display_of, services
 from auditor.contracts.policy import RiskLevel
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.report import AuditReport
@@ -51,6 +51,7 @@ def convert(
         typer.Option("--gallery", help="JSON gallery of the same audit: embeds its pictures in the HTML."),
     ] = None,
     waivers: WaiversOption = None,
+    baseline: BaselineOption = None,
     min_severity: MinSeverityOption = RiskLevel.LOW,
     anchor: AnchorOption = None,
 ) -> None:
@@ -60,10 +61,17 @@ def convert(
     from auditor.report.read import read_any_report, read_gallery
 
     chosen = format_named(fmt if fmt is not None else format_by_name(out))
-    display, gating = display_of(anchor, min_severity), read_gating(waivers, None)
+    display, gating = display_of(anchor, min_severity), read_gating(waivers, baseline)
     report = read_any_report(report_path)
     if isinstance(report, AuditReport):
+        if gating.wants_approved:
+            gating = gating.looked_up(services(), report.target.name)
         report = gated(report, gating)
+    elif gating.given:
+        raise InvalidInput(
+            "waivers and baselines decide about an audit, and this is the report of a repair",
+            remedy="Leave --waivers and --baseline out, or give the report of the audit after the repair.",
+        )
     gallery = None
     if gallery_path is not None:
         if chosen != "html" or not isinstance(report, AuditReport):

@@ -48,6 +48,25 @@ class Approval(Contract):
     """What failed the gate on that day, waivers aside, by key, and its level; the baseline excuses nothing else."""
 
 
+class ExposedClass(Contract):
+    """A class that the audit finds more often than its baseline does, beyond what another run would."""
+
+    label: int
+    name: str
+    found_before: int
+    """Pictures that evaluator and judge accept as this class, of all attacks that both audits have."""
+    made_before: int
+    found_now: int
+    made_now: int
+    attacks: tuple[str, ...]
+    """Attacks that find it more often than in the baseline."""
+
+    @property
+    def told(self) -> str:
+        """`person-003 (0 of 40, now 31 of 40)`."""
+        return f"{self.name} ({self.found_before} of {self.made_before}, now {self.found_now} of {self.made_now})"
+
+
 class BaselineComparison(Contract):
     """What the audit was compared with."""
 
@@ -59,6 +78,8 @@ class BaselineComparison(Contract):
     """Baseline minus this audit, paired by class: an interval under 0 is a proven rise."""
     rises: tuple[str, ...] = ()
     """Attacks that find more than in the baseline beyond interval noise, whether that fails or not."""
+    exposed: tuple[ExposedClass, ...] = ()
+    """Classes that are found more often beyond noise, whether that fails or not; no mean need have risen."""
     approval: Approval | None = None
     """Of the one that a team approved on its server; None: a report was named."""
     notes: tuple[str, ...] = ()

@@ -82,14 +82,24 @@ def baseline_lines(comparison: BaselineComparison) -> tuple[str, ...]:
     """What was compared, what rose, and what an approval lets through."""
     lines = [f"Baseline: {comparison.model}, {comparison.verdict}, report {comparison.report_id[:12]}"]
     rises = ", ".join(comparison.rises)
-    lines.append(
-        f"Finds more than in the baseline, beyond interval noise: {rises}" if rises else "Nothing rose beyond noise."
-    )
+    if rises:
+        lines.append(f"Finds more than in the baseline, beyond interval noise: {rises}")
+    if comparison.exposed:
+        lines.append(
+            f"Classes exposed more than in the baseline, beyond what another run would: {exposed_text(comparison)}"
+        )
+    if not rises and not comparison.exposed:
+        lines.append("Nothing rose beyond noise, of no attack and of no class.")
     if comparison.approval is not None:
         approval = comparison.approval
         through = ", ".join(f"{key} (up to {level})" for key, level in approval.findings.items()) or "nothing"
         lines.append(f"Approved by {approval.approver} on {approval.approved}; lets through: {through}")
     return (*lines, *(f"Note: {note}" for note in comparison.notes))
+
+
+def exposed_text(comparison: BaselineComparison) -> str:
+    """`person-003 (0 of 40, now 31 of 40), ...`: pictures accepted of pictures made, of all attacks of both audits."""
+    return _some(tuple(found.told for found in comparison.exposed))
 
 
 def decision_lines(report: AuditReport) -> tuple[str, ...]:

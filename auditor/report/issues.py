@@ -11,7 +11,7 @@ from auditor.contracts.policy import RiskLevel
 from auditor.contracts.report import AttackLevel, AuditReport
 from auditor.contracts.waiver import WaiverState
 from auditor.report.display import Display
-from auditor.report.gate_view import finding_text, justification, open_reasons, unfinished, waiver_text
+from auditor.report.gate_view import exposed_text, finding_text, justification, open_reasons, unfinished, waiver_text
 from auditor.report.wording import score_text
 
 
@@ -55,6 +55,15 @@ ROSE = Rule(
     "It fails the gate only where the policy fails the attack too. Look at what changed since the baseline.",
     RiskLevel.MEDIUM,
 )
+EXPOSED = Rule(
+    "PMI004",
+    "ClassExposedMore",
+    "Particular classes are exposed more than in the baseline",
+    "Single classes are found more often than in the baseline, all attacks together, beyond what another run of the "
+    "same audit would change and corrected for the number of classes; the mean over classes need not have risen.",
+    "It fails the gate only where the policy fails an attack too. Look at what changed in the images of these classes.",
+    RiskLevel.MEDIUM,
+)
 VALIDITY = Rule(
     "PMI030",
     "AuditValidity",
@@ -80,7 +89,7 @@ INCOMPLETE = Rule(
     "that ends.",
     RiskLevel.HIGH,
 )
-RULES = (LEAK, NAMED, ROSE, VALIDITY, EXPIRED, INCOMPLETE)
+RULES = (LEAK, NAMED, ROSE, EXPOSED, VALIDITY, EXPIRED, INCOMPLETE)
 """Every rule, in every run, so that what is repaired is seen to be gone."""
 
 _FINDING_LEVEL = {"problem": RiskLevel.MEDIUM, "warning": RiskLevel.LOW}
@@ -157,6 +166,9 @@ def _rises(report: AuditReport) -> Iterator[Issue]:
     for key in baseline.rises:
         text = f"{key} finds more than in the baseline (report {baseline.report_id[:12]}), beyond interval noise"
         yield _issue(report, ROSE, key, RiskLevel.MEDIUM, text)
+    if baseline.exposed:
+        text = f"{len(baseline.exposed)} classes are exposed more than in the baseline: {exposed_text(baseline)}"
+        yield _issue(report, EXPOSED, "classes", RiskLevel.MEDIUM, text)
 
 
 def _expired(report: AuditReport) -> Iterator[Issue]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from auditor.contracts.cards import ClassifierCard, JudgeCard
-from auditor.contracts.gate import Approval, BaselineComparison, FindingState, GateFinding
+from auditor.contracts.gate import Approval, BaselineComparison, ExposedClass, FindingState, GateFinding
 from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import PairedDifference
@@ -93,6 +93,10 @@ def compare(
     baseline: AuditReport,
     report: AuditReport,
     differences: Sequence[PairedDifference],
+    *,
+    risen: Sequence[str],
+    exposed: Sequence[ExposedClass],
+    unseen: bool = False,
     approval: Approval | None = None,
 ) -> BaselineComparison:
     """What the baseline says about this audit.
@@ -101,6 +105,9 @@ def compare(
         baseline: a complete, comparable audit.
         report: the audit to be decided.
         differences: baseline minus report, paired by class.
+        risen: attacks whose mean rose, when all of them are looked at together.
+        exposed: classes that this audit finds more often, when all of them are looked at together.
+        unseen: too few pictures were made of any class to show that.
         approval: of the baseline, where a team approved it.
     """
     shown = tuple(row for row in differences if row.metric in _JUDGED_BY)
@@ -109,6 +116,8 @@ def compare(
         notes.append("the two audits used different data")
     if baseline.provenance.code_digest != report.provenance.code_digest:
         notes.append("the two audits ran on different versions of the auditor")
+    if unseen:
+        notes.append("too few pictures of each class were made to show that a single one is exposed more")
     if baseline.target.digest == report.target.digest:
         notes.append("the baseline is an audit of the same file")
     return BaselineComparison(
@@ -117,7 +126,8 @@ def compare(
         model_digest=baseline.target.digest,
         verdict=baseline.verdict.verdict,
         differences=shown,
-        rises=tuple(dict.fromkeys(row.attack for row in shown if _rose(row))),
+        rises=tuple(dict.fromkeys(row.attack for row in shown if row.attack in risen and _rose(row))),
+        exposed=tuple(exposed),
         approval=approval,
         notes=tuple(notes),
     )
@@ -127,17 +137,32 @@ def against(
     baseline: AuditReport, report: AuditReport, compared: BaselineComparison, findings: Sequence[GateFinding]
 ) -> tuple[GateFinding, ...]:
     """The findings; what the baseline has too and did not grow beyond interval noise is known, and fails nothing."""
+    told = _told_by(compared, findings)
     return tuple(
-        finding if finding.state is not FindingState.FAILING else _judged(baseline, report, compared, finding)
+        finding if finding.state is not FindingState.FAILING else _judged(baseline, report, compared, finding, told)
         for finding in findings
     )
 
 
+def _told_by(compared: BaselineComparison, findings: Sequence[GateFinding]) -> dict[str, list[ExposedClass]]:
+    """Newly exposed classes by the failing attack that finds them more often; by all, where none of these does."""
+    failing = [finding.attack for finding in findings if finding.state is FindingState.FAILING]
+    told: dict[str, list[ExposedClass]] = {attack: [] for attack in failing}
+    for found in compared.exposed:
+        for attack in [attack for attack in failing if attack in found.attacks] or failing:
+            told[attack].append(found)
+    return told
+
+
 def _judged(
-    baseline: AuditReport, report: AuditReport, compared: BaselineComparison, finding: GateFinding
+    baseline: AuditReport,
+    report: AuditReport,
+    compared: BaselineComparison,
+    finding: GateFinding,
+    told: Mapping[str, Sequence[ExposedClass]],
 ) -> GateFinding:
     reasons = (
-        _regressions(baseline, report, compared, finding.attack)
+        _regressions(baseline, report, compared, finding.attack, told[finding.attack])
         or _unknown(baseline, report, finding.attack)
         or _unanswered(compared.approval, finding)
     )
@@ -167,20 +192,22 @@ def _unanswered(approval: Approval | None, finding: GateFinding) -> list[str]:
     return []
 
 
-def _regressions(baseline: AuditReport, report: AuditReport, compared: BaselineComparison, attack: str) -> list[str]:
+def _regressions(
+    baseline: AuditReport,
+    report: AuditReport,
+    compared: BaselineComparison,
+    attack: str,
+    exposed: Sequence[ExposedClass],
+) -> list[str]:
     before = {outcome.key: outcome for outcome in baseline.attacks}
     (now,) = [outcome for outcome in report.attacks if outcome.key == attack]
     if attack not in before or not before[attack].status.ran:
         return ["the baseline was not attacked by it"]
-    known = {label for outcome in baseline.attacks for label in outcome.named_classes}
-    new = [label for label in now.named_classes if label not in known]
-    names = {row.label: row.name for row in now.per_class}
-    unseen = names.keys() - {row.label for row in before[attack].per_class}
+    unseen = {row.label for row in now.per_class} - {row.label for row in before[attack].per_class}
     reasons = [f"{len(unseen)} of its classes were not attacked in the baseline"] if unseen else []
-    if new:
-        shown = ", ".join(names.get(label, str(label)) for label in new[:_SHOWN])
-        shown += ", ..." if len(new) > _SHOWN else ""
-        reasons.append(f"classes that leak for certain and did not in the baseline: {shown}")
+    if exposed:
+        shown = ", ".join(found.told for found in exposed[:_SHOWN]) + (", ..." if len(exposed) > _SHOWN else "")
+        reasons.append(f"classes exposed more than in the baseline: {shown}")
     rows = [row for row in compared.differences if row.attack == attack]
     unpaired = [
         row.metric for row in rows if isinstance(row.after, Measured) and not isinstance(row.difference, Measured)
@@ -188,7 +215,7 @@ def _regressions(baseline: AuditReport, report: AuditReport, compared: BaselineC
     if unpaired or not any(isinstance(row.difference, Measured) for row in rows):
         told = " and ".join(_NAMES[metric] for metric in unpaired or _JUDGED_BY)
         reasons.append(f"its {told} cannot be paired with the baseline's")
-    reasons += [_text(row) for row in rows if _rose(row)]
+    reasons += [_text(row) for row in rows if attack in compared.rises and _rose(row)]
     return reasons
 
 

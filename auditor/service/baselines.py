@@ -5,6 +5,7 @@ from __future__ import annotations
 from auditor.contracts.gate import Approval
 from auditor.contracts.report import AuditReport
 from auditor.evaluation.paired import compare_reports, plan_differences
+from auditor.evaluation.rerun_noise import exposed_classes, risen_attacks, too_few_pictures
 from auditor.risk.baseline import check_comparable, check_complete, compare
 from auditor.risk.gate import Baseline
 
@@ -22,4 +23,13 @@ def compared(baseline: AuditReport, report: AuditReport, approval: Approval | No
     """
     check_complete(baseline)
     check_comparable(baseline, report, plan_differences(baseline, report))
-    return Baseline(baseline, compare(baseline, report, compare_reports(baseline, report), approval))
+    comparison = compare(
+        baseline,
+        report,
+        compare_reports(baseline, report),
+        risen=risen_attacks(baseline, report),
+        exposed=exposed_classes(baseline, report),
+        unseen=too_few_pictures(baseline, report),
+        approval=approval,
+    )
+    return Baseline(baseline, comparison)

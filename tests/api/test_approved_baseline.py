@@ -15,6 +15,7 @@ from auditor.contracts.base import canonical_json
 from auditor.contracts.people import Role
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.contracts.report import AuditReport
+from auditor.report.formats import render
 from auditor.service.records import LOCAL_TEAM
 from auditor.testing.reports import sample_plan, sample_report, sample_target
 
@@ -126,6 +127,10 @@ def test_the_command_line_asks_the_server(model, reviewer, there):
     exported = there.home.parent / "report.json"
     assert there("report", job, "-f", "json", "-o", exported).returncode == 0
     assert "approval" not in exported.read_text()
+    made_here = there.home.parent / "own.json"
+    made_here.write_text(render(sample_report(target=sample_target(name=model.name)), "json"))
+    done = there("convert", made_here, "-f", "markdown", "--baseline", "approved")
+    assert "PASS AGAINST" in done.stdout, done.stderr
 
 
 def test_an_approval_is_of_the_bytes_that_were_read_and_not_of_a_later_run_with_the_same_id(model, reviewer, there):

@@ -212,6 +212,36 @@ class TestConvertAndReport:
     def test_waivers_are_shown(self, run, files, fmt):
         assert "W-attack-ppa" in run("convert", "fail.json", "-f", fmt, "--waivers", "all.yaml").stdout
 
+    @pytest.mark.parametrize("fmt", FORMATS)
+    @pytest.mark.parametrize("verdict", Verdict)
+    def test_a_baseline_says_what_the_gate_says(self, run, files, fmt, verdict):
+        """The same file from `convert` and from `gate -o`; converting has no verdict of its own."""
+        code = {Verdict.FAIL: 0, Verdict.INCONCLUSIVE: 3}.get(verdict, 0)
+        run("gate", f"{verdict}.json", "--baseline", "fail.json", "-o", f"{fmt}=gate.out", code=code)
+        converted = run("convert", f"{verdict}.json", "-f", fmt, "--baseline", "fail.json").stdout
+        assert converted == (files / "gate.out").read_text()
+        if verdict is Verdict.FAIL:
+            assert "known in the baseline" in converted or fmt == "json"
+
+    @pytest.mark.parametrize(
+        ("baseline", "error"),
+        [("inconclusive.json", InvalidInput), ("absent.json", InvalidInput), ("approved", InvalidInput)],
+    )
+    def test_a_baseline_that_cannot_be_used_is_an_error_and_writes_nothing(
+        self, run, files, baseline, error, monkeypatch
+    ):
+        monkeypatch.setenv("AUDITOR_HOME", str(files / "home"))
+        with pytest.raises(error):
+            run("convert", "fail.json", "-o", "out.sarif", "--baseline", baseline)
+        assert not (files / "out.sarif").exists()
+
+    @pytest.mark.parametrize("flags", [("--baseline", "fail.json"), ("--waivers", "all.yaml")])
+    def test_nothing_of_a_repair_is_decided(self, run, files, flags):
+        (files / "repair.json").write_text(render(sample_repair_report(), "json"))
+        run("convert", "repair.json", "-f", "html")
+        with pytest.raises(InvalidInput, match="report of a repair"):
+            run("convert", "repair.json", "-f", "html", *flags)
+
     def test_without_waivers_the_report_is_as_stored(self, run, files):
         for fmt in FORMATS:
             assert run("convert", "fail.json", "-f", fmt).stdout == render(sample_report(), fmt)

@@ -16,8 +16,16 @@ from auditor.testing.waivers import TODAY, waivers_of_all
 
 DECISIONS = (
     "pass", "fail", "inconclusive", "waived", "partly waived", "expired", "known", "regression", "crashed",
-    "crashed and waived", "named",
+    "crashed and waived", "named", "others",
 )  # fmt: skip
+
+
+def _found(label):
+    """An audit whose first attacks find one person whenever they try, and nobody else."""
+    first, second, *others = sample_attacks(LIFTS[Verdict.FAIL])
+    rows = tuple(row.model_copy(update={"both": float(row.label == label)}) for row in first.per_class)
+    found = (outcome.model_copy(update={"per_class": rows}) for outcome in (first, second))
+    return sample_report(attacks=(*found, *others))
 
 
 @cache
@@ -36,6 +44,8 @@ def report_under(name):
         return sample_report(attacks=crashed)
     if name == "known":
         return gated(sample_report(), Gating(None, sample_report()))
+    if name == "others":
+        return gated(_found(9), Gating(None, _found(8)))
     if name == "regression":
         return gated(sample_report(lift=(0.45, 0.40, 0.49)), Gating(None, sample_report()))
     report = sample_report(attacks=crashed) if name.startswith("crashed") else sample_report()

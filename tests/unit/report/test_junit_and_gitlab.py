@@ -194,6 +194,18 @@ class TestGitlab:
 
 @pytest.mark.parametrize("fmt", ["json", "html", "markdown", "sarif", "junit", "gitlab"])
 class TestEveryFormat:
+    def test_a_person_newly_exposed_is_named_and_fails(self, under, fmt):
+        text = render(under("others"), fmt)
+        if fmt == "json":
+            gate = json.loads(text)["gate"]
+            assert [(found["name"], found["found_now"]) for found in gate["baseline"]["exposed"]] == [
+                ("person-009", 11)
+            ]
+            assert gate["verdict"] == "fail"
+        else:
+            assert "person-009 (1 of 20, now 11 of 20)" in text
+            assert "FAIL · high" in text or fmt == "gitlab"
+
     def test_waivers_are_shown_with_the_numbers(self, under, fmt):
         text = render(under("waived"), fmt)
         for part in ("W-attack-ppa", "privacy board", "2026-06-01", "accepted until the next release"):

@@ -202,6 +202,14 @@ class TestBaseline:
         assert ("PMI003", "ppa") in keys(run)
         assert run["properties"]["baseline"]["report_id"] == sample_report().id
 
+    def test_people_newly_exposed_are_one_result(self, under):
+        (found,) = [result for result in run_of(under("others"))["results"] if result["ruleId"] == "PMI004"]
+        assert (
+            "1 classes are exposed more than in the baseline: person-009 (1 of 20, now 11 of 20)"
+            in found["message"]["text"]
+        )
+        assert "PMI004" not in {rule for rule, _ in keys(run_of(under("known")))}
+
 
 class TestDisplay:
     def test_a_filter_hides_findings_and_never_that_nothing_is_settled(self):

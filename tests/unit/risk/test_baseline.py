@@ -35,6 +35,28 @@ def against(report, baseline):
     return gate.verdict, {finding.attack: finding.state for finding in gate.findings}
 
 
+def _half_exposed(outcome):
+    rows = tuple(row.model_copy(update={"both": float(row.label >= 30)}) for row in outcome.per_class)
+    return outcome.model_copy(update={"per_class": rows})
+
+
+def _finding(attack, *people, policy=None):
+    """An audit with an attack of twenty pictures each that finds these people always, and nobody else."""
+    attacks = tuple(
+        outcome.model_copy(
+            update={
+                "per_class": tuple(
+                    row.model_copy(update={"n": 20, "both": float(row.label in people)}) for row in outcome.per_class
+                )
+            }
+        )
+        if outcome.key == attack
+        else outcome
+        for outcome in sample_attacks(LIFTS[Verdict.FAIL])
+    )
+    return sample_report(attacks=attacks, policy=policy)
+
+
 class TestRegressions:
     def test_what_the_baseline_has_too_is_known(self):
         verdict, states = against(sample_report(), sample_report())
@@ -108,12 +130,56 @@ class TestRegressions:
 
     def test_a_class_that_did_not_leak_for_certain_before(self):
         def report(*named):
-            return sample_report(attacks=(sample_outcome("ppa", named=named), *sample_attacks()[1:]))
+            outcome = sample_outcome("ppa", named=named)
+            rows = tuple(row.model_copy(update={"both": float(row.label in named)}) for row in outcome.per_class)
+            return sample_report(attacks=(outcome.model_copy(update={"per_class": rows}), *sample_attacks()[1:]))
 
         assert against(report(3), report(3, 4))[0] is Verdict.PASS
         gate = decided(report(3, 5), report(3, 4))
         assert gate.verdict is Verdict.FAIL
-        assert "did not in the baseline: person-005" in gate.findings[0].regression
+        assert "exposed more than in the baseline: person-005 (0 of 20, now 5 of 20)" in gate.findings[0].regression
+
+    def test_the_same_mean_over_other_people_fails(self):
+        """The people who leaked are safe and others leak instead: no mean moves."""
+        report = sample_report()
+        turned = tuple(
+            outcome.model_copy(
+                update={
+                    "per_class": tuple(
+                        row.model_copy(update={"both": other.both})
+                        for row, other in zip(outcome.per_class, reversed(outcome.per_class), strict=True)
+                    )
+                }
+            )
+            for outcome in (_half_exposed(outcome) for outcome in report.attacks)
+        )
+        before = sample_report(attacks=tuple(_half_exposed(outcome) for outcome in report.attacks))
+        gate = decided(sample_report(attacks=turned), before)
+        assert gate.baseline.rises == ()
+        assert gate.verdict is Verdict.FAIL
+        assert len(gate.baseline.exposed) == 30
+        assert "exposed more than in the baseline: person-000 (0 of 20, now 20 of 20)" in gate.findings[0].regression
+
+    def test_a_person_whom_only_an_attack_that_does_not_fail_exposes_is_not_excused(self):
+        """Nobody is let through by a leak of others."""
+        (control,) = [outcome for outcome in sample_report().attacks if outcome.is_control]
+        gate = decided(_finding(control.key, 9), _finding(control.key))
+        (found,) = gate.baseline.exposed
+        assert (found.label, found.attacks) == (9, (control.key,))
+        assert len(gate.having(FindingState.FAILING)) == len(gate.findings) == 3
+        assert all("person-009" in finding.regression for finding in gate.findings)
+
+    def test_a_person_exposed_by_one_of_the_attacks_fails_that_one(self):
+        gate = decided(_finding("ppa", 9), _finding("ppa"))
+        assert [finding.attack for finding in gate.having(FindingState.FAILING)] == ["ppa"]
+        assert decided(_finding("ppa", 9), _finding("ppa", 9)).having(FindingState.FAILING) == ()
+
+    def test_people_newly_exposed_are_told_where_the_policy_lets_all_through(self):
+        loose = Policy(fail_on=RiskLevel.CRITICAL)
+        gate = decided(_finding("ppa", 9, policy=loose), _finding("ppa", policy=loose))
+        assert gate.findings == ()
+        assert gate.verdict is gate.evidence
+        assert [found.name for found in gate.baseline.exposed] == ["person-009"]
 
     def test_a_rise_that_the_policy_lets_through_is_told_and_does_not_fail(self):
         gate = decided(sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20)), sample_report(Verdict.PASS))
