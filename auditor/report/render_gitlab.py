@@ -40,7 +40,7 @@ def _entry(report: AuditReport, issue: Issue, display: Display) -> dict[str, Any
     is_let_through = issue.finding is not None and issue.finding.state is not FindingState.FAILING
     severity = "info" if is_let_through else _SEVERITY[issue.level]
     return {
-        "description": f"{report.target.name}: {' '.join(notes)}",
+        "description": f"{report.target.name} ({report.target.digest[:12]}): {' '.join(notes)}",
         "check_name": f"{issue.rule.id} {issue.rule.name}",
         "fingerprint": issue.fingerprint,
         "severity": "blocker" if issue.rule is INCOMPLETE and issue.subject == "verdict" else severity,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from api_house import PASSWORD
+from api_house import PASSWORD, good
 from api_specimen import specimen
 
 from auditor.client.credentials import credentials_of
@@ -206,3 +206,15 @@ def test_a_token_does_not_go_over_a_plain_connection(tmp_path):
     with pytest.raises(InvalidInput, match="not encrypted"):
         credentials_of(settings)
     assert credentials_of(settings.model_copy(update={"server_url": "http://localhost:8000"})) is not None
+
+
+def test_a_wait_that_runs_out_is_exit_code_5_and_the_job_goes_on(house, there):
+    with house.client(Role.SUBMITTER) as client:
+        job = house.audit(client, "slow-wait")
+        done = there("wait", job, "--timeout", "1s")
+        assert (done.returncode, done.stdout) == (5, ""), done.stderr
+        assert "it goes on" in done.stderr
+        assert job in done.stderr
+        assert good(client.get(f"/jobs/{job}"))["state"] in ("queued", "running")
+        good(client.post(f"/jobs/{job}/cancel"))
+        assert house.wait(client, job)["state"] == "cancelled"

@@ -160,6 +160,9 @@ class TestEveryPage:
 
 
 class TestAuditPage:
+    def test_it_says_how_attacks_become_one_verdict(self):
+        assert "The verdict is that of the worst attack" in Page(render_html(sample_report())).text
+
     def test_a_leak_that_is_excused_is_no_plain_pass(self):
         read = Page(render_html(excused()))
         assert "PASS WITH WAIVERS AND AGAINST THE BASELINE · high" in read.text

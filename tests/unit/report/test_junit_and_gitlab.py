@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from xml.etree import ElementTree
 
@@ -9,12 +10,13 @@ import jsonschema
 import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped
 
+from auditor.contracts.base import digest_of
 from auditor.contracts.policy import RiskLevel, Verdict
 from auditor.contracts.report import Finding
 from auditor.contracts.scores import NotMeasured
 from auditor.report.display import Display
 from auditor.report.formats import render
-from auditor.testing.reports import sample_attacks, sample_report, sample_target
+from auditor.testing.reports import sample_attacks, sample_gallery, sample_report, sample_target
 
 
 def cases(report):
@@ -194,6 +196,14 @@ class TestGitlab:
 
 @pytest.mark.parametrize("fmt", ["json", "html", "markdown", "sarif", "junit", "gitlab"])
 class TestEveryFormat:
+    def test_the_file_that_was_audited_is_named_by_its_hash(self, under, fmt):
+        assert sample_target().digest[:12] in render(under("fail"), fmt)
+
+    def test_only_the_page_holds_pictures(self, fmt):
+        text = render(sample_report(gallery_digest=digest_of(sample_gallery())), fmt, sample_gallery())
+        shown = base64.b64encode(sample_gallery().rows[0].nearest_public_png).decode()
+        assert (shown in text) == (fmt == "html")
+
     def test_a_person_newly_exposed_is_named_and_fails(self, under, fmt):
         text = render(under("others"), fmt)
         if fmt == "json":
