@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from auditor import __version__
+from auditor.api.examples import add_examples
 from auditor.api.problems import MEDIA_TYPE, add_handlers
 from auditor.api.rights import RIGHTS, check_rights
 from auditor.api.routes import audits, jobs, people, reports, reviews, sessions, system, uploads
@@ -75,15 +76,15 @@ def build_app(
     for router in routers:
         app.include_router(router, prefix=PREFIX, responses={"4XX": problem, "5XX": problem})
     add_pages(app, PREFIX)
-    app.openapi = _with_security(app.openapi)  # type: ignore[method-assign]
+    app.openapi = _with_more(app.openapi)  # type: ignore[method-assign]
     return app
 
 
 _PROBLEM = "#/components/schemas/Problem"
 
 
-def _with_security(described: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """The description with the schema of errors, and with what each route asks of its caller."""
+def _with_more(described: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The description with the schema of errors, with examples, and with what each route asks of its caller."""
 
     def openapi() -> dict[str, Any]:
         schema = described()
@@ -92,7 +93,10 @@ def _with_security(described: Callable[[], dict[str, Any]]) -> Callable[[], dict
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         for (method, path), right in RIGHTS.items():
             operation = schema["paths"].get(PREFIX + path, {}).get(method.lower())
-            if operation is not None and right.role is not None:
+            if operation is None:
+                continue
+            add_examples(operation, method, path)
+            if right.role is not None:
                 operation["security"] = [{"token": []}]
                 operation["x-role"], operation["x-scope"] = right.role.value, right.scope.value
         return schema

@@ -6,10 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 from auditor.api.guard import GuardedRoute
@@ -23,19 +22,9 @@ from remediation.service import RepairRequest
 
 router = APIRouter(tags=["audits"], route_class=GuardedRoute)
 
-_EXAMPLE = {
-    "model": "ab" * 16,
-    "manifest": {
-        "model": {"name": "badge-reader"},
-        "data": {"private": {"path": "private/"}, "public": {"path": "public/"}},
-    },
-    "files": {"private/": {"data_set": "badges-2030"}, "public/": {"upload": "cd" * 16}},
-    "policy": "release",
-}
-
 
 @router.post("/audits", status_code=202)
-async def start_audit(body: Annotated[NewAudit, Body(examples=[_EXAMPLE])], caller: TheCaller) -> StartedView:
+async def start_audit(body: NewAudit, caller: TheCaller) -> StartedView:
     """Check a submission and audit it. What is wrong with it is listed in full; a refused one leaves nothing behind."""
     return await anyio.to_thread.run_sync(_start_audit, caller, body, limiter=caller.server.checks)
 
@@ -47,12 +36,7 @@ def _start_audit(caller: Caller, body: NewAudit) -> StartedView:
 
 
 @router.post("/remediations", status_code=202)
-def start_remediation(
-    body: Annotated[
-        NewRemediation, Body(examples=[{"audit": "ab" * 16, "defense": "tl-dmi", "max_accuracy_loss": 0.03}])
-    ],
-    caller: TheCaller,
-) -> StartedView:
+def start_remediation(body: NewRemediation, caller: TheCaller) -> StartedView:
     """Repair what an audit found, and audit again."""
     request = RepairRequest(
         reference=body.audit,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Query
 
 from auditor.api.guard import GuardedRoute
 from auditor.api.pages import After, Limit, page_of
@@ -33,9 +33,7 @@ def show_policy(name: str, caller: TheCaller) -> PolicyView:
 
 
 @router.put("/policies/{name}")
-def write_policy(
-    name: str, body: Annotated[Policy, Body(examples=[{"name": "release", "fail_on": "medium"}])], caller: TheCaller
-) -> PolicyView:
+def write_policy(name: str, body: Policy, caller: TheCaller) -> PolicyView:
     """Store a policy under its name, in place of the one that was there. Reports keep the policy they were made by."""
     if body.name != name:
         raise InvalidInput(f"name: the policy calls itself '{body.name}', the address '{name}'")
@@ -63,9 +61,7 @@ def show_baseline(model: str, caller: TheCaller) -> BaselineView:
 
 
 @router.put("/baselines/{model}")
-def approve(
-    model: str, body: Annotated[NewBaseline, Body(examples=[{"report": "ab" * 32}])], caller: TheCaller
-) -> BaselineView:
+def approve(model: str, body: NewBaseline, caller: TheCaller) -> BaselineView:
     """Approve a finished audit: later ones of this model are compared with it."""
     return baseline_view(caller.reviews.approve(model, body.report))
 
@@ -89,11 +85,8 @@ def list_waivers(
         return page_of(lambda n, place: tx.waivers.page(n, place, **of_model), waiver_view, place_of, limit, after)
 
 
-_WAIVER = {"finding": "attack:ppa", "model": "badge-reader", "reason": "Retrained next week, see the plan.", "days": 14}
-
-
 @router.post("/waivers", status_code=201)
-def waive(body: Annotated[NewWaiver, Body(examples=[_WAIVER])], caller: TheCaller) -> WaiverView:
+def waive(body: NewWaiver, caller: TheCaller) -> WaiverView:
     """Let a finding through for a while."""
     return waiver_view(caller.reviews.waive(body, caller.request_id))
 

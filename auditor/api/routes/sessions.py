@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from auditor.api.guard import COOKIE, GuardedRoute, needs_encryption
 from auditor.api.pages import After, Limit, page_of
@@ -113,10 +111,7 @@ def list_tokens(caller: TheCaller, limit: Limit = 50, after: After = None) -> Pa
 
 
 @router.post("/tokens", status_code=201)
-def make_token(
-    body: Annotated[NewToken, Body(examples=[{"name": "ci", "scopes": ["read", "submit"], "days": 90}])],
-    caller: TheCaller,
-) -> MadeToken:
+def make_token(body: NewToken, caller: TheCaller) -> MadeToken:
     """A token for oneself. Its secret is told now and never again."""
     token, secret = caller.affairs.make_token(body)
     return MadeToken(token=token_view(token, caller.me.user.name), secret=secret)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -29,7 +29,7 @@ def list_uploads(caller: TheCaller, limit: Limit = 50, after: After = None) -> P
 
 @router.post("/uploads", status_code=201)
 def start_upload(
-    body: Annotated[NewUpload, Body(examples=[{"name": "model.onnx", "size": 1048576, "sha256": "9f" * 32}])],
+    body: NewUpload,
     caller: TheCaller,
 ) -> UploadView:
     """Announce a file."""
@@ -85,9 +85,7 @@ def list_data_sets(caller: TheCaller, limit: Limit = 50, after: After = None) ->
 
 
 @router.post("/data-sets", status_code=201)
-def name_data_set(
-    body: Annotated[NewDataSet, Body(examples=[{"name": "badges-2030", "upload": "ab" * 16}])], caller: TheCaller
-) -> DataSetView:
+def name_data_set(body: NewDataSet, caller: TheCaller) -> DataSetView:
     """Give a finished upload a name, by which audits can use it."""
     return data_set_view(caller.uploads.name_data_set(body.name, body.upload, caller.request_id))
 
