@@ -73,6 +73,8 @@ class Axis:
 
 
 _ROW, _HEAD, _FOOT = 48, 22, 24
+_LINE, _LEAST = 42, 12
+"""Characters that stand side by side at 400 pixels, and how many a label has at least; the table has all of it."""
 
 
 def mark_chart(rows: Sequence[Row], axis: Axis, *, title: str, description: str) -> str:
@@ -180,10 +182,16 @@ def _ticks(axis: Axis, top: int, bottom: int) -> list[str]:
 
 def _labels(row: Row, y: int) -> list[str]:
     muted = " muted" if row.muted else ""
+    shown = _short(row.label, max(_LEAST, _LINE - len(row.text)))
     return [
-        f'<text class="row-label{muted}" x="1.5%" y="{y}">{escape(row.label)}</text>',
+        f'<text class="row-label{muted}" x="1.5%" y="{y}">{escape(shown)}</text>',
         f'<text class="row-value{muted}" x="98.5%" y="{y}" text-anchor="end">{escape(row.text)}</text>',
     ]
+
+
+def _short(text: str, most: int) -> str:
+    """The beginning and the end of a text that is too long."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
 
 
 def _line(axis: Axis, low: float, high: float, y: float, style: str) -> str:
