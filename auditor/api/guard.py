@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
@@ -18,7 +19,7 @@ from auditor.api.replay import Replay
 from auditor.api.rights import RIGHTS, Right, require
 from auditor.api.server import Server, server_of
 from auditor.contracts.problems import problems_in
-from auditor.errors import InvalidInput, NotAllowed, NotSignedIn, StorageFailure, TooLarge
+from auditor.errors import InvalidInput, NotAllowed, NotFound, NotSignedIn, StorageFailure, TooLarge, UnderWay
 from auditor.service.people import Identity
 
 COOKIE = "auditor_session"
@@ -26,6 +27,10 @@ MAX_BODY_BYTES = 2 << 20
 """Of every request but a part of an upload, which is streamed."""
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_KEYED = frozenset({"POST", "DELETE"})
+"""Methods whose repetition does something else than the first request; the others do the same."""
+WAIT_S, LOOK_S = 10.0, 0.1
+"""How long a repeated request waits for the answer to the first one, and how often it looks."""
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -50,7 +55,7 @@ class GuardedRoute(APIRoute):
             await _read_body(request)
             self._check_body(await request.body())
             key = request.headers.get("idempotency-key")
-            if key is None or identity is None or request.method != "POST" or not right.replayed:
+            if key is None or identity is None or request.method not in _KEYED or not right.replayed:
                 return await handle(request)
             return await _replayed(server, identity, key, request, handle)
 
@@ -153,15 +158,15 @@ async def _replayed(
     lease = timedelta(seconds=server.settings.lease_s)
     replay = Replay(server.services.database, server.services.clock, identity, key, lease, server.key)
     what = (request.method, request.url.path, await request.body())
-    known = await run_in_threadpool(replay.begin, *what)
+    known = await _begun(replay, what)
     if known is not None:
         status, body = known
         headers = {"Idempotent-Replayed": "true"}
-        return Response(body, status_code=status, media_type="application/json", headers=headers)
+        return Response(body, status, headers, media_type="application/json" if body else None)
     request.state.request_id = replay.request_id(*what)
     renewing = asyncio.create_task(_renew(replay, server.settings.heartbeat_s))
     try:
-        response = await handle(request)
+        response = await _handled(handle, request, replay)
     except BaseException:
         await _end(renewing)
         await run_in_threadpool(replay.forget)
@@ -169,6 +174,28 @@ async def _replayed(
     await _end(renewing)
     await run_in_threadpool(replay.keep, response.status_code, bytes(response.body))
     return response
+
+
+async def _begun(replay: Replay, what: tuple[str, str, bytes]) -> tuple[int, str] | None:
+    """As `Replay.begin`; while another process works on the request, its answer is waited for."""
+    give_up = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return await run_in_threadpool(replay.begin, *what)
+        except UnderWay:
+            if time.monotonic() + LOOK_S > give_up:
+                raise
+        await asyncio.sleep(LOOK_S)
+
+
+async def _handled(handle: Callable[[Request], Awaitable[Response]], request: Request, replay: Replay) -> Response:
+    """What a process that died had deleted is gone as it was asked for, and not unknown."""
+    try:
+        return await handle(request)
+    except NotFound:
+        if request.method == "DELETE" and replay.is_heir:
+            return Response(status_code=204)
+        raise
 
 
 async def _renew(replay: Replay, every_s: float) -> None:

@@ -41,6 +41,12 @@ class Replay:
         self._lease = lease
         self._signing_key = signing_key
         self._shown_at = clock.now()
+        self._is_heir = False
+
+    @property
+    def is_heir(self) -> bool:
+        """Whether another process worked on the request before and died: what it asks for may be done already."""
+        return self._is_heir
 
     def request_id(self, method: str, path: str, body: bytes) -> str:
         """The same for every repetition of this request, and for nothing else: what it makes is named by it."""
@@ -53,19 +59,24 @@ class Replay:
             UnderWay: another process works on it.
             InvalidInput: the key was used for another request.
         """
-        digest, now = self._digest(method, path, body), self._clock.now()
+        try:
+            return self._begin(self._digest(method, path, body))
+        except UnderWay:
+            raise
+        except Conflict:  # another process looked at the same time, and was the first to write
+            raise UnderWay(_UNDER_WAY) from None
+
+    def _begin(self, digest: str) -> tuple[int, str] | None:
+        now = self._clock.now()
         with self._transactions() as tx:
             found = tx.answers.find(id=self._id)
             if found is None:
-                try:
-                    tx.answers.add(Answer(self._id, now, self._team_id, digest))
-                except Conflict:
-                    raise UnderWay(_UNDER_WAY) from None
+                tx.answers.add(Answer(self._id, now, self._team_id, digest))
             elif found.created_at + (self._lease if found.status is None else KEPT_FOR) < now:
                 changes = {"created_at": now, "digest": digest, "status": None, "body": ""}
                 if not tx.answers.change(self._id, {"created_at": found.created_at}, **changes):
                     raise UnderWay(_UNDER_WAY)
-                found = None
+                self._is_heir, found = found.status is None, None
         if found is None:
             self._shown_at = now
             return None

@@ -82,7 +82,7 @@ class Transport:
         if key is not None:
             headers["Idempotency-Key"] = key
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        response = self._send(method, path, content, headers, given, repeat=method != "POST" or key is not None)
+        response = self._send(method, path, content, headers, given, repeat=method in ("GET", "PUT") or key is not None)
         return self._read(response, answer)
 
     def text(self, path: str, query: Mapping[str, Any] | None = None) -> bytes:

@@ -2,21 +2,31 @@
 
 import hashlib
 import hmac
+import itertools
 import json
 import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 
+import httpx
 import pytest
-from api_house import good, problem
+from api_house import HANDLERS, good, problem, serving
+from api_specimen import specimen
 
+from auditor.api import guard
+from auditor.api.app import build_app
 from auditor.api.replay import Replay
+from auditor.api.rights import RIGHTS
+from auditor.bootstrap import build_services
 from auditor.contracts.people import Role
 from auditor.db.engine import build_engine
 from auditor.db.migrate import upgrade
+from auditor.db.tables import SqlTable
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import UnderWay
-from auditor.service.accounts import Team, User
+from auditor.service.accounts import Answer, Team, User
 from auditor.service.jobs import Jobs
 from auditor.service.people import Identity
 from auditor.service.records import LOCAL_TEAM
@@ -105,8 +115,9 @@ def test_a_password_cannot_be_guessed_from_what_is_kept_of_its_request(house):
     assert "battery" not in kept.body
 
 
-def test_a_submission_whose_answer_was_lost_after_its_job_was_made_is_still_one_job(house):
+def test_a_submission_whose_answer_was_lost_after_its_job_was_made_is_still_one_job(house, monkeypatch):
     """The process was killed between the two: no answer is kept, and the client sends the request again."""
+    monkeypatch.setattr(guard, "WAIT_S", 0.3)
     with house.client(Role.SUBMITTER) as client:
         body = {"model": house.upload(client, b"weights"), "manifest": {"model": {"name": "lost"}}, "fresh": True}
         key = {"Idempotency-Key": "build-lost"}
@@ -185,3 +196,124 @@ def test_what_a_request_made_whose_answer_was_lost_is_found_and_not_made_twice(h
         assert "Idempotent-Replayed" not in again.headers
         assert good(again) == first
         assert [good(client.get(path, params={"limit": 200}))["items"] for path in (route, "/audit-log")] == before
+
+
+DELETES = sorted(path for (method, path), right in RIGHTS.items() if method == "DELETE" and right.replayed)
+
+
+def test_what_is_deleted_with_a_key_is_all_that_can_be_deleted():
+    assert len(DELETES) == 6
+    assert {path for method, path in RIGHTS if method == "DELETE"} - set(DELETES) == {"/session"}
+
+
+class TestDeleting:
+    @pytest.fixture
+    def client(self, house):
+        with house.client(Role.ADMIN) as client:
+            yield client
+
+    @pytest.fixture
+    def key(self):
+        return {"Idempotency-Key": secrets.token_hex(8)}
+
+    @pytest.mark.parametrize("path", DELETES)
+    def test_again_with_its_key_is_answered_as_the_first_time(self, house, client, key, path):
+        """A client that lost the answer must not be told that what it deleted never was."""
+        address = path.format(**specimen(house, LOCAL_TEAM).ids)
+        answers = [client.delete(address, headers=key) for _ in range(3)]
+        assert [(answer.status_code, answer.content) for answer in answers] == [(204, b"")] * 3
+        assert ["Idempotent-Replayed" in answer.headers for answer in answers] == [False, True, True]
+        if path != "/tokens/{token_id}":  # a token is revoked as often as one likes
+            problem(client.delete(address), 404, "not_found")
+            problem(client.delete(address, headers={"Idempotency-Key": "another"}), 404, "not_found")
+
+    def test_what_a_process_had_deleted_that_died_before_it_could_say_so(self, house, client, key):
+        waiver = specimen(house, LOCAL_TEAM).ids["waiver_id"]
+        assert client.delete(f"/waivers/{waiver}", headers=key).status_code == 204
+        with house.services.database() as tx:
+            answer = next(iter(tx.answers.page(1)))
+            died_at = house.services.clock.now() - LEASE - timedelta(seconds=1)
+            assert tx.answers.change(answer.id, status=None, body="", created_at=died_at)
+        again = client.delete(f"/waivers/{waiver}", headers=key)
+        assert (again.status_code, "Idempotent-Replayed" in again.headers) == (204, False)
+        removed = [line for line in good(client.get("/audit-log"))["items"] if line["subject"] == waiver]
+        assert [line["what"] for line in removed] == ["waiver.withdraw", "waiver.create"]
+
+    def test_what_never_was_is_not_found_every_time(self, client, key):
+        for _ in range(2):
+            problem(client.delete(f"/waivers/{'e' * 32}", headers=key), 404, "not_found")
+
+    def test_a_key_is_for_one_thing(self, house, client, key):
+        ids = specimen(house, LOCAL_TEAM).ids
+        assert client.delete(f"/waivers/{ids['waiver_id']}", headers=key).status_code == 204
+        problem(client.delete(f"/policies/{ids['name']}", headers=key), 422, "invalid_input")
+        assert client.get(f"/policies/{ids['name']}").status_code == 200
+
+
+class TestAtTheSameMoment:
+    """Two API processes are sent one request, and both look for an earlier answer before either has written."""
+
+    @pytest.fixture(params=["house", pytest.param("postgres_house", marks=pytest.mark.integration)])
+    def two(self, request):
+        """An installation, and the addresses of two processes of it."""
+        house = request.getfixturevalue(request.param)
+        services = build_services(house.settings, handlers=HANDLERS)
+        try:
+            with serving(build_app(services, house.settings)) as other:
+                yield house, (house.url, other)
+        finally:
+            services.close()
+
+    @pytest.fixture
+    def together(self, two, monkeypatch):
+        """Sends a request to both; on PostgreSQL neither goes on before both have looked. SQLite lets one at a time."""
+        house, addresses = two
+        at_once, looks, find = threading.Barrier(2), itertools.count(), SqlTable.find
+
+        def look(table, **equal):
+            found = find(table, **equal)
+            if table._record is Answer and house.settings.database_url is not None and next(looks) < 2:
+                assert found is None
+                at_once.wait(timeout=30)
+            return found
+
+        def send(method, path, **more):
+            headers = {"Authorization": f"Bearer {house.tokens[LOCAL_TEAM, Role.ADMIN]}", "Idempotency-Key": "k" + path}
+
+            def ask(url):
+                return httpx.request(method, f"{url}/api/v1{path}", headers=headers, timeout=60, **more)
+
+            monkeypatch.setattr(SqlTable, "find", look)
+            with ThreadPoolExecutor(2) as pool:
+                answers = list(pool.map(ask, addresses))
+            assert next(looks) >= 2 or house.settings.database_url is None
+            return answers
+
+        return send
+
+    def test_both_are_given_the_one_answer(self, two, together):
+        house, _ = two
+        name = f"m-{secrets.token_hex(4)}"
+        body = {"finding": "attack:ppa", "model": name, "reason": "Retrained next week.", "days": 3}
+        one, other = together("POST", "/waivers", json=body)
+        assert good(one) == good(other)
+        assert [one.status_code, other.status_code] == [201, 201]
+        assert ("Idempotent-Replayed" in one.headers) != ("Idempotent-Replayed" in other.headers)
+        with house.client(Role.ADMIN) as client:
+            assert len(good(client.get("/waivers", params={"model": name}))["items"]) == 1
+
+    def test_an_audit_is_begun_once_and_waited_for(self, two, together):
+        house, _ = two
+        with house.client(Role.ADMIN) as client:
+            name = f"n-{secrets.token_hex(4)}"
+            body = {"model": house.upload(client, name.encode()), "manifest": {"model": {"name": name}}, "fresh": True}
+            one, other = together("POST", "/audits", json=body)
+            assert good(one) == good(other)
+            assert not good(one)["reused"]
+            assert len([row for row in good(client.get("/jobs"))["items"] if row["name"] == name]) == 1
+            good(client.post(f"/jobs/{good(one)['job_id']}/cancel"))
+
+    def test_a_thing_is_deleted_once_and_both_are_told_so(self, two, together):
+        house, _ = two
+        one, other = together("DELETE", f"/waivers/{specimen(house, LOCAL_TEAM).ids['waiver_id']}")
+        assert [one.status_code, other.status_code] == [204, 204]
