@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,12 +20,22 @@ from auditor.service.records import StoredArtifact
 
 FRESH = timedelta(hours=1)
 """A blob written within this time is not sent again; garbage is collected only when it is much older."""
+_DELETING = "deleting/"
+"""Under it, a mark for each deletion that is under way."""
+_DECIDED = 60.0
+"""Seconds that a deletion may take to look and decide; after that it lets be."""
+_ABANDONED = timedelta(minutes=10)
+"""A mark that is older was left by a process that died: longer than `_DECIDED` and every repetition of one request."""
 _REMEDY = "Check AUDITOR_ARTIFACTS, AUDITOR_S3_ENDPOINT and the credentials (AWS_ACCESS_KEY_ID, ...)."
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 class S3Blobs:
     """Objects under a prefix of one bucket. An upload appears when it is complete, which S3 itself sees to.
+
+    S3 cannot look at an object's age and delete it at once (`If-Match` compares bytes, and those that are stored again
+    are the same). So a deletion marks the name before it looks, and a writer looks for marks after it wrote, then for
+    the object: either the deletion sees the new object, or the writer sees that it has to write again.
 
     Credentials are found as boto3 finds them: environment, files of a profile, role of the machine.
 
@@ -58,6 +70,8 @@ class S3Blobs:
             found = self._head(name)
             if found is None or datetime.now(UTC) - found["LastModified"] > FRESH:
                 self._client.upload_fileobj(source, self._bucket, self._prefix + name, Config=self._transfer)
+            if self._is_being_deleted(name) or self._head(name) is None:
+                raise StorageFailure("an artifact was deleted while it was stored", remedy="Store it again.")
 
     @contextmanager
     def open(self, name: str) -> Iterator[Readable]:
@@ -80,25 +94,30 @@ class S3Blobs:
             return self._head(name) is not None
 
     def delete(self, name: str, before: datetime | None = None) -> bool:
-        """Forget it. S3 cannot look and delete at once: what is written between the two requests is lost."""
-        with _failures("deleted"):
+        """Forget it; who writes it meanwhile is told to write it again."""
+        started = time.monotonic()
+        with _failures("deleted"), self._marked(name):
             found = self._head(name)
             if found is None or (before is not None and found["LastModified"] > before):
                 return False
+            if time.monotonic() - started > _DECIDED:
+                raise StorageFailure("an artifact could not be deleted in time", remedy="Try it again.")
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
             return True
 
     def list(self) -> Iterator[StoredArtifact]:
         """All of them."""
         with _failures("listed"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-            for page in pages:
-                for row in page.get("Contents", ()):
+            for row in self._rows(""):
+                if not row["Key"].startswith(self._prefix + _DELETING):
                     yield StoredArtifact(row["Key"].removeprefix(self._prefix), row["Size"], row["LastModified"])
 
     def tidy(self, before: datetime) -> None:
-        """Abort uploads in parts that began before this and were never completed."""
+        """Abort uploads in parts that began before this and were never completed; forget marks of deletions."""
         with _failures("deleted"):
+            for row in self._rows(_DELETING):
+                if row["LastModified"] < before:
+                    self._client.delete_object(Bucket=self._bucket, Key=row["Key"])
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix
             )
@@ -107,6 +126,27 @@ class S3Blobs:
                     if row["Initiated"] < before:
                         place = {"Bucket": self._bucket, "Key": row["Key"], "UploadId": row["UploadId"]}
                         self._client.abort_multipart_upload(**place)
+
+    @contextmanager
+    def _marked(self, name: str) -> Iterator[None]:
+        """Others can see that the name is being deleted. Each deletion has its own mark, so none ends another's.
+
+        The mark of one that failed stays for `_ABANDONED`: its request may still be on its way.
+        """
+        place = {"Bucket": self._bucket, "Key": f"{self._prefix}{_DELETING}{name}/{uuid.uuid4().hex}"}
+        self._client.put_object(**place, Body=b"")
+        yield
+        self._client.delete_object(**place)
+
+    def _is_being_deleted(self, name: str) -> bool:
+        marks = self._rows(f"{_DELETING}{name}/")
+        return any(datetime.now(UTC) - mark["LastModified"] < _ABANDONED for mark in marks)
+
+    def _rows(self, under: str) -> Iterator[dict[str, Any]]:
+        """What the bucket lists under this part of the prefix."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + under)
+        for page in pages:
+            yield from page.get("Contents", ())
 
     def _head(self, name: str) -> dict[str, Any] | None:
         try:

@@ -5,9 +5,15 @@ import errno
 import hashlib
 import io
 import os
+import re
+import shutil
 import stat
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from subprocess import PIPE
 
 import boto3
 import pytest
@@ -23,9 +29,12 @@ from auditor.errors import InvalidInput, NotFound, StorageFailure
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
 
 
+SERVERS = ("moto", "rclone")
+
+
 @pytest.fixture(scope="module")
-def endpoint():
-    """A server that speaks S3, on this machine."""
+def moto():
+    """A server that speaks S3, in memory."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -33,20 +42,57 @@ def endpoint():
     server.stop()
 
 
-@pytest.fixture
-def bucket(endpoint, monkeypatch):
+@pytest.fixture(scope="module")
+def rclone(tmp_path_factory):
+    """A server that speaks S3, on files, which knows its clients by their signatures."""
+    beside = Path(sys.executable).parent / "rclone"
+    binary = shutil.which("rclone") or (str(beside) if beside.exists() else None)
+    if binary is None:
+        message = "no rclone on this machine: install the extra `dev`"
+        pytest.fail(message) if os.environ.get("CI", "").lower() in ("1", "true") else pytest.skip(message)
+    folder = tmp_path_factory.mktemp("rclone")
+    (folder / "rclone.conf").touch()
+    environment = {"RCLONE_CONFIG": f"{folder}/rclone.conf", "RCLONE_CACHE_DIR": f"{folder}/cache"}
+    command = [binary, "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", "auditor,s3-password", "data"]
+    (folder / "data").mkdir()
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=PIPE, text=True) as process:  # noqa: S603
+        try:
+            address = next(found[0] for line in process.stderr if (found := re.search(r"http://[\d.]+:\d+", line)))
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield address
+        finally:
+            process.kill()
+
+
+def place_at(endpoint):
     """Address of an empty place in a bucket."""
-    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="artifacts")
+    S3Blobs("s3://artifacts", endpoint).make_bucket()
     return f"s3://artifacts/{os.urandom(4).hex()}"
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def blobs(request, tmp_path):
+@pytest.fixture
+def credentials(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "auditor")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3-password")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture(params=SERVERS)
+def endpoint(request, credentials):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def bucket(endpoint):
+    return place_at(endpoint)
+
+
+@pytest.fixture(params=["folder", *SERVERS])
+def blobs(request, tmp_path, credentials):
     if request.param == "folder":
         return LocalBlobs(tmp_path / "artifacts")
-    return S3Blobs(request.getfixturevalue("bucket"), request.getfixturevalue("endpoint"))
+    endpoint = request.getfixturevalue(request.param)
+    return S3Blobs(place_at(endpoint), endpoint)
 
 
 @pytest.fixture(params=["plain", "encrypted"])
@@ -293,6 +339,80 @@ class TestFolder:
 
 
 class TestBucket:
+    @pytest.fixture(autouse=True)
+    def nothing_is_fresh(self, monkeypatch):
+        monkeypatch.setattr("auditor.adapters.s3_blobs.FRESH", timedelta(0))
+
+    @pytest.fixture
+    def deletion(self, bucket, endpoint):
+        """Another process, to which what is there is old."""
+        return S3Blobs(bucket, endpoint), datetime.now(UTC) + timedelta(hours=2)
+
+    def test_who_stores_what_is_being_deleted_is_told_so(self, bucket, endpoint, deletion, monkeypatch):
+        store, (garbage, before) = ContentStore(S3Blobs(bucket, endpoint)), deletion
+        digest = store.put_bytes(b"of two submissions")
+        real = garbage._client.delete_object
+
+        def stored_just_before(**place):
+            if place["Key"].endswith(digest):
+                with pytest.raises(StorageFailure, match="deleted while it was stored") as caught:
+                    store.put_bytes(b"of two submissions")
+                assert caught.value.retryable
+            return real(**place)
+
+        monkeypatch.setattr(garbage._client, "delete_object", stored_just_before)
+        assert garbage.delete(digest, before)
+        assert not store.exists(digest)
+        assert store.get_bytes(store.put_bytes(b"of two submissions")) == b"of two submissions"
+
+    @pytest.mark.parametrize("fresh", [timedelta(0), timedelta(hours=1)])
+    def test_who_stored_what_a_whole_deletion_took_is_told_so(self, bucket, endpoint, deletion, monkeypatch, fresh):
+        blobs, (garbage, before) = S3Blobs(bucket, endpoint), deletion
+        store = ContentStore(blobs)
+        digest = store.put_bytes(b"of two submissions")
+        monkeypatch.setattr("auditor.adapters.s3_blobs.FRESH", fresh)
+        real = blobs._is_being_deleted
+
+        def deleted_just_before(name):
+            assert garbage.delete(name, before)
+            return real(name)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(blobs, "_is_being_deleted", deleted_just_before)
+            with pytest.raises(StorageFailure, match="deleted while it was stored"):
+                store.put_bytes(b"of two submissions")
+        assert store.get_bytes(store.put_bytes(b"of two submissions")) == b"of two submissions"
+        assert [blob.digest for blob in store.list()] == [digest]
+
+    def test_a_deletion_that_could_not_be_completed_keeps_writers_out_for_a_while(
+        self, bucket, endpoint, deletion, monkeypatch
+    ):
+        store, (garbage, before) = ContentStore(S3Blobs(bucket, endpoint)), deletion
+        digest = store.put_bytes(b"x")
+
+        def cut(**_place):
+            raise OSError
+
+        monkeypatch.setattr(garbage._client, "delete_object", cut)
+        with pytest.raises(StorageFailure):
+            garbage.delete(digest, before)
+        with pytest.raises(StorageFailure, match="deleted while"):
+            store.put_bytes(b"x")
+        assert [blob.digest for blob in store.list()] == [digest]
+        with monkeypatch.context() as later:
+            later.setattr("auditor.adapters.s3_blobs._ABANDONED", timedelta(0))
+            assert store.put_bytes(b"x") == digest
+        store.tidy(before)
+        assert store.put_bytes(b"x") == digest
+
+    def test_a_deletion_that_dawdled_lets_be(self, bucket, endpoint, deletion, monkeypatch):
+        store, (garbage, before) = ContentStore(S3Blobs(bucket, endpoint)), deletion
+        digest = store.put_bytes(b"x")
+        monkeypatch.setattr("auditor.adapters.s3_blobs._DECIDED", 0)
+        with pytest.raises(StorageFailure, match="in time"):
+            garbage.delete(digest, before)
+        assert store.exists(digest)
+
     def test_uploads_that_were_never_completed_are_aborted(self, bucket, endpoint):
         store, client = ContentStore(S3Blobs(bucket, endpoint)), boto3.client("s3", endpoint_url=endpoint)
         place = {"Bucket": "artifacts", "Key": f"{bucket.rpartition('/')[2]}/{'a' * 64}"}
