@@ -11,7 +11,7 @@ COPY auditor auditor
 COPY remediation remediation
 COPY workers workers
 COPY migrations migrations
-RUN /opt/auditor/bin/pip install -c requirements/constraints.txt . && /opt/auditor/bin/python -m compileall -q /opt/auditor/lib
+RUN /opt/auditor/bin/pip install -c requirements/constraints.txt .
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/auditor /opt/auditor

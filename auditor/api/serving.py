@@ -31,18 +31,19 @@ def serve(settings: Settings, host: str, port: int, *, handlers: str = UNIT_HAND
         app = build_app(services, settings)
         people = People(database=services.database, clock=services.clock)
         if people.is_empty():
-            _tell_bootstrap(people.make_bootstrap_token(), host, port)
+            tell_bootstrap(people.make_bootstrap_token(), host, port)
         uvicorn.run(app, host=host, port=port, log_level="info", server_header=False, date_header=True)
     finally:
         services.close()
 
 
-def _tell_bootstrap(token: str, host: str, port: int) -> None:
+def tell_bootstrap(token: str, host: str, port: int) -> None:
     """On the terminal and nowhere else: it is not written to a log."""
+    reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
     minutes = int(BOOTSTRAP_LIFE.total_seconds() // 60)
     sys.stderr.write(
         f"There is nobody yet. Make the first admin within {minutes} minutes, once, with this token:\n\n"
         f"    {token}\n\n"
-        f"    auditor login http://{host}:{port} --bootstrap\n\n"
+        f"    auditor login http://{reached}:{port} --bootstrap\n\n"
     )
     sys.stderr.flush()

@@ -1,5 +1,6 @@
 """The first admin, passwords, sessions and what protects them, on a server that nobody is known to yet."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 
@@ -8,7 +9,9 @@ import pytest
 from api_house import HANDLERS, PASSWORD, good, problem, serving
 
 from auditor.api.app import build_app
+from auditor.api.serving import tell_bootstrap
 from auditor.bootstrap import build_services
+from auditor.client.credentials import check_url
 from auditor.service.people import LOCK_AFTER, LOCKED_FOR, People
 from auditor.settings import Settings
 from auditor.testing.ports import SetClock
@@ -60,6 +63,17 @@ def test_the_bootstrap_token_makes_one_admin_once(fresh):
         assert good(browser.post("/bootstrap", json=body))["role"] == "admin"
         for token in (first, second, "aud_nothing"):
             problem(browser.post("/bootstrap", json=body | {"token": token, "name": "eve"}), 401, "not_signed_in")
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("localhost", "localhost")],  # noqa: S104
+)
+def test_the_printed_command_can_be_typed(capsys, host, reached):
+    tell_bootstrap("aud_token", host, 8000)
+    (url,) = re.findall(r"auditor login (\S+) --bootstrap", capsys.readouterr().err)
+    assert url == f"http://{reached}:8000"
+    check_url(url)
 
 
 def test_a_bootstrap_token_is_good_for_an_hour(fresh):

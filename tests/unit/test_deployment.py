@@ -83,6 +83,11 @@ def test_the_api_alone_is_published_to_this_machine_alone_and_nothing_reaches_ou
         assert service["networks"] == ["inside"], name
 
 
+def test_nobody_asks_outside_for_names(compose):
+    for name, service in compose["services"].items():
+        assert service["dns"] == ["127.0.0.1"], name
+
+
 def test_images_have_a_version(compose):
     for name, service in compose["services"].items():
         assert re.search(r":(local|\d)", service["image"]), name
@@ -98,6 +103,26 @@ def test_workers_wait_for_servers_and_migrations(compose):
         }
     for name in ("postgres", "redis", "store"):
         assert compose["services"][name]["healthcheck"]["test"]
+
+
+def test_postgres_is_not_healthy_while_its_image_initialises_the_folder(compose):
+    """For that it starts a server of its own, which listens on a socket alone, and stops it again."""
+    test = compose["services"]["postgres"]["healthcheck"]["test"]
+    assert test[test.index("-h") + 1] == "127.0.0.1"
+
+
+def test_the_store_runs_as_the_user_to_whom_its_image_gives_the_data(compose):
+    """Up to 3.99 the image left /data to root; from 4.00 on it belongs to its user 1000."""
+    store = compose["services"]["store"]
+    assert store["image"].startswith("chrislusf/seaweedfs:4.")
+    assert (store["user"], store["volumes"]) == ("1000:1000", ["store-data:/data"])
+
+
+def test_the_store_is_started_as_its_own_entrypoint_would(compose):
+    """Without it there is room for eight volumes of 30 GB, and the log goes into files of /tmp."""
+    (script,) = compose["services"]["store"]["command"]
+    assert "weed -logtostderr=true server" in script
+    assert "-volume.max=0" in script
 
 
 def test_one_worker_has_a_gpu_and_the_other_is_told_to_do_without(compose):
@@ -186,6 +211,11 @@ def test_the_image_runs_as_a_user_and_keeps_telemetry_off():
     assert 'ENTRYPOINT ["auditor"]' in final
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert "auditor" in scripts
+
+
+def test_the_image_is_not_asked_to_compile_what_its_python_cannot_read():
+    """Libraries ship files for newer Pythons; pip passes over them, `compileall` fails."""
+    assert "compileall" not in DOCKERFILE
 
 
 def test_what_the_image_copies_exists_and_is_sent_to_the_builder():
