@@ -231,7 +231,7 @@ def make_people(compose: Compose) -> None:
     """The first admin with the printed token; a team with an admin, a submitter, and the submitter's token."""
     printed = compose("logs", "--no-log-prefix", "api")
     hold("the printed command can be typed", f"auditor login {URL} --bootstrap" in printed, printed)
-    token = re.findall(r"^\s+(aud_\S+)$", printed, flags=re.M)[-1]
+    token = re.findall(r"\baud_[\w-]+", printed)[-1]
     compose.auditor("operator", "login", URL, "--bootstrap", stdin=f"{token}\nann\n{PASSWORD}\n")
     in_session("local", "ann", "/teams", {"name": "lab", "admin": "lea", "password": PASSWORD})
     in_session("lab", "lea", "/users", {"name": "sam", "role": "submitter", "password": PASSWORD})
@@ -256,7 +256,7 @@ def make_files(compose: Compose) -> None:
 
 
 def audit_through_faults(compose: Compose) -> str:
-    """Submit through the API; kill the worker, restart Redis and PostgreSQL in the middle; the report."""
+    """Submit through the API; kill the worker and restart every server in the middle; the report."""
     model = str(compose.work / "model.onnx")
     job = compose.auditor("laptop", "submit", model, "--no-wait", "-q").strip()
 
@@ -274,7 +274,8 @@ def audit_through_faults(compose: Compose) -> str:
     wait_for("a killed worker's unit is begun again", lambda: is_running(2), 180)
     compose("restart", "redis")
     compose("restart", "postgres")
-    told("ok    Redis and PostgreSQL were restarted")
+    compose("restart", "store")
+    told("ok    Redis, PostgreSQL and the store were restarted")
     compose.auditor("laptop", "wait", job, "-q", codes=(3,))
     attempts = {key: unit["attempt"] for key, unit in units().items()}
     hold("every unit was done, and only the killed one twice", sum(attempts.values()) == len(attempts) + 1, attempts)

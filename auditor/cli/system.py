@@ -106,6 +106,15 @@ def _database(settings: Any) -> tuple[str, bool, str]:
 def _store(settings: Any) -> tuple[str, bool, str]:
     import shutil
 
+    from auditor.bootstrap import build_store
+    from auditor.errors import AuditorError
+
+    if settings.artifacts is not None:
+        try:
+            next(build_store(settings).list(), None)
+        except AuditorError as error:
+            return "artifacts", False, f"{error.message}. {error.remedy}"
+        return "artifacts", True, f"{settings.artifacts} reached"
     settings.home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(settings.home).free
     return "artifacts", free > 2**30, f"{settings.home}, {free / 2**30:.1f} GiB free"

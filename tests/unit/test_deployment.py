@@ -236,3 +236,25 @@ def test_the_migrations_are_part_of_the_package():
     found = find_packages(str(ROOT), include=setuptools["packages"]["find"]["include"])
     assert {"migrations", "migrations.versions", "workers", "remediation", "auditor.db"} <= set(found)
     assert "*.mako" in setuptools["package-data"]["*"]
+
+
+def test_the_check_of_a_started_compose_file_says_what_it_lacks(tmp_path):
+    command = [sys.executable, str(ROOT / "ci" / "compose_check.py")]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)  # noqa: S603
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("skipped: no docker command\n")
+
+
+@pytest.mark.parametrize("title", ["Back up compose", "Restore compose"])
+def test_the_recipes_that_it_follows_name_services_and_options_that_there_are(compose, title):
+    section = (ROOT / "docs" / "operations.md").read_text().partition(f"### {title}\n")[2].partition("\n##")[0]
+    (block,) = re.findall(r"```sh\n(.*?)```", section, flags=re.S)
+    services = set(re.findall(r"(?:exec -T|--entrypoint tar|--wait) (\w+)", block))
+    assert {"postgres", "store", "auditor"} == services <= set(compose["services"])
+    database = compose["services"]["postgres"]["environment"]
+    assert (
+        set(re.findall(r"--(?:username|dbname)=(\w+)", block))
+        == {database["POSTGRES_USER"]}
+        == {database["POSTGRES_DB"]}
+    )
+    assert set(re.findall(r"-C (\S+)", block)) == {"/data", "/var/lib/auditor"}
