@@ -141,7 +141,8 @@ def test_a_worker_gives_back_what_it_runs_before_it_is_killed(compose):
         service = compose["services"][name]
         command, drain_timeout = service["command"][:2], float(service["command"][2])
         assert command == ["worker", "--drain-timeout"]
-        assert drain_timeout + GRACE_S < float(service["stop_grace_period"].removesuffix("s"))
+        on_a_busy_machine = 2 * (drain_timeout + GRACE_S)
+        assert on_a_busy_machine < float(service["stop_grace_period"].removesuffix("s"))
 
 
 def test_every_part_of_ours_knows_the_settings_and_keeps_telemetry_off(compose):

@@ -32,6 +32,14 @@ KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
 SERVERS = ("moto", "rclone")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _session():
+    """Of boto3, which keeps the first credentials that it finds, also those of other tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(boto3, "DEFAULT_SESSION", None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def moto():
     """A server that speaks S3, in memory."""
@@ -431,6 +439,12 @@ class TestBucket:
     def test_another_address_is_refused(self, url):
         with pytest.raises(InvalidInput, match="s3://bucket/prefix"):
             S3Blobs(url)
+
+    def test_a_stranger_is_refused(self, rclone, credentials, monkeypatch):
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
+        with pytest.raises(StorageFailure, match="403"):
+            S3Blobs("s3://artifacts", rclone).make_bucket()
 
     def test_a_bucket_is_made_once(self, bucket, endpoint):
         blobs = S3Blobs("s3://made-by-migrate", endpoint)

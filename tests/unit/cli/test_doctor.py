@@ -1,5 +1,6 @@
 """`auditor doctor` tries what the settings name."""
 
+import boto3
 import pytest
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ def test_a_new_installation_is_well(doctor, tmp_path):
 
 
 def test_a_store_that_cannot_be_reached_is_told(doctor, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the first credentials that it finds
     monkeypatch.setenv("AUDITOR_ARTIFACTS", "s3://auditor")
     monkeypatch.setenv("AUDITOR_S3_ENDPOINT", "http://127.0.0.1:1")
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
