@@ -98,7 +98,7 @@ def _attack(
         access=attack.access,
         prior=ready.prior,
         adaptive=attack.adaptive,
-        unvetted=unvetted(spec.name, spec.params),
+        unvetted=unvetted(spec),
         is_control=isinstance(attack, Attack) and attack.is_control,
         runnable=ready.runnable,
         reason=ready.reason,

@@ -4,6 +4,9 @@ A search can be crippled in more ways than its results show: a goal at which it 
 the latent out of the prior, a start that makes every rise look large. Two such plans passed a model of which the same
 attacks, as the catalog has them, rebuilt everybody. So an attack counts towards a pass as the catalog or a preset has
 it, or with more of what is effort. Whatever else it is set to, it can still prove a leak.
+
+Attacks that a repair adds are set by the repair alone: what they know of the defense (the confidence that it was
+trained to, the share that it erased) is no crippling.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from auditor.attacks.split.catalog import catalog_of
+from auditor.contracts.plan import KNOWING, AttackSpec
 from auditor.service.candidates import EFFORT
 from auditor.service.plans import ROWS
 
@@ -25,21 +29,21 @@ VARIANTS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     ),
 }
 """Further settings that were tried: those with which repairs are audited."""
+KNOWLEDGE = frozenset({"confidence", "erase"})
+"""Parameters that say what an attack knows of a defense; a repair takes them from the defense's own."""
 
 
-def unvetted(name: str, params: Mapping[str, Any]) -> tuple[str, ...]:
-    """Parameters in which an attack falls short of everything it was tried with; empty: it counts.
-
-    Args:
-        name: catalog name.
-        params: as in the plan.
-    """
+def unvetted(attack: AttackSpec) -> tuple[str, ...]:
+    """Parameters in which an attack falls short of everything it was tried with; empty: it counts."""
+    name = attack.name
     catalog = catalog_of(name)
+    known = KNOWLEDGE if attack.key.startswith(KNOWING) else frozenset[str]()
 
     def dumped(given: Mapping[str, Any]) -> dict[str, Any]:
-        return catalog.configure(name, given).model_dump(mode="json")
+        config = catalog.configure(name, given).model_dump(mode="json")
+        return {parameter: value for parameter, value in config.items() if parameter not in known}
 
-    used = dumped(params)
+    used = dumped(attack.params)
     return min((tuple(_short(used, dumped(tried))) for tried in _tried(name)), key=len)
 
 

@@ -224,7 +224,7 @@ def _blank_outcome(
         params=attack.config.model_dump(mode="json"),
         prior=str(row["prior"]),
         adaptive=attack.adaptive,
-        unvetted=unvetted(spec.name, spec.params),
+        unvetted=unvetted(spec),
         is_control=bool(row["is_control"]),
         status=OutcomeStatus.COMPLETED,
         coverage=Coverage(
