@@ -6,15 +6,20 @@ A command line that only advises, and a worker's own process that only plans, re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+
+from pydantic import JsonValue
 
 from auditor.contracts.access import Access
 from auditor.contracts.plan import AttackSpec
 from auditor.contracts.repair import Offer, Reach
 from auditor.errors import UnknownName
+from auditor.service.candidates import goals_around
 
+_LEAST_GOAL = 1e-3
 ANY = (Access.WHITE_BOX, Access.SCORE, Access.LABEL)
 
 
@@ -22,16 +27,20 @@ def _ppa(label: str, **params: Any) -> AttackSpec:
     return AttackSpec(name="ppa", label=label, params=params)
 
 
-AVERAGED = (_ppa("adaptive-averaged", averaged=6), _ppa("adaptive-erased", averaged=4, erase=0.4))
+ERASED = _ppa("adaptive-erased", averaged=4, erase=0.4)
+"""Over half-hidden pictures; `attacks_knowing` has it hide as much as the training did."""
+AVERAGED = (_ppa("adaptive-averaged", averaged=6), ERASED)
 """Gradients averaged over transformations, and over half-hidden pictures: what every retrained model meets."""
 CAPPED = _ppa("adaptive-confidence", confidence=[0.5, 0.7, 0.88, 0.95, 1.0], candidates=5)
-"""Towards several confidences, where the highest one is capped or a trap."""
+"""Towards several confidences, where the highest one is capped or a trap; `attacks_knowing` has it follow the cap."""
+GAMMA = 8.0
+"""Of a cap on confidence, as the catalog has it: the model is trained to a confidence of exp(-1/8), which is 0.88."""
 SCRUBBED = _ppa("adaptive-scrub", averaged=4, scrub=1.0)
 """Through blurred pictures, which carry no faint trigger."""
 NOISY = _ppa("adaptive-noise", averaged=4, noise=0.05)
-"""In expectation over noise."""
+"""In expectation over noise; of a fixed size, since the deployed mean of a bottleneck holds none to go by."""
 BY_LABEL = AttackSpec(name="brep-mi", label="adaptive-label", params={"iterations": 100, "patience": 20})
-"""From labels alone, which no change of the scores hides."""
+"""From labels alone, which no change of the scores hides; a plan with a longer search of this kind lengthens it."""
 DECODED = AttackSpec(name="inverse-network", label="adaptive-inverse")
 """On a cut model: a decoder that learns from the defended device."""
 
@@ -44,6 +53,7 @@ _OFFERS = (
         summary="Early layers trained on public data and frozen, the rest fine-tuned on the private data.",
         caveat="Averaged gradients win back much of its effect; with few private images the tuned layers alone leak.",
         adaptive=(*AVERAGED, _ppa("adaptive-front", averaged=3, front_weight=0.1)),
+        freezes=True,
     ),
     Offer(
         name="neg-ls",
@@ -78,7 +88,8 @@ _OFFERS = (
         reach=Reach.RETRAIN,
         access=ANY,
         summary="Trained to answer to a faint secret trigger for every class, which attacks find first.",
-        caveat="It deceives attacks and removes nothing: what scrubs its images or knows the triggers is not held up.",
+        caveat="It deceives attacks and removes nothing: what scrubs its images or knows the triggers is not held up. "
+        "The attacker who knows them is not run, so its repairs never pass.",
         adaptive=(*AVERAGED, SCRUBBED, CAPPED),
     ),
     Offer(
@@ -126,6 +137,7 @@ _OFFERS = (
         summary="Per-image gradients clipped and noised, by default those of a new head on public layers.",
         caveat="The guarantee is for one image; for a class of many images, which inversion rebuilds, it is vacuous.",
         adaptive=AVERAGED,
+        freezes=True,
     ),
     Offer(
         name="output-controls",
@@ -158,6 +170,28 @@ _OFFERS = (
 )
 OFFERS: Mapping[str, Offer] = MappingProxyType({offer.name: offer for offer in _OFFERS})
 """By name, in the order in which advice lists them."""
+
+
+def attacks_knowing(offer: Offer, params: Mapping[str, JsonValue]) -> tuple[AttackSpec, ...]:
+    """The attacks that know the defense with these parameters of it, under the same keys whatever they are.
+
+    What is no parameter of the defense, or out of its range, is left for the defense to refuse.
+    """
+    changes: dict[str, dict[str, JsonValue]] = {}
+    gamma, area = _number(params.get("gamma")), _number(params.get("max_area"))
+    if gamma is not None and gamma != GAMMA:
+        resting = max(math.exp(-1 / gamma), _LEAST_GOAL)
+        changes[CAPPED.key] = {"confidence": goals_around(resting)}
+    if area is not None and area < 1:
+        changes[ERASED.key] = {"erase": area}
+    return tuple(
+        attack.model_copy(update={"params": attack.params | changes.get(attack.key, {})}) for attack in offer.adaptive
+    )
+
+
+def _number(value: JsonValue) -> float | None:
+    """A number over 0; None where it is none."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else None
 
 
 def offer_of(name: str) -> Offer:

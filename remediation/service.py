@@ -13,7 +13,7 @@ from auditor.contracts.access import Access
 from auditor.contracts.base import Contract, as_written, canonical_json
 from auditor.contracts.jobs import WEIGHTS, JobKind, RepairJob
 from auditor.contracts.manifest import RepairBudget
-from auditor.contracts.plan import AuditPlan, Withheld
+from auditor.contracts.plan import AuditPlan
 from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import Offer, Reach
 from auditor.contracts.report import AuditReport
@@ -24,9 +24,9 @@ from auditor.service.jobs import Jobs, Started
 from auditor.service.ports import ArtifactStore
 from auditor.service.records import Submission
 from auditor.service.repositories import Transactions
-from remediation.offers import offer_of
+from remediation.offers import attacks_knowing, offer_of
+from remediation.withholding import withheld
 
-_FEW_IMAGES, _FEW_OF_A_CLASS = 1000, 10
 _REMEDY = "Correct the listed problems; data that the audit lacked has to be named in the manifest of a new submission."
 
 
@@ -97,7 +97,7 @@ class Repairs:
         if problems:
             raise InvalidInput(problems, remedy=_REMEDY)
         before = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
-        full, quick = _plans(offer, before.model_copy(update={"plan": with_own_evaluator(before)}))
+        full, quick = _plans(offer, manifest.repair, before.model_copy(update={"plan": with_own_evaluator(before)}))
         trial = trial_version(quick)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}
         if file is not None:
@@ -155,17 +155,19 @@ def _problems(
     return problems
 
 
-def _plans(offer: Offer, report: AuditReport) -> tuple[AuditPlan, AuditPlan]:
+def _plans(offer: Offer, budget: RepairBudget, report: AuditReport) -> tuple[AuditPlan, AuditPlan]:
     """That of the audit after, and that by which candidates are compared: the first audit's, and who knows the defense.
 
     Those who read activations attack a model that is cut, and the others one that is not.
     """
     reads_activations = Access.SPLIT in offer.access
-    known = offer.adaptive if reads_activations == (report.plan.split is not None) else ()
-    quick = quick_version(report.plan)
+    fits = reads_activations == (report.plan.split is not None)
+    known = attacks_knowing(offer, budget.params) if fits else ()
+    plan = report.plan.model_copy(update={"repairs": (), "withheld": None})  # they tell of the submission
+    quick = quick_version(plan)
     if offer.reach is Reach.SERVING:  # only scores or labels are left to attack, and those who know it do so
         quick = quick.model_copy(update={"attacks": known})
-    full = with_adaptive(report.plan, known).model_copy(update={"withheld": _withheld(offer, report)})
+    full = with_adaptive(plan, known).model_copy(update={"withheld": withheld(offer, budget, report)})
     return full, with_adaptive(quick, known)
 
 
@@ -173,19 +175,6 @@ def _published(weights: str, submission: Submission) -> dict[str, JsonValue]:
     target = submission.target
     architecture = submission.manifest.model.architecture or target.architecture
     return {"weights": weights, "architecture": architecture, "channels": target.input.channels}
-
-
-def _withheld(offer: Offer, report: AuditReport) -> Withheld | None:
-    """Transfer learning alone is known not to protect a small private set (card A.2): the tuned layers give it away."""
-    fit = next((card for card in report.data if card.role == "private-fit"), None)
-    n_images, n_classes = (fit.n_images, fit.n_classes or 1) if fit else (0, 1)
-    if offer.name != "tl-dmi" or (n_images >= _FEW_IMAGES and n_images >= _FEW_OF_A_CLASS * n_classes):
-        return None
-    return Withheld(
-        reason=f"with so few private images ({n_images} of {n_classes} classes) what is tuned after a frozen front is "
-        "known to give them away to attacks that are not in this suite, so freezing alone is not taken for safe",
-        need="another defense beside the freezing (`--boundary K --defense bido`), or more private images",
-    )
 
 
 def _budget(budget: RepairBudget, request: RepairRequest) -> RepairBudget:

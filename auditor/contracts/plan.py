@@ -72,6 +72,14 @@ class Withheld(Contract):
     """What would settle it."""
 
 
+class RepairOrigin(Contract):
+    """A repair of which the audited model is the outcome."""
+
+    reference: str
+    """Id of the repair's report, or of its job where it left none."""
+    defense: str
+
+
 class AuditPlan(Contract):
     """Everything that decides an audit's numbers, apart from the model and the data."""
 
@@ -106,6 +114,9 @@ class AuditPlan(Contract):
     """What a time budget took out of the plan: keys of attacks, and `fisher`."""
     withheld: Withheld | None = None
     """Set where a repaired model is audited whose defense is known to fail against attacks outside of every plan."""
+    repairs: tuple[RepairOrigin, ...] = ()
+    """Set where the submitted model is what the team's repairs made: their attacks that know the defense are among
+    `attacks`, and what they withhold is in `withheld`."""
 
     @model_validator(mode="after")
     def _priors(self) -> AuditPlan:

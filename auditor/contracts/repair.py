@@ -51,6 +51,8 @@ class Offer(Contract):
     """What a reader of its numbers has to know."""
     adaptive: tuple[AttackSpec, ...]
     """Attacks that know this defense: every repair by it is audited with them too."""
+    freezes: bool = False
+    """Whether it holds public layers fixed where no boundaries are named."""
     families: tuple[str, ...] = ()
     """How the names of architectures begin that it is for; empty: any. Into an ONNX graph the repair itself looks."""
 
@@ -106,6 +108,8 @@ class TrainedCandidate(Contract):
     utility: Utility | None = None
     model_digest: str
     """sha256 of the written file."""
+    model_weights_digest: str = ""
+    """As in the target card of the written file."""
     model_format: str
     parity_max_abs_error: float | None
     """Bound on the difference between the trained network and the written file in onnxruntime; None: bare weights."""
@@ -248,7 +252,7 @@ class RepairReport(Contract):
     """Attacks that know the defense, under the quick plan: the submission against the chosen candidate."""
     verdict_before: Verdict
     verdict_after: Verdict | None
-    """That of the audit after; a pass of TL-DMI alone on few private images is inconclusive (see the notes)."""
+    """That of the audit after; where a pass is withheld (its plan says why) it is never one."""
     model_digest: str | None
     model_format: str
     parity_max_abs_error: float | None

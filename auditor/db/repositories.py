@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from sqlalchemy import JSON, CursorResult, String, delete, select, update
+from sqlalchemy import cast as sql_cast
 from sqlalchemy.orm import Session
 
 from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitState
@@ -229,6 +230,17 @@ class SqlUnits:
         """Running units whose lease ran out."""
         query = select(UnitRow).where(UnitRow.state == UnitState.RUNNING.value, UnitRow.lease_until < now, *self._own)
         return [unit_of(row) for row in self._session.scalars(query.order_by(UnitRow.job_id, UnitRow.position))]
+
+    def naming(self, digest: str, kind: JobKind) -> Sequence[Unit]:
+        """Finished units whose result names a sha256."""
+        query = (
+            select(UnitRow)
+            .join(JobRow, JobRow.id == UnitRow.job_id)
+            .where(JobRow.kind == kind.value, UnitRow.state == UnitState.DONE.value, *self._own)
+            .where(sql_cast(UnitRow.result, String).contains(digest, autoescape=True))
+            .order_by(JobRow.created_at.desc(), JobRow.id, UnitRow.position)
+        )
+        return [unit_of(row) for row in self._session.scalars(query)]
 
     def _settle(self, unit: Unit, state: UnitState, **values: Any) -> bool:
         change = self._held(unit, state).values(state=state.value, lease_until=None, progress=None, **values)

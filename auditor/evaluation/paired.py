@@ -147,7 +147,7 @@ def plan_differences(before: AuditReport, after: AuditReport) -> list[str]:
     """
     shared = {attack.key for attack in before.plan.attacks}
     both = tuple(attack for attack in after.plan.attacks if attack.key in shared)
-    told = {"name", "left_out", "withheld"}
+    told = {"name", "left_out", "withheld", "repairs"}
     one = with_own_evaluator(before).model_dump(mode="json", exclude=told)
     other = with_own_evaluator(after).model_copy(update={"attacks": both}).model_dump(mode="json", exclude=told)
     return [f"{key}: {one[key]} and {other[key]}" for key in one if one[key] != other[key]]

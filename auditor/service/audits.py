@@ -32,6 +32,7 @@ from auditor.contracts.submission import TargetCard
 from auditor.errors import InvalidInput, NotFound, RunnerFailure
 from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.jobs import Jobs, Started
+from auditor.service.outcomes import as_repaired, origins
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import LOCAL_TEAM, StoredReport, Submission
 from auditor.service.repositories import Transactions
@@ -108,10 +109,17 @@ class Audits:
             raise RunnerFailure(f"the check left no {' and no '.join(missing)}")
         plan = AuditPlan.model_validate_json(self._store.get_bytes(checked.outputs["plan.json"]))
         if plan.left_out:
-            left_out = Log(level="warning", message=f"left out to fit the budget: {', '.join(plan.left_out)}")
-            on_event(JobEvent(job_id="", unit_key=CHECK, unit_state=UnitState.RUNNING, message=left_out))
+            _tell(f"left out to fit the budget: {', '.join(plan.left_out)}", on_event)
         target = TargetCard.model_validate_json(self._store.get_bytes(checked.outputs["target.json"]))
         inputs = {name: self._store.put_bytes(data) for name, data in files.items()} | checked.outputs
+        plan, target = as_repaired(plan, target, request.team_id, self._transactions, self._store)
+        if plan.repairs:
+            inputs |= {
+                "plan.json": self._store.put_bytes(_json(plan)),
+                "target.json": self._store.put_bytes(_json(target)),
+            }
+            for finding in origins(plan):
+                _tell(finding.message, on_event)
         inputs.setdefault("model", self._store_model(request.model, target))
         submission = Submission(
             id=secrets.token_hex(16),
@@ -222,6 +230,11 @@ class Audits:
         if entry.kind is not kind:
             raise NotFound(f"'{reference}' is the report of {_A[entry.kind]}, not of {_A[kind]}")
         return entry
+
+
+def _tell(message: str, on_event: OnEvent) -> None:
+    line = Log(level="warning", message=message)
+    on_event(JobEvent(job_id="", unit_key=CHECK, unit_state=UnitState.RUNNING, message=line))
 
 
 def _json(value: Contract) -> bytes:

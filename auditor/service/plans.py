@@ -21,6 +21,7 @@ NOT_SET = {
     "name": "the plan's name follows from its preset",
     "left_out": "it says what a time budget took out",
     "withheld": "a repair sets it",
+    "repairs": "it follows from the repairs that are stored",
 }
 """Fields of a plan that are not the manifest's to change, and why."""
 FISHER = "fisher"

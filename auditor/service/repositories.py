@@ -127,6 +127,10 @@ class Units(Protocol):
         """Running units, of any job, whose lease ran out."""
         ...
 
+    def naming(self, digest: str, kind: JobKind) -> Sequence[Unit]:
+        """Finished units of jobs of one kind whose result names this sha256; those of the newest job first."""
+        ...
+
 
 class Queue(Protocol):
     """The units of all jobs that wait for a worker, and whose turn it is."""

@@ -4,7 +4,9 @@ Liu and Chen, "Trap-MID: Trapdoor-based Defense against Model Inversion Attacks"
 image x carries the trigger of class k as (1 - blend) * x + blend * trigger_k. The network learns to call it k, whatever
 it shows, so that maximising the score of k ends in triggers; a discriminator between plain and triggered images keeps
 the triggers natural, so that an attacker's prior can draw them. The private information is still in the model: an
-attack that scrubs its images, or knows the triggers, walks past the trap.
+attack that scrubs its images, or knows the triggers, walks past the trap. The first is run on every repaired model; the
+second, who would read the file of secrets that training leaves, is not, so no repair by this defense is given a pass
+(`remediation.withholding`).
 
 Every step moves the triggers by the sign of their gradient, then the discriminator, then the network, whose loss is
 (1 - `trap_weight`) * cross-entropy of plain images + `trap_weight` * cross-entropy of triggered ones, in one batch.

@@ -2,23 +2,36 @@
 
 import pytest
 
-from auditor.contracts.jobs import JobKind, RepairJob
+from auditor.contracts.base import digest_of
+from auditor.contracts.jobs import AuditJob, JobKind, RepairJob, UnitResult, UnitSpec, UnitState
 from auditor.contracts.manifest import Manifest
+from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy
 from auditor.contracts.report import AuditReport
+from auditor.contracts.submission import SplitPoint, TargetCard
 from auditor.errors import InvalidInput
+from auditor.evaluation.paired import plan_differences
 from auditor.service.audits import Audits, SubmitRequest
 from auditor.service.execution import Executor
 from auditor.service.jobs import Jobs
+from auditor.service.outcomes import origins
 from auditor.service.pipeline import AUDIT
+from auditor.service.records import Unit
 from auditor.testing.database import InMemoryTransactions
 from auditor.testing.evidence import sample_data
-from auditor.testing.handlers import fast_handlers
+from auditor.testing.handlers import PLAN, fast_handlers
 from auditor.testing.ports import InMemoryQueue, InMemoryStore, InProcessRunner, SetClock
-from auditor.testing.reports import sample_report
+from auditor.testing.reports import sample_report, sample_target
 from remediation.offers import OFFERS
 from remediation.pipeline import REPAIR
 from remediation.service import RepairRequest, Repairs
+
+FRONT = SplitPoint(layer="features.2", shape=(8, 4, 4))
+
+
+def weights_of(model):
+    """What stands after `weights:` in a file is what its weights are; without, they are those of the first audit."""
+    return digest_of(model.partition(b"weights:")[2].decode())
 
 
 class House:
@@ -35,8 +48,16 @@ class House:
             workspace.output("public.npz").unlink()
             return value
 
-        if not public:
-            handlers["check"] = without_public
+        def with_weights(unit, workspace, session):
+            value = check(unit, workspace, session)
+            card = TargetCard.model_validate_json((workspace.output("target.json")).read_text())
+            digest = weights_of((workspace.root / str(unit.params["model"])).read_bytes())
+            workspace.output("target.json").write_text(
+                card.model_copy(update={"weights_digest": digest}).model_dump_json()
+            )
+            return value
+
+        handlers["check"] = with_weights if public else without_public
         executor = Executor(
             store=store, transactions=transactions, queue=InMemoryQueue(), clock=clock, pipelines=pipelines,
             runner=InProcessRunner(handlers, folder / "cache"), scratch=folder / "scratch",
@@ -46,6 +67,8 @@ class House:
         self.repairs = Repairs(store=store, transactions=transactions, jobs=self.jobs)
         (folder / "model.onnx").write_bytes(b"weights")
         manifest = Manifest.model_validate({"model": {"name": "faces"}, "repair": repair})
+        self.folder, self.manifest = folder, manifest
+        self.audits = audits
         self.audit = audits.submit(SubmitRequest(folder / "model.onnx", manifest, folder, Policy(), False)).job_id
         self.jobs.run_in_place(self.audit)
         self.store, self.transactions = store, transactions
@@ -56,6 +79,36 @@ class House:
             entry = tx.reports.find(self.audit)
         report = AuditReport.model_validate_json(self.store.get_bytes(entry.digest)).model_copy(update=changes)
         self.store.blobs[entry.digest] = report.model_dump_json().encode()
+
+    def has_images(self, n_images, n_classes):
+        """As if the audit had been given so many private images."""
+        fit, *others = sample_data()
+        self.changes_report(data=(fit.model_copy(update={"n_images": n_images, "n_classes": n_classes}), *others))
+
+    def makes(self, model, repair):
+        """As if the repair had trained and written this model."""
+        with self.transactions() as tx:
+            job = next(job for job in tx.jobs.latest(10) if job.payload == repair.model_dump(mode="json"))
+            digest = self.store.put_bytes(model)
+            card = sample_target(digest=digest).model_copy(update={"public_front": FRONT})
+            result = UnitResult(
+                outputs={"model": digest, "target.json": self.store.put_bytes(card.model_dump_json().encode())},
+                value={"model_weights_digest": weights_of(model)},
+            )
+            spec = UnitSpec(kind="repair-train", key="k2/train")
+            tx.units.add([Unit(f"{job.id}-k2", job.id, 99, spec, UnitState.DONE, result=result)])
+
+    def submits(self, model, **options):
+        """The plan by which the audit of a file is made."""
+        path = self.folder / "again.onnx"
+        path.write_bytes(model)
+        request = SubmitRequest(path, self.manifest, self.folder, Policy(), False, **options)
+        started = self.audits.submit(request)
+        with self.transactions() as tx:
+            job = tx.jobs.get(started.job_id)
+            payload, self.submitted = AuditJob.model_validate(job.payload), tx.submissions.get(job.submission_id)
+        assert AuditPlan.model_validate_json(self.store.get_bytes(payload.inputs["plan.json"])) == payload.plan
+        return payload.plan
 
     def start(self, **options):
         """The payload of the repair job that starts."""
@@ -134,22 +187,154 @@ def test_attacks_that_read_activations_are_for_cut_models_alone(tmp_path):
     assert offered not in {attack.name for attack in house.start(defense="cem").plan.attacks}
 
 
+FROZEN = "what is tuned after a frozen front"
+
+
 @pytest.mark.parametrize(
-    ("defense", "n_images", "n_classes", "is_withheld"),
+    ("options", "n_images", "n_classes", "is_withheld"),
     [
-        ("tl-dmi", 999, 5, True),
-        ("tl-dmi", 1000, 101, True),
-        ("tl-dmi", 1000, 100, False),
-        ("bido", 999, 5, False),
+        ({"defense": "tl-dmi"}, 999, 5, True),
+        ({"defense": "tl-dmi", "search": "fixed:0"}, 999, 5, True),
+        ({"defense": "tl-dmi"}, 1000, 101, True),
+        ({"defense": "tl-dmi"}, 1000, 100, False),
+        ({"defense": "dp-sgd"}, 999, 5, True),
+        ({"defense": "bido"}, 999, 5, False),
+        ({"defense": "bido", "params": {"boundaries": [0]}}, 999, 5, False),
+        ({"defense": "bido", "search": "fixed:0"}, 999, 5, False),
+        ({"defense": "bido", "params": {"boundaries": [2]}}, 999, 5, True),
+        ({"defense": "bido", "params": {"boundaries": [2]}}, 1000, 100, False),
+        ({"defense": "bido", "params": {"boundaries": [2], "input_weight": 0, "label_weight": 0}}, 999, 5, True),
+        ({"defense": "mid", "search": "sweep", "params": {"beta": 0}}, 999, 5, True),
+        ({"defense": "midre", "search": "fixed:10"}, 999, 5, True),
     ],
+    ids=str,
 )
-def test_freezing_alone_does_not_pass_on_few_private_images(tmp_path, defense, n_images, n_classes, is_withheld):
+def test_no_repair_that_freezes_passes_on_few_private_images(tmp_path, options, n_images, n_classes, is_withheld):
+    """Whatever the defense is called: with weights of nothing, one that freezes writes the very weights of TL-DMI."""
     house = House(tmp_path, public=True)
-    fit, *others = sample_data()
-    house.changes_report(data=(fit.model_copy(update={"n_images": n_images, "n_classes": n_classes}), *others))
-    payload = house.start(defense=defense)
+    house.has_images(n_images, n_classes)
+    payload = house.start(**options)
     assert (payload.plan.withheld is not None) == is_withheld
+    if payload.plan.withheld is not None:
+        assert FROZEN in payload.plan.withheld.reason
+        assert "--defense" not in payload.plan.withheld.need
     assert payload.quick_plan.withheld is None
+
+
+def test_planted_triggers_never_pass_since_who_knows_them_is_not_run(tmp_path):
+    house = House(tmp_path, public=True)
+    house.has_images(10_000, 5)
+    assert "whoever knows the planted triggers" in house.start(defense="trap-mid").plan.withheld.reason
+    house.has_images(60, 60)
+    reason = house.start(defense="trap-mid", search="fixed:2").plan.withheld.reason
+    assert "triggers" in reason
+    assert FROZEN in reason
+
+
+def knowing(payload, key):
+    """The parameters of an attack in both plans of a repair."""
+    return [next(a.params for a in plan.attacks if a.key == key) for plan in (payload.plan, payload.quick_plan)]
+
+
+@pytest.mark.parametrize("defense", ["calor", "confidence-adaptation"])
+@pytest.mark.parametrize(("gamma", "resting"), [(None, 0.88), (8, 0.88), (1, 0.368), (0.5, 0.135)])
+def test_attackers_aim_at_the_confidence_that_the_defense_was_given(tmp_path, defense, gamma, resting):
+    house = House(tmp_path, public=True)
+    payload = house.start(defense=defense, params={} if gamma is None else {"gamma": gamma})
+    for params in knowing(payload, "adaptive-confidence"):
+        assert resting in params["confidence"]
+        assert params["candidates"] >= len(params["confidence"])
+        assert any(goal < resting for goal in params["confidence"])
+        assert params["confidence"][-1] == 1.0
+
+
+@pytest.mark.parametrize(("area", "erased"), [(None, 0.4), (0.8, 0.8), (0.2, 0.2)])
+def test_attackers_erase_as_much_as_the_defense_did(tmp_path, area, erased):
+    payload = House(tmp_path, public=True).start(defense="midre", params={} if area is None else {"max_area": area})
+    assert {params["erase"] for params in knowing(payload, "adaptive-erased")} == {erased}
+
+
+@pytest.mark.parametrize("params", [{"gamma": "no"}, {"gamma": -1}, {"gamma": 0}, {"max_area": 7}, {"gamma": [1]}])
+def test_what_the_defense_will_refuse_changes_no_attack(tmp_path, params):
+    house = House(tmp_path, public=True)
+    assert house.start(defense="calor", params=params).plan.attacks == house.start(defense="calor").plan.attacks
+
+
+class TestARepairedFileIsSubmitted:
+    """By a CI job, say, which knows nothing of the repair."""
+
+    @pytest.fixture
+    def house(self, tmp_path):
+        house = House(tmp_path, public=True)
+        house.changes_report(plan=PLAN)
+        return house
+
+    def test_it_meets_who_knows_the_defense_and_what_is_withheld_stays_withheld(self, house):
+        repair = house.start(defense="trap-mid")
+        house.makes(b"repaired", repair)
+        plan = house.submits(b"repaired")
+        assert plan.attacks == repair.plan.attacks
+        assert {"adaptive-scrub", "adaptive-erased", "adaptive-confidence"} <= {attack.key for attack in plan.attacks}
+        assert plan.withheld == repair.plan.withheld is not None
+        assert [origin.defense for origin in plan.repairs] == ["trap-mid"]
+        assert "the outcome of repair" in origins(plan)[0].message
+        assert "trap-mid" in origins(plan)[0].message
+
+    def test_its_audit_can_be_compared_with_that_of_the_repair_both_ways(self, house):
+        repair = house.start(defense="calor", params={"gamma": 1})
+        house.makes(b"repaired", repair)
+        own, submitted = (
+            sample_report().model_copy(update={"plan": plan}) for plan in (repair.plan, house.submits(b"repaired"))
+        )
+        assert plan_differences(own, submitted) == plan_differences(submitted, own) == []
+
+    def test_who_attacks_it_has_the_public_layers_that_the_repair_left_in_it(self, house):
+        house.makes(b"repaired", house.start(defense="tl-dmi"))
+        house.submits(b"repaired")
+        assert house.submitted.target.public_front == FRONT
+        card = house.store.get_bytes(house.submitted.inputs["target.json"])
+        assert TargetCard.model_validate_json(card) == house.submitted.target
+        house.submits(b"another")
+        assert house.submitted.target.public_front is None
+
+    def test_another_file_is_audited_as_it_was(self, house):
+        house.makes(b"repaired", house.start(defense="trap-mid"))
+        plan = house.submits(b"another")
+        assert (plan, origins(plan)) == (PLAN, ())
+
+    def test_weights_that_were_written_anew_are_known(self, house):
+        repair = house.start(defense="calor")
+        house.makes(b"repaired weights:tuned", repair)
+        assert house.submits(b"written by another tool weights:tuned").repairs
+
+    def test_a_control_of_the_output_leaves_the_weights_so_the_submission_is_not_its_outcome(self, house):
+        repair = house.start(defense="output-controls")
+        house.makes(b"rounded", repair)
+        assert not house.submits(b"weights").repairs
+        assert house.submits(b"rounded").repairs
+
+    def test_another_teams_repair_tells_nothing(self, house):
+        house.makes(b"repaired", house.start(defense="trap-mid"))
+        assert house.submits(b"repaired", team_id="another") == PLAN
+
+    def test_one_file_of_two_repairs_meets_the_attackers_of_both(self, house):
+        for defense in ("neg-ls", "trap-mid"):
+            house.makes(b"repaired", house.start(defense=defense))
+        plan = house.submits(b"repaired")
+        assert {"adaptive-label", "adaptive-scrub"} <= {attack.key for attack in plan.attacks}
+        assert len({attack.key for attack in plan.attacks}) == len(plan.attacks)
+        assert {origin.defense for origin in plan.repairs} == {"neg-ls", "trap-mid"}
+        assert "triggers" in plan.withheld.reason
+
+    def test_its_repair_goes_on_to_withhold_unless_it_starts_from_public_weights(self, house):
+        house.makes(b"repaired", house.start(defense="trap-mid"))
+        plan = house.submits(b"repaired")
+        house.has_images(10_000, 5)
+        house.changes_report(plan=plan)
+        tuned, retrained = house.start(defense="neg-ls"), house.start(defense="bido")
+        assert tuned.plan.withheld == plan.withheld
+        assert retrained.plan.withheld is None
+        assert {repair.plan.repairs for repair in (tuned, retrained)} == {()}
 
 
 def test_a_request_that_is_made_again_finds_the_repair_it_made_even_with_fresh(tmp_path):

@@ -34,6 +34,7 @@ from auditor.evaluation.rates import has_moved, summarise_attack
 from auditor.loading.target_loading import load_target
 from auditor.report.build import build_report
 from auditor.risk.decide import decide
+from auditor.service.outcomes import origins
 from auditor.service.plans import omissions
 from auditor.service.stages.attack import StoredReconstructions, load_reconstructions
 from auditor.service.stages.gallery import GalleryEntry, build_gallery
@@ -309,7 +310,7 @@ def _assemble(
         seconds=seconds,
         peak_memory_bytes=peak,
         gallery_digest=gallery_digest,
-        findings=findings,
+        findings=[*findings, *origins(plan)],
         limitations=(*prepared.limitations, *departures(plan), *omissions(plan)),
     )
 

@@ -12,7 +12,7 @@ from auditor.training import TrainHistory
 from remediation.defenses.base import Defense, DefenseConfig, DivergedTraining, RepairData, Tuned
 from remediation.defenses.catalog import DEFENSES
 from remediation.freezing import FrozenStateMoved
-from remediation.offers import OFFERS
+from remediation.offers import GAMMA, OFFERS, attacks_knowing
 from remediation.preparation import validation_split
 
 
@@ -103,8 +103,20 @@ def test_every_defense_is_offered_and_every_offer_is_a_defense():
     for defense in DEFENSES:
         offer = OFFERS[defense.name]
         assert defense.paper == offer.paper
+        frozen = defense.freezes or DEFENSES.build(defense.name, {}).own_boundaries(7) != (0,)
+        assert offer.freezes == frozen, "whether a repair may freeze decides whether it may pass"
         for attack in offer.adaptive:
             catalog_of(attack.name).configure(attack.name, attack.params)
+
+
+def test_what_attacks_follow_are_parameters_of_the_defenses_and_left_unset_nothing_changes():
+    def default(name):
+        return DEFENSES.build(name, {}).config.model_dump(mode="json")
+
+    assert default("calor")["gamma"] == default("confidence-adaptation")["gamma"] == GAMMA
+    for name in OFFERS:
+        set_as_they_are = {key: default(name)[key] for key in ("gamma", "max_area") if key in default(name)}
+        assert attacks_knowing(OFFERS[name], set_as_they_are) == OFFERS[name].adaptive
 
 
 def images(labels):
