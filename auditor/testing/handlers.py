@@ -18,6 +18,7 @@ from typing import Any
 
 from auditor.contracts.access import Access
 from auditor.contracts.base import digest_of_file
+from auditor.contracts.estimate import PlanEstimate
 from auditor.contracts.jobs import AttackReadiness, UnitSpec
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.plan import AttackSpec, AuditPlan, PriorSpec
@@ -51,7 +52,14 @@ def fast_handlers() -> dict[str, Handler]:
     until it is stopped, or `let_go`. `stubborn`: it waits with a child process,
     and cannot be asked to stop. `paired`: its two units wait for each other. `takes-500ms`: every attack does.
     """
-    return {"check": _check, "prepare": _prepare, "attack": _attack, "fisher": _fisher, "finish": _finish}
+    return {
+        "check": _check,
+        "probe": _probe,
+        "prepare": _prepare,
+        "attack": _attack,
+        "fisher": _fisher,
+        "finish": _finish,
+    }
 
 
 def checked_handlers() -> dict[str, Handler]:
@@ -95,6 +103,16 @@ def _made_up(workspace: Workspace, name: str) -> None:
     workspace.output("plan.json").write_text(PLAN.model_dump_json())
     for role in ("private", "heldout", "public"):
         workspace.output(f"{role}.npz").write_bytes(f"{role} images of {name}".encode())
+
+
+def _probe(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+    """Everything fits into a second, and nothing into less."""
+    budget_s = unit.params["budget_s"]
+    if isinstance(budget_s, float | int) and budget_s < 1:
+        raise InvalidInput("no attack fits into the budget")
+    if unit.params["keep"]:
+        _check(unit, workspace, session)
+    return {"estimate": PlanEstimate(plan=PLAN).model_dump(mode="json")}
 
 
 def _prepare(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:

@@ -85,6 +85,14 @@ def test_a_refused_submission_lists_every_problem_and_leaves_nothing(place, clie
     assert not [row for row in good(client.get("/jobs"))["items"] if row["name"] == "refused"]
 
 
+def test_a_budget_is_kept_or_refused(place, client):
+    body = {"model": place.upload(client, b"weights"), "manifest": {"model": {"name": "budgeted"}}}
+    refused = problem(client.post("/audits", json=body | {"budget_s": 5e-324}), 422, "invalid_input")
+    assert refused["problems"] == ["no attack fits into the budget"]
+    job = good(client.post("/audits", json=body | {"budget_s": 60}))["job_id"]
+    assert place.wait(client, job)["state"] == "done"
+
+
 def test_a_stored_policy_is_used_by_its_name(place, client, reviewer):
     good(reviewer.put("/policies/strict", json={"name": "strict", "fail_on": "low"}))
     job = place.audit(client, "by-policy", policy="strict")
