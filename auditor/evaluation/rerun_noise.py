@@ -22,6 +22,8 @@ from auditor.evaluation.intervals import Floats, benjamini_hochberg
 
 LEVEL = 0.025
 """Of each of the two questions: half of the two-sided 5 % of every interval."""
+SELDOM = 0.1
+"""Share of a class's pictures up to which the earlier audit did not find her; one picture may be luck in any case."""
 ALIKE = 0.1
 """Correlation that is allowed between the pictures of one class under one attack, beside what the class explains: they
 may come of one search, one distribution or one pool, which another run draws anew."""
@@ -31,11 +33,17 @@ _NORMAL = NormalDist()
 def risen_attacks(before: AuditReport, after: AuditReport) -> tuple[str, ...]:
     """Attacks under which the mean both-agree rate, or its excess over the control, rose; in the order of `after`.
 
-    Each class is its own control: the test is that of a mean of paired differences, one-sided.
+    Each class is its own control: the test is that of a mean of paired differences, one-sided. The worst attack of
+    `before`, which decides, has half of the level for itself, so that further attacks do not hide its rise.
     """
-    pairs = list(_pairs(before, after))
-    risen = benjamini_hochberg([_mean_rise(rows) for _, rows in pairs], level=LEVEL)
-    return tuple(outcome.key for (outcome, _), rose in zip(pairs, risen, strict=True) if rose)
+    rises = {outcome.key: _mean_rise(rows) for outcome, rows in _pairs(before, after)}
+    means = {outcome.key: np.mean([then.both for then, _ in rows]) for outcome, rows in _pairs(before, after)}
+    worst = max(means, key=lambda key: means[key], default=None)
+    others = [key for key in rises if key != worst]
+    level = LEVEL / 2 if others else LEVEL
+    shown = benjamini_hochberg([rises[key] for key in others], level=level)
+    risen = {key for key, rose in zip(others, shown, strict=True) if rose}
+    return tuple(key for key in rises if key in risen or (key == worst and rises[key] <= level))
 
 
 def exposed_classes(before: AuditReport, after: AuditReport) -> tuple[ExposedClass, ...]:
@@ -43,15 +51,19 @@ def exposed_classes(before: AuditReport, after: AuditReport) -> tuple[ExposedCla
 
     Of a class, the pictures accepted in both audits are shared out at random among all that were made of it (Fisher's
     exact test, summed over the attacks); classes whose sum alone decides that nothing could be shown are not counted
-    among the questions (Tarone, Biometrics 1990). A class that leaks for certain now and of which no picture was
-    accepted in `before` needs no test.
+    among the questions (Tarone, Biometrics 1990). A class that leaks for certain now and that `before` found
+    as good as never needs no test.
     """
     counts = _counts(before, after)
     asked = [found for found in counts if found.least <= LEVEL]
     shown = benjamini_hochberg([found.p for found in asked], level=LEVEL)
     exposed = [found for found, more in zip(asked, shown, strict=True) if more]
-    named = _named(after) - _named(before)
-    exposed += [found for found in counts if found not in exposed and found.label in named and not found.then[0]]
+    new = _newly_named(before, after)
+    exposed += [
+        found
+        for found in counts
+        if found not in exposed and found.label in new and found.then[0] <= SELDOM * found.then[1]
+    ]
     return tuple(found.told() for found in sorted(exposed, key=lambda found: (found.p, found.label)))
 
 
@@ -63,6 +75,15 @@ def too_few_pictures(before: AuditReport, after: AuditReport) -> bool:
         for label, rows in _by_class(before, after).items()
     }
     return all(_count(label, rows).p > LEVEL for label, rows in switched.items())
+
+
+def _newly_named(before: AuditReport, after: AuditReport) -> set[int]:
+    """Classes that leak for certain now alone, by an attack that seldom or once found them before."""
+    named = set[int]()
+    for outcome, rows in _pairs(before, after):
+        seldom = {now.label for then, now in rows if _accepted(then) <= max(1, SELDOM * then.n)}
+        named |= seldom & set(outcome.named_classes)
+    return named - _named(before)
 
 
 def _named(report: AuditReport) -> set[int]:

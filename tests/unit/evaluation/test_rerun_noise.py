@@ -114,6 +114,20 @@ class TestOtherPeople:
         (found,) = exposed_classes(then, now)
         assert found.label == 4
 
+    @pytest.mark.parametrize("n_attacks", [4, 8])
+    @pytest.mark.parametrize("found_by_luck", [1, 2, 3])
+    def test_a_lucky_picture_under_another_attack_excuses_nobody(self, n_attacks, found_by_luck):
+        """One attack now finds her every time; another found her once or a few times before."""
+        rng = np.random.default_rng(n_attacks)
+        rates = leaking(n_attacks, rng)
+        then, now = (drawn(rates, 10, 0.1, rng) for _ in range(2))
+        then[:, 50], now[:, 50] = 0, 0
+        then[3, 50], now[0, 50] = found_by_luck, 10
+        later = audit(now, 10)
+        first = later.attacks[0].model_copy(update={"named_classes": tuple({*later.attacks[0].named_classes, 50})})
+        later = later.model_copy(update={"attacks": (first, *later.attacks[1:])})
+        assert 50 in {found.label for found in exposed_classes(audit(then, 10), later)}
+
     def test_who_leaks_less_is_not_told(self):
         before = np.full((4, N_CLASSES), 5)
         assert exposed_classes(audit(before), audit(before * 0)) == ()
@@ -141,6 +155,15 @@ class TestRisenAttacks:
         later = rates.copy()
         later[2] = 0.5
         assert risen_attacks(audit(drawn(rates, 5, 0, rng)), audit(drawn(later, 5, 0, rng))) == ("a2",)
+
+    def test_the_worst_attack_is_not_hidden_by_the_number_of_others(self):
+        """A rise of its own that a correction over twelve attacks would swallow."""
+        before = np.full((12, N_CLASSES), 1)
+        before[0] = 3
+        after = before.copy()
+        after[0, :17] = 4
+        after[0, 17:22] = 2
+        assert risen_attacks(audit(before), audit(after)) == ("a0",)
 
     def test_everyone_a_little(self):
         assert risen_attacks(audit(np.full((1, N_CLASSES), 1)), audit(np.full((1, N_CLASSES), 2))) == ("a0",)
