@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from auditor.contracts.access import Access
-from auditor.contracts.base import Contract, as_written, canonical_json
+from auditor.contracts.base import Contract, as_written, canonical_json, digest_of_file
 from auditor.contracts.jobs import WEIGHTS, JobKind, RepairJob
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.plan import AuditPlan
@@ -21,6 +21,7 @@ from auditor.errors import InvalidInput
 from auditor.evaluation.paired import with_own_evaluator
 from auditor.service.candidates import quick_version, trial_version, with_adaptive
 from auditor.service.jobs import Jobs, Started
+from auditor.service.outcomes import repair_of
 from auditor.service.ports import ArtifactStore
 from auditor.service.records import Submission
 from auditor.service.repositories import Transactions
@@ -94,6 +95,9 @@ class Repairs:
         offer = offer_of(manifest.repair.defense)
         file = None if request.weights is None else manifest.repair.weights_file
         problems = _problems(offer, manifest.repair, request, submission.inputs.keys() | outputs.keys(), file)
+        if offer.reach is Reach.RETRAIN:
+            named = submission.inputs.get(WEIGHTS) if request.weights is None else _digest(file)
+            problems += self._problems_of_weights(named, job.team_id)
         if problems:
             raise InvalidInput(problems, remedy=_REMEDY)
         before = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
@@ -126,6 +130,21 @@ class Repairs:
             fresh=request.fresh,
             request_id=request.request_id,
         )
+
+    def _problems_of_weights(self, weights: str | None, team_id: str) -> list[str]:
+        """Weights that one of the team's repairs wrote have seen private data, and hide it by a defense.
+
+        Args:
+            weights: sha256 of the file; None: none is named.
+            team_id: whose repairs.
+        """
+        if weights is None:
+            return []
+        with self._transactions() as tx:
+            made_by = repair_of(weights, team_id, tx)
+        if made_by is None:
+            return []
+        return [f"these weights are the outcome of repair {made_by[:12]}, trained on private data"]
 
     def _put(self, contract: Contract) -> str:
         return self._store.put_bytes(canonical_json(contract).encode())
@@ -169,6 +188,10 @@ def _plans(offer: Offer, budget: RepairBudget, report: AuditReport) -> tuple[Aud
         quick = quick.model_copy(update={"attacks": known})
     full = with_adaptive(plan, known).model_copy(update={"withheld": withheld(offer, budget, report)})
     return full, with_adaptive(quick, known)
+
+
+def _digest(file: Path | None) -> str | None:
+    return digest_of_file(file) if file is not None and file.is_file() else None
 
 
 def _published(weights: str, submission: Submission) -> dict[str, JsonValue]:

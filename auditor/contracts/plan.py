@@ -78,6 +78,8 @@ class RepairOrigin(Contract):
     reference: str
     """Id of the repair's report, or of its job where it left none."""
     defense: str
+    is_met: bool = True
+    """Whether attacks that know the defense came with it."""
 
 
 class AuditPlan(Contract):

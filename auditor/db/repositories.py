@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import JSON, CursorResult, String, delete, select, update
+from sqlalchemy import JSON, CursorResult, String, delete, or_, select, update
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.orm import Session
 
@@ -231,14 +231,16 @@ class SqlUnits:
         query = select(UnitRow).where(UnitRow.state == UnitState.RUNNING.value, UnitRow.lease_until < now, *self._own)
         return [unit_of(row) for row in self._session.scalars(query.order_by(UnitRow.job_id, UnitRow.position))]
 
-    def naming(self, digest: str, kind: JobKind) -> Sequence[Unit]:
-        """Finished units whose result names a sha256."""
+    def naming(self, digests: Sequence[str], kind: JobKind, *, team_id: str, key: str) -> Sequence[Unit]:
+        """Finished units whose result names one of these sha256."""
+        result = sql_cast(UnitRow.result, String)
         query = (
             select(UnitRow)
             .join(JobRow, JobRow.id == UnitRow.job_id)
-            .where(JobRow.kind == kind.value, UnitRow.state == UnitState.DONE.value, *self._own)
-            .where(sql_cast(UnitRow.result, String).contains(digest, autoescape=True))
-            .order_by(JobRow.created_at.desc(), JobRow.id, UnitRow.position)
+            .where(JobRow.team_id == team_id, JobRow.kind == kind.value, *self._own)
+            .where(UnitRow.state == UnitState.DONE.value, UnitRow.key.endswith(key, autoescape=True))
+            .where(or_(*(result.contains(digest, autoescape=True) for digest in digests)))
+            .order_by(JobRow.created_at, JobRow.id, UnitRow.position)
         )
         return [unit_of(row) for row in self._session.scalars(query)]
 

@@ -18,7 +18,16 @@ from auditor.service.ports import ArtifactStore
 from auditor.service.records import Job, Unit
 from auditor.service.repositories import Transactions, UnitOfWork
 
-_MODEL, _CARD = "model", "target.json"
+_MODEL, _CARD, _TRAINED = "model", "target.json", "/train"
+_WEIGHTS = "model_weights_digest"
+_OLDER = Withheld(
+    reason="it was repaired by an older version, whose rules for a pass were weaker", need="repair the model again"
+)
+_ELSEWHERE = Withheld(
+    reason="it was repaired for another deployment (cut or whole) than the one audited, so no attack that knows its "
+    "defense was run",
+    need="audit it as it was repaired",
+)
 
 
 def as_repaired(
@@ -28,38 +37,57 @@ def as_repaired(
 
     Both come back as they are where no repair made it. The model is known by its file, or by the digest of its weights
     where it was only written anew. Candidates that a repair did not choose count too. Attacks on a cut model are not
-    carried over to a plan that does not cut it, nor the others to one that does.
+    carried over to a plan that does not cut it, nor the others to one that does: then no pass is given. Repairs come
+    oldest first, so that a later one that leaves the same model renames no attack.
     """
     with transactions() as tx:
         units = list(_made(target, team_id, tx))
         jobs = {unit.job_id: tx.jobs.get(unit.job_id) for unit in units}
-        reports = {
-            job_id: next((entry for entry in tx.reports.of_job(job_id) if entry.kind is JobKind.REPAIR), None)
-            for job_id in jobs
-        }
-    made_by, held = [], list[Withheld]()
+        references = {job_id: _reference(job_id, tx) for job_id in jobs}
+    older = {unit.job_id for unit in units if unit.result is not None and not unit.result.value.get(_WEIGHTS)}
+    made_by, held = list[RepairOrigin](), list[Withheld]()
     for job in jobs.values():
-        repair, report = RepairJob.model_validate(job.payload), reports[job.id]
+        repair = RepairJob.model_validate(job.payload)
+        known = tuple(attack for attack in repair.plan.attacks if attack.key.startswith(KNOWING))
+        held += [] if repair.plan.withheld is None else [repair.plan.withheld]
+        held += [_OLDER] if job.id in older else []
         if (repair.plan.split is None) == (plan.split is None):
-            plan = with_adaptive(plan, tuple(a for a in repair.plan.attacks if a.key.startswith(KNOWING)))
-        if repair.plan.withheld is not None and repair.plan.withheld not in held:
-            held.append(repair.plan.withheld)
+            plan = with_adaptive(plan, known)
+        else:
+            known = ()
+            held.append(_ELSEWHERE)
         manifest = Manifest.model_validate_json(store.get_bytes(repair.inputs["manifest.json"]))
-        reference = job.id if report is None else report.report_id
-        made_by.append(RepairOrigin(reference=reference, defense=manifest.repair.defense))
+        made_by.append(RepairOrigin(reference=references[job.id], defense=manifest.repair.defense, is_met=bool(known)))
     if not made_by:
         return plan, target
-    plan = plan.model_copy(update={"repairs": tuple(dict.fromkeys(made_by)), "withheld": joined(held)})
+    withheld = joined(list(dict.fromkeys(held)))
+    plan = plan.model_copy(update={"repairs": tuple(dict.fromkeys(made_by)), "withheld": withheld})
     return plan, _with_public_front(target, units, store)
 
 
+def repair_of(file: str, team_id: str, tx: UnitOfWork) -> str | None:
+    """Reference of the team's oldest repair that wrote the file of this sha256; None: none did."""
+    named = tx.units.naming((file,), JobKind.REPAIR, team_id=team_id, key=_TRAINED)
+    made = [unit for unit in named if unit.result is not None and unit.result.outputs.get(_MODEL) == file]
+    return _reference(made[0].job_id, tx) if made else None
+
+
+def _reference(job_id: str, tx: UnitOfWork) -> str:
+    return next((entry.report_id for entry in tx.reports.of_job(job_id) if entry.kind is JobKind.REPAIR), job_id)
+
+
 def _with_public_front(target: TargetCard, units: Sequence[Unit], store: ArtifactStore) -> TargetCard:
-    """The card with what the repair found public in this very file, where the submission names no public model."""
+    """The card with what the repair found public in this model, where the submission names no public model.
+
+    What it found in this very file comes before what it found in one with the same weights.
+    """
     if target.public_front is not None:
         return target
     files = [unit.result.outputs for unit in units if unit.result is not None]
     cards = [TargetCard.model_validate_json(store.get_bytes(made[_CARD])) for made in files if _CARD in made]
-    fronts = [card.public_front for card in cards if card.digest == target.digest and card.public_front is not None]
+    same = [card for card in cards if card.digest == target.digest or card.weights_digest == target.weights_digest]
+    same.sort(key=lambda card: card.digest != target.digest)
+    fronts = [card.public_front for card in same if card.public_front is not None]
     return target.model_copy(update={"public_front": fronts[0]}) if fronts else target
 
 
@@ -71,27 +99,20 @@ def joined(reasons: Sequence[Withheld]) -> Withheld | None:
 
 
 def _made(target: TargetCard, team_id: str, tx: UnitOfWork) -> Iterator[Unit]:
-    """Units of the team's repairs that left this model, those of the newest repair first."""
-    for unit in _naming(target, tx):
+    """Units of the team's repairs that left this model, those of the oldest repair first."""
+    digests = (target.digest, target.weights_digest)
+    for unit in tx.units.naming(digests, JobKind.REPAIR, team_id=team_id, key=_TRAINED):
         if unit.result is None or _MODEL not in unit.result.outputs:
             continue
-        job = tx.jobs.get(unit.job_id)
-        if job.team_id == team_id and (
-            unit.result.outputs[_MODEL] == target.digest or _has_weights(target, unit, job, tx)
-        ):
+        if unit.result.outputs[_MODEL] == target.digest or _has_weights(target, unit, tx.jobs.get(unit.job_id), tx):
             yield unit
-
-
-def _naming(target: TargetCard, tx: UnitOfWork) -> list[Unit]:
-    found = [*tx.units.naming(target.digest, JobKind.REPAIR), *tx.units.naming(target.weights_digest, JobKind.REPAIR)]
-    return list({unit.id: unit for unit in found}.values())
 
 
 def _has_weights(target: TargetCard, unit: Unit, job: Job, tx: UnitOfWork) -> bool:
     """Whether these are the weights that the repair wrote, and it changed them: a control of the output does not."""
     written = {} if unit.result is None else unit.result.value
     before = tx.submissions.get(job.submission_id).target.weights_digest
-    return written.get("model_weights_digest") == target.weights_digest != before
+    return written.get(_WEIGHTS) == target.weights_digest != before
 
 
 def origins(plan: AuditPlan) -> tuple[Finding, ...]:
@@ -100,9 +121,9 @@ def origins(plan: AuditPlan) -> tuple[Finding, ...]:
         Finding(
             code="repaired-model",
             severity="info",
-            message=f"The submitted model is the outcome of repair {origin.reference[:12]} ({origin.defense}): attacks "
-            "that know this defense are part of the audit, and what keeps that repair from a pass keeps this audit "
-            "from one.",
+            message=f"The submitted model is the outcome of repair {origin.reference[:12]} ({origin.defense}): "
+            f"{'attacks that know this defense are' if origin.is_met else 'no attack that knows this defense is'} part "
+            "of the audit, and what keeps that repair from a pass keeps this audit from one.",
         )
         for origin in plan.repairs
     )

@@ -127,8 +127,15 @@ class Units(Protocol):
         """Running units, of any job, whose lease ran out."""
         ...
 
-    def naming(self, digest: str, kind: JobKind) -> Sequence[Unit]:
-        """Finished units of jobs of one kind whose result names this sha256; those of the newest job first."""
+    def naming(self, digests: Sequence[str], kind: JobKind, *, team_id: str, key: str) -> Sequence[Unit]:
+        """Finished units of a team's jobs whose result names one of these sha256; those of the oldest job first.
+
+        Args:
+            digests: at least one.
+            kind: of the jobs.
+            team_id: whose jobs.
+            key: how the keys of the units end.
+        """
         ...
 
 

@@ -1,9 +1,11 @@
 """What a repair asks for before it starts, on in-memory ports."""
 
+from dataclasses import replace
+
 import pytest
 
 from auditor.contracts.base import digest_of
-from auditor.contracts.jobs import AuditJob, JobKind, RepairJob, UnitResult, UnitSpec, UnitState
+from auditor.contracts.jobs import WEIGHTS, AuditJob, JobKind, RepairJob, UnitResult, UnitSpec, UnitState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy
@@ -14,9 +16,9 @@ from auditor.evaluation.paired import plan_differences
 from auditor.service.audits import Audits, SubmitRequest
 from auditor.service.execution import Executor
 from auditor.service.jobs import Jobs
-from auditor.service.outcomes import origins
+from auditor.service.outcomes import as_repaired, origins
 from auditor.service.pipeline import AUDIT
-from auditor.service.records import Unit
+from auditor.service.records import LOCAL_TEAM, Unit
 from auditor.testing.database import InMemoryTransactions
 from auditor.testing.evidence import sample_data
 from auditor.testing.handlers import PLAN, fast_handlers
@@ -71,7 +73,7 @@ class House:
         self.audits = audits
         self.audit = audits.submit(SubmitRequest(folder / "model.onnx", manifest, folder, Policy(), False)).job_id
         self.jobs.run_in_place(self.audit)
-        self.store, self.transactions = store, transactions
+        self.store, self.transactions, self.clock = store, transactions, clock
 
     def changes_report(self, **changes):
         """As if the audit had found something else."""
@@ -85,15 +87,16 @@ class House:
         fit, *others = sample_data()
         self.changes_report(data=(fit.model_copy(update={"n_images": n_images, "n_classes": n_classes}), *others))
 
-    def makes(self, model, repair):
-        """As if the repair had trained and written this model."""
+    def makes(self, model, repair, *, is_old=False):
+        """As if the repair had trained and written this model; an older version told no digest of its weights."""
         with self.transactions() as tx:
             job = next(job for job in tx.jobs.latest(10) if job.payload == repair.model_dump(mode="json"))
             digest = self.store.put_bytes(model)
-            card = sample_target(digest=digest).model_copy(update={"public_front": FRONT})
+            card = sample_target(digest=digest, weights_digest=weights_of(model))
+            card = card.model_copy(update={"public_front": FRONT})
             result = UnitResult(
                 outputs={"model": digest, "target.json": self.store.put_bytes(card.model_dump_json().encode())},
-                value={"model_weights_digest": weights_of(model)},
+                value={} if is_old else {"model_weights_digest": weights_of(model)},
             )
             spec = UnitSpec(kind="repair-train", key="k2/train")
             tx.units.add([Unit(f"{job.id}-k2", job.id, 99, spec, UnitState.DONE, result=result)])
@@ -297,6 +300,11 @@ class TestARepairedFileIsSubmitted:
         house.submits(b"another")
         assert house.submitted.target.public_front is None
 
+    def test_who_attacks_a_file_written_anew_has_them_too(self, house):
+        house.makes(b"repaired weights:tuned", house.start(defense="tl-dmi"))
+        house.submits(b"written by another tool weights:tuned")
+        assert house.submitted.target.public_front == FRONT
+
     def test_another_file_is_audited_as_it_was(self, house):
         house.makes(b"repaired", house.start(defense="trap-mid"))
         plan = house.submits(b"another")
@@ -335,6 +343,66 @@ class TestARepairedFileIsSubmitted:
         assert tuned.plan.withheld == plan.withheld
         assert retrained.plan.withheld is None
         assert {repair.plan.repairs for repair in (tuned, retrained)} == {()}
+
+    def test_its_weights_are_not_public_whatever_the_next_repair_is_told(self, house, tmp_path):
+        """Else what keeps it from a pass would be forgotten, and who knows its defense left out."""
+        house.makes(b"repaired", house.start(defense="trap-mid"))
+        weights = tmp_path / "public.safetensors"
+        weights.write_bytes(b"repaired")
+        with pytest.raises(InvalidInput, match=r"the outcome of repair \w+, trained on private data"):
+            house.start(defense="bido", weights=str(weights))
+        weights.write_bytes(b"public")
+        assert house.start(defense="bido", weights=str(weights)).data["weights.safetensors"]
+
+    def test_what_an_older_version_repaired_is_to_be_repaired_again(self, house):
+        house.has_images(10_000, 5)
+        repair = house.start(defense="bido")
+        assert repair.plan.withheld is None
+        house.makes(b"repaired", repair, is_old=True)
+        withheld = house.submits(b"repaired").withheld
+        assert "by an older version" in withheld.reason
+        assert withheld.need == "repair the model again"
+        house.makes(b"repaired now", house.start(defense="midre"))
+        assert house.submits(b"repaired now").withheld is None
+
+    def test_cut_where_its_repair_was_not_it_meets_nobody_who_knows_the_defense_and_does_not_pass(self, house):
+        house.has_images(10_000, 5)
+        house.makes(b"repaired", house.start(defense="bido"))
+        card = sample_target(digest=house.store.put_bytes(b"repaired"))
+        whole, cut = (
+            as_repaired(plan, card, LOCAL_TEAM, house.transactions, house.store)[0]
+            for plan in (PLAN, PLAN.model_copy(update={"split": "features.2"}))
+        )
+        assert whole.withheld is None
+        assert "attacks that know this defense are part" in origins(whole)[0].message
+        assert cut.attacks == PLAN.attacks
+        assert "for another deployment" in cut.withheld.reason
+        assert "no attack that knows this defense is part" in origins(cut)[0].message
+
+    def test_a_later_repair_that_makes_the_same_file_renames_no_attack(self, house):
+        plans = []
+        for gamma in (1, 0.5):
+            house.makes(b"repaired", house.start(defense="calor", params={"gamma": gamma}))
+            plans.append(house.submits(b"repaired"))
+            house.clock.sleep(100)
+        before, after = ({attack.key: attack for attack in plan.attacks} for plan in plans)
+        assert before.items() <= after.items()
+        assert after.keys() - before.keys() == {"adaptive-confidence-2"}
+
+
+def test_weights_that_the_manifest_names_are_not_a_repairs_outcome_either(tmp_path):
+    weights = tmp_path / "public.safetensors"
+    weights.write_bytes(b"repaired")
+    house = House(tmp_path, public=True, weights=str(weights))
+    with house.transactions() as tx:
+        submission = tx.submissions.get(tx.jobs.get(house.audit).submission_id)
+        inputs = {**submission.inputs, WEIGHTS: house.store.put_bytes(b"repaired")}
+        tx.submissions.add(replace(submission, inputs=inputs))
+    house.makes(b"repaired", house.start(defense="trap-mid"))
+    with pytest.raises(InvalidInput, match="the outcome of repair"):
+        house.start(defense="bido")
+    assert house.start(defense="neg-ls").plan
+    assert house.start(defense="bido", weights="torchvision:ResNet18_Weights.IMAGENET1K_V1").published
 
 
 def test_a_request_that_is_made_again_finds_the_repair_it_made_even_with_fresh(tmp_path):
