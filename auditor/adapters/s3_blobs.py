@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,7 +35,8 @@ class S3Blobs:
 
     S3 cannot look at an object's age and delete it at once (`If-Match` compares bytes, and those that are stored again
     are the same). So a deletion marks the name before it looks, and a writer looks for marks after it wrote, then for
-    the object: either the deletion sees the new object, or the writer sees that it has to write again.
+    the object: either the deletion sees the new object, or the writer sees that it has to write again. Each deletion
+    has its own mark, so none ends another's; that of one whose request may still be on its way stays for `_ABANDONED`.
 
     Credentials are found as boto3 finds them: environment, files of a profile, role of the machine.
 
@@ -68,9 +69,9 @@ class S3Blobs:
         """Upload, in parts where it is large; what was written within the hour is left as it is."""
         with _failures("stored"):
             found = self._head(name)
-            if found is None or datetime.now(UTC) - found["LastModified"] > FRESH:
+            if found is None or datetime.now(UTC) - found["LastModified"] > FRESH or self._marks(name):
                 self._client.upload_fileobj(source, self._bucket, self._prefix + name, Config=self._transfer)
-            if self._is_being_deleted(name) or self._head(name) is None:
+            if not self._stays(name):
                 raise StorageFailure("an artifact was deleted while it was stored", remedy="Store it again.")
 
     @contextmanager
@@ -96,14 +97,18 @@ class S3Blobs:
     def delete(self, name: str, before: datetime | None = None) -> bool:
         """Forget it; who writes it meanwhile is told to write it again."""
         started = time.monotonic()
-        with _failures("deleted"), self._marked(name):
-            found = self._head(name)
-            if found is None or (before is not None and found["LastModified"] > before):
-                return False
-            if time.monotonic() - started > _DECIDED:
-                raise StorageFailure("an artifact could not be deleted in time", remedy="Try it again.")
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
-            return True
+        mark = {"Bucket": self._bucket, "Key": f"{self._prefix}{_DELETING}{name}/{uuid.uuid4().hex}"}
+        with _failures("deleted"):
+            with self._taken_back(mark):
+                self._client.put_object(**mark, Body=b"")
+                found = self._head(name)
+                goes = found is not None and (before is None or found["LastModified"] <= before)
+                if goes and time.monotonic() - started > _DECIDED:
+                    raise StorageFailure("an artifact could not be deleted in time", remedy="Try it again.")
+            if goes:
+                self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+            self._client.delete_object(**mark)
+        return goes
 
     def list(self) -> Iterator[StoredArtifact]:
         """All of them."""
@@ -128,19 +133,24 @@ class S3Blobs:
                         self._client.abort_multipart_upload(**place)
 
     @contextmanager
-    def _marked(self, name: str) -> Iterator[None]:
-        """Others can see that the name is being deleted. Each deletion has its own mark, so none ends another's.
+    def _taken_back(self, mark: dict[str, str]) -> Iterator[None]:
+        """The mark goes with a deletion that failed before it sent its request, and keeps no writer out."""
+        try:
+            yield
+        except BaseException:
+            with suppress(ClientError, BotoCoreError, OSError):  # `_ABANDONED` ends it
+                self._client.delete_object(**mark)
+            raise
 
-        The mark of one that failed stays for `_ABANDONED`: its request may still be on its way.
-        """
-        place = {"Bucket": self._bucket, "Key": f"{self._prefix}{_DELETING}{name}/{uuid.uuid4().hex}"}
-        self._client.put_object(**place, Body=b"")
-        yield
-        self._client.delete_object(**place)
+    def _stays(self, name: str) -> bool:
+        """Whether what was just written is there, and no deletion is under way: by the store's clock, not by ours."""
+        marks = self._marks(name)
+        found = self._head(name)
+        return found is not None and all(found["LastModified"] - mark >= _ABANDONED for mark in marks)
 
-    def _is_being_deleted(self, name: str) -> bool:
-        marks = self._rows(f"{_DELETING}{name}/")
-        return any(datetime.now(UTC) - mark["LastModified"] < _ABANDONED for mark in marks)
+    def _marks(self, name: str) -> tuple[datetime, ...]:
+        """When each deletion began that did not end."""
+        return tuple(row["LastModified"] for row in self._rows(f"{_DELETING}{name}/"))
 
     def _rows(self, under: str) -> Iterator[dict[str, Any]]:
         """What the bucket lists under this part of the prefix."""

@@ -346,6 +346,11 @@ class TestFolder:
         assert (left.exists(), new.exists(), store.get_bytes(kept)) == (False, True, b"kept")
 
 
+def cut(**_place):
+    """A request to a server whose answer is lost."""
+    raise OSError
+
+
 class TestBucket:
     @pytest.fixture(autouse=True)
     def nothing_is_fresh(self, monkeypatch):
@@ -379,14 +384,14 @@ class TestBucket:
         store = ContentStore(blobs)
         digest = store.put_bytes(b"of two submissions")
         monkeypatch.setattr("auditor.adapters.s3_blobs.FRESH", fresh)
-        real = blobs._is_being_deleted
+        real = blobs._stays
 
         def deleted_just_before(name):
             assert garbage.delete(name, before)
             return real(name)
 
         with monkeypatch.context() as patched:
-            patched.setattr(blobs, "_is_being_deleted", deleted_just_before)
+            patched.setattr(blobs, "_stays", deleted_just_before)
             with pytest.raises(StorageFailure, match="deleted while it was stored"):
                 store.put_bytes(b"of two submissions")
         assert store.get_bytes(store.put_bytes(b"of two submissions")) == b"of two submissions"
@@ -397,10 +402,6 @@ class TestBucket:
     ):
         store, (garbage, before) = ContentStore(S3Blobs(bucket, endpoint)), deletion
         digest = store.put_bytes(b"x")
-
-        def cut(**_place):
-            raise OSError
-
         monkeypatch.setattr(garbage._client, "delete_object", cut)
         with pytest.raises(StorageFailure):
             garbage.delete(digest, before)
@@ -408,7 +409,7 @@ class TestBucket:
             store.put_bytes(b"x")
         assert [blob.digest for blob in store.list()] == [digest]
         with monkeypatch.context() as later:
-            later.setattr("auditor.adapters.s3_blobs._ABANDONED", timedelta(0))
+            later.setattr("auditor.adapters.s3_blobs._ABANDONED", -timedelta(minutes=1))
             assert store.put_bytes(b"x") == digest
         store.tidy(before)
         assert store.put_bytes(b"x") == digest
@@ -419,7 +420,76 @@ class TestBucket:
         monkeypatch.setattr("auditor.adapters.s3_blobs._DECIDED", 0)
         with pytest.raises(StorageFailure, match="in time"):
             garbage.delete(digest, before)
-        assert store.exists(digest)
+        assert store.put_bytes(b"x") == digest
+
+    @pytest.mark.parametrize("interrupted", ["put_object", "head_object"])
+    def test_a_deletion_that_sent_no_request_keeps_no_writer_out(
+        self, bucket, endpoint, deletion, monkeypatch, interrupted
+    ):
+        store, (garbage, before) = ContentStore(S3Blobs(bucket, endpoint)), deletion
+        digest = store.put_bytes(b"x")
+        real = getattr(garbage._client, interrupted)
+
+        def stopped(**place):
+            real(**place)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(garbage._client, interrupted, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            garbage.delete(digest, before)
+        assert store.put_bytes(b"x") == digest
+
+    @pytest.mark.parametrize("fresh", [timedelta(0), timedelta(hours=1)])
+    @pytest.mark.parametrize("wrong_by", [timedelta(minutes=-30), timedelta(minutes=30)])
+    def test_a_mark_counts_for_ten_minutes_by_the_clock_of_the_store(
+        self, bucket, endpoint, deletion, monkeypatch, fresh, wrong_by
+    ):
+        class Skewed(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return datetime.now(tz) + wrong_by
+
+        blobs, (garbage, before) = S3Blobs(bucket, endpoint), deletion
+        store = ContentStore(blobs)
+        store.put_bytes(b"x")
+        monkeypatch.setattr("auditor.adapters.s3_blobs.datetime", Skewed)
+        monkeypatch.setattr("auditor.adapters.s3_blobs.FRESH", fresh)
+        monkeypatch.setattr(garbage._client, "delete_object", cut)
+        with pytest.raises(StorageFailure, match="OSError"):
+            garbage.delete(digest_of(b"x"), before)
+        with pytest.raises(StorageFailure, match="deleted while"):
+            store.put_bytes(b"x")
+        real = blobs._marks
+        for minutes, is_stored in ((9, False), (11, True)):
+            earlier = timedelta(minutes=minutes)
+            monkeypatch.setattr(blobs, "_marks", lambda name, by=earlier: tuple(began - by for began in real(name)))
+            if is_stored:
+                assert store.exists(store.put_bytes(b"x"))
+            else:
+                with pytest.raises(StorageFailure, match="deleted while"):
+                    store.put_bytes(b"x")
+
+    def test_what_is_fresh_is_written_again_where_a_mark_was_left(self, bucket, endpoint, deletion, monkeypatch):
+        """Otherwise its own age would make the mark look younger, for as long as it is fresh."""
+        blobs, (garbage, before) = S3Blobs(bucket, endpoint), deletion
+        store = ContentStore(blobs)
+        digest = store.put_bytes(b"x")
+        monkeypatch.setattr("auditor.adapters.s3_blobs.FRESH", timedelta(hours=1))
+        real, uploads = blobs._client.upload_fileobj, []
+
+        def upload(*args, **kwargs):
+            uploads.append(args)
+            real(*args, **kwargs)
+
+        monkeypatch.setattr(blobs._client, "upload_fileobj", upload)
+        store.put_bytes(b"x")
+        assert not uploads
+        monkeypatch.setattr(garbage._client, "delete_object", cut)
+        with pytest.raises(StorageFailure, match="OSError"):
+            garbage.delete(digest, before)
+        with pytest.raises(StorageFailure, match="deleted while"):
+            store.put_bytes(b"x")
+        assert len(uploads) == 1
 
     def test_uploads_that_were_never_completed_are_aborted(self, bucket, endpoint):
         store, client = ContentStore(S3Blobs(bucket, endpoint)), boto3.client("s3", endpoint_url=endpoint)
