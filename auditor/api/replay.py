@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from auditor.contracts.base import digest_of
 from auditor.errors import Conflict, InvalidInput, StorageFailure, UnderWay
@@ -72,11 +72,11 @@ class Replay:
             found = tx.answers.find(id=self._id)
             if found is None:
                 tx.answers.add(Answer(self._id, now, self._team_id, digest))
-            elif found.created_at + (self._lease if found.status is None else KEPT_FOR) < now:
+            elif self._is_free(found, digest, now):
                 changes = {"created_at": now, "digest": digest, "status": None, "body": ""}
                 if not tx.answers.change(self._id, {"created_at": found.created_at}, **changes):
                     raise UnderWay(_UNDER_WAY)
-                self._is_heir, found = found.status is None, None
+                self._is_heir, found = found.status is None and found.digest == digest, None
         if found is None:
             self._shown_at = now
             return None
@@ -85,6 +85,11 @@ class Replay:
         if found.status is None:
             raise UnderWay(_UNDER_WAY)
         return found.status, found.body
+
+    def _is_free(self, found: Answer, digest: str, now: datetime) -> bool:
+        """Whether the key may be taken: by its own request once nobody works on it, by another once a day is over."""
+        age = now - found.created_at
+        return age > (self._lease if found.status is None else KEPT_FOR) and (found.digest == digest or age > KEPT_FOR)
 
     def renew(self) -> None:
         """It is still being worked on."""
@@ -99,9 +104,13 @@ class Replay:
             tx.answers.change(self._id, self._mine, status=status, body=body.decode())
 
     def forget(self) -> None:
-        """It failed: the same request may be tried again, at the latest when the lease ends."""
+        """It failed: the same request may be tried again, by an heir again where this was one."""
         with suppress(StorageFailure), self._transactions() as tx:
-            tx.answers.remove(self._id, self._mine)
+            if self._is_heir:
+                ended = self._clock.now() - self._lease - timedelta.resolution
+                tx.answers.change(self._id, self._mine, created_at=ended)
+            else:
+                tx.answers.remove(self._id, self._mine)
 
     @property
     def _mine(self) -> dict[str, object]:

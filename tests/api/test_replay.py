@@ -17,7 +17,7 @@ from api_specimen import specimen
 
 from auditor.api import guard
 from auditor.api.app import build_app
-from auditor.api.replay import Replay
+from auditor.api.replay import KEPT_FOR, Replay
 from auditor.api.rights import RIGHTS
 from auditor.bootstrap import build_services
 from auditor.contracts.people import Role
@@ -25,7 +25,7 @@ from auditor.db.engine import build_engine
 from auditor.db.migrate import upgrade
 from auditor.db.tables import SqlTable
 from auditor.db.unit_of_work import SqlTransactions
-from auditor.errors import UnderWay
+from auditor.errors import InvalidInput, StorageFailure, UnderWay
 from auditor.service.accounts import Answer, Team, User
 from auditor.service.jobs import Jobs
 from auditor.service.people import Identity
@@ -86,6 +86,44 @@ def test_what_a_process_left_that_died_is_taken_over_once_and_it_cannot_answer_a
     died.forget()
     heir.keep(202, b"done")
     assert keys.replay().begin(*REQUEST) == (202, "done")
+
+
+def test_another_request_inherits_no_key_of_a_process_that_died(keys):
+    """It would be told that what it asks for had been done already."""
+    died = keys.replay()
+    assert died.begin(*REQUEST) is None
+    for seconds in (1, 60, 3600):
+        keys.clock.sleep(seconds)
+        with pytest.raises(InvalidInput, match="used for another request"):
+            keys.replay().begin("DELETE", "/api/v1/tokens/other", b"")
+    heir = keys.replay()
+    assert (heir.begin(*REQUEST), heir.is_heir) == (None, True)
+    keys.clock.sleep(KEPT_FOR.total_seconds() + 1)
+    other = keys.replay()
+    assert (other.begin("DELETE", "/api/v1/tokens/other", b""), other.is_heir) == (None, False)
+
+
+def test_who_tries_again_after_an_heir_that_failed_is_an_heir_at_once(keys):
+    died = keys.replay()
+    died.begin(*REQUEST)
+    keys.clock.sleep(61)
+    for _ in range(2):
+        heir = keys.replay()
+        assert (heir.begin(*REQUEST), heir.is_heir) == (None, True)
+        heir.forget()
+    died.keep(202, b"late")
+    last = keys.replay()
+    assert (last.begin(*REQUEST), last.is_heir) == (None, True)
+    last.keep(204, b"")
+    assert keys.replay().begin(*REQUEST) == (204, "")
+
+
+def test_what_failed_without_a_process_that_died_leaves_nothing(keys):
+    failed = keys.replay()
+    failed.begin(*REQUEST)
+    failed.forget()
+    other = keys.replay()
+    assert (other.begin("DELETE", "/api/v1/tokens/other", b""), other.is_heir) == (None, False)
 
 
 def test_a_request_has_one_id_however_often_it_is_made_and_another_one_another(keys):
@@ -238,6 +276,23 @@ class TestDeleting:
         assert (again.status_code, "Idempotent-Replayed" in again.headers) == (204, False)
         removed = [line for line in good(client.get("/audit-log"))["items"] if line["subject"] == waiver]
         assert [line["what"] for line in removed] == ["waiver.withdraw", "waiver.create"]
+
+    def test_what_was_deleted_and_whose_repetition_failed_at_first(self, house, client, key, monkeypatch):
+        waiver = specimen(house, LOCAL_TEAM).ids["waiver_id"]
+        assert client.delete(f"/waivers/{waiver}", headers=key).status_code == 204
+        with house.services.database() as tx:
+            answer = next(iter(tx.answers.page(1)))
+            died_at = house.services.clock.now() - LEASE - timedelta(seconds=1)
+            assert tx.answers.change(answer.id, status=None, body="", created_at=died_at)
+        problem(client.delete("/waivers/" + "e" * 32, headers=key), 422, "invalid_input")
+
+        def gone(*_args):
+            raise StorageFailure("the database could not be used: connection refused")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(guard, "_handled", gone)
+            assert client.delete(f"/waivers/{waiver}", headers=key).status_code == 503
+        assert client.delete(f"/waivers/{waiver}", headers=key).status_code == 204
 
     def test_what_never_was_is_not_found_every_time(self, client, key):
         for _ in range(2):
