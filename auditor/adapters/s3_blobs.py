@@ -123,14 +123,20 @@ class S3Blobs:
             for row in self._rows(_DELETING):
                 if row["LastModified"] < before:
                     self._client.delete_object(Bucket=self._bucket, Key=row["Key"])
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
-            )
-            for page in pages:
-                for row in page.get("Uploads", ()):
-                    if row["Initiated"] < before:
-                        place = {"Bucket": self._bucket, "Key": row["Key"], "UploadId": row["UploadId"]}
-                        self._client.abort_multipart_upload(**place)
+            for row in self._unfinished():
+                if row["Initiated"] < before:
+                    place = {"Bucket": self._bucket, "Key": row["Key"], "UploadId": row["UploadId"]}
+                    self._client.abort_multipart_upload(**place)
+
+    def _unfinished(self) -> Iterator[dict[str, Any]]:
+        """Uploads in parts that were begun; some servers say that there is no upload where there never was one."""
+        pages = self._client.get_paginator("list_multipart_uploads")
+        try:
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
+                yield from page.get("Uploads", ())
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+                raise
 
     @contextmanager
     def _taken_back(self, mark: dict[str, str]) -> Iterator[None]:
