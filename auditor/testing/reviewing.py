@@ -29,6 +29,7 @@ def reviewed_handlers() -> dict[str, Handler]:
         "prepare": _prepare,
         "finish": _finish,
         "repair-pretrain": _pretrain,
+        "repair-match": _match,
         "repair-train": _train,
         "repair-choose": _choose,
         "repair-compare": _compare,
@@ -78,13 +79,17 @@ def _pretrain(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[st
     return value
 
 
+def _match(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
+    return {}
+
+
 def _train(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:
     workspace.output("model").write_bytes(workspace.input("model").read_bytes() + b", repaired")
     target = sample_target(name=_name(workspace), digest=digest_of_file(workspace.output("model")))
     workspace.output("target.json").write_text(target.model_dump_json())
     workspace.output("candidate.json").write_text("{}")
     session.tick("train", 1, 1)
-    return {}
+    return {"model_weights_digest": target.weights_digest}
 
 
 def _choose(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def test_a_killed_pool_process_a_killed_runner_and_an_emptied_broker_lose_nothin
         redis.Redis.from_url(settings.broker_url.get_secret_value()) as client,
     ):
         await_unit(services, job_id)
+        wait_for(lambda: len(children_of(worker.pool()[0])) == 1)
         (runner,) = children_of(worker.pool()[0])
         os.kill(runner, signal.SIGKILL)
         wait_for(lambda: any(unit.attempt == 2 for unit in services.jobs.status(job_id).units))

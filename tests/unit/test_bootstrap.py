@@ -54,7 +54,7 @@ def test_a_home_that_cannot_be_made_is_a_storage_failure(tmp_path):
 def test_every_unit_of_an_audit_has_a_handler():
     job = AuditJob(name="x", plan=PLAN, inputs={})
     (first,) = audit_units(job, {}, {})
-    kinds = {"check", first.kind, "attack", "fisher", "finish"}
+    kinds = {"check", "probe", first.kind, "attack", "fisher", "finish"}
     assert kinds <= set(unit_handlers())
     assert kinds == set(fast_handlers())
     assert JobKind.AUDIT in PIPELINES
