@@ -1,4 +1,4 @@
-"""Before against after: which candidate to keep, and the repair report. Pure arithmetic on stored values."""
+"""Before against after: the repair report. Pure arithmetic on stored values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from auditor.contracts.base import digest_of
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.manifest import RepairBudget
 from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
-from auditor.contracts.prepared import PreparedAudit
 from auditor.contracts.repair import (
     HeuristicCheck,
     PairedDifference,
@@ -21,14 +20,13 @@ from auditor.contracts.repair import (
 )
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured, NotMeasured, Score
-from auditor.errors import InvalidInput
 from auditor.evaluation.intervals import Bootstrap
-from auditor.evaluation.paired import compare_reports, plan_differences
+from auditor.evaluation.paired import compare_reports
+from remediation.choice import choose, pareto_front, within_budget
+from remediation.comparable import require_same_plan
 from remediation.heuristic import check_heuristic
 from remediation.offers import offer_of
 
-_RANKED_BY = ("lift", "both_agree", "evaluator_top1")
-"""What a candidate is judged by: the first of these that every candidate has for every attack."""
 Differences = tuple[PairedDifference, ...]
 _FLATTERED = (
     "The differences under attacks that know the defense are of the quick plan, by which this candidate was chosen "
@@ -39,59 +37,6 @@ _DROPPED = (
     "dropped after a part of the training and one picture a class."
 )
 _UNPROVED = "The full audit of the chosen candidate failed: the repair is not proved."
-_TIE = 0.05
-"""Upper bounds this near to each other are equal: intervals are several times wider."""
-
-
-def require_same_plan(before: AuditReport, after: AuditReport) -> None:
-    """Refuse two reports that cannot be compared.
-
-    Raises:
-        InvalidInput: another plan or seed, other data, evaluator, judge or priors; all differences listed. The audit
-            after may have attacks beside those before, and priors that are made for a target are each model's own.
-    """
-    pairs = {
-        "the plan": ([], plan_differences(before, after)),
-        "the seed": (before.provenance.seed, after.provenance.seed),
-        "the data": (before.provenance.data_digest, after.provenance.data_digest),
-    }
-    different = [what for what, (old, new) in pairs.items() if old != new] + _other_measures(before, after)
-    if {prior.name for prior in before.priors} != {prior.name for prior in after.priors}:
-        different = list(dict.fromkeys((*different, "the priors")))
-    if different:
-        raise InvalidInput(
-            f"the audits before and after the repair cannot be compared: {', '.join(different)} differ",
-            remedy="Audit both models with one plan, one seed and the same data.",
-        )
-
-
-def require_same_measures(before: AuditReport, prepared: PreparedAudit) -> None:
-    """Refuse, before anything is trained, a repair whose audits could not be compared with the one before.
-
-    Raises:
-        InvalidInput: evaluator, judge or priors came out differently here.
-    """
-    if different := _other_measures(before, prepared):
-        raise InvalidInput(
-            f"the repair could not be compared with the audit before: {', '.join(different)} came out differently here",
-            remedy="Training repeats exactly on the same kind of machine with the same number of threads and the same "
-            "version. Audit the model again here (`auditor submit --fresh`), and repair that audit.",
-        )
-
-
-def _other_measures(before: AuditReport, other: AuditReport | PreparedAudit) -> list[str]:
-    """What the two were not measured by alike: evaluator, judge, priors that both have and that fit every target."""
-    own = {prior.name: prior.digest for prior in before.priors if not prior.target_queries}
-    pairs = {
-        "the evaluator": (_digest(before.evaluator), _digest(other.evaluator)),
-        "the judge": (_digest(before.judge), _digest(other.judge)),
-        "the priors": (own, own | {p.name: p.digest for p in other.priors if p.name in own}),
-    }
-    return [what for what, (old, new) in pairs.items() if old != new]
-
-
-def _digest(card: object) -> str | None:
-    return getattr(card, "digest", None)
 
 
 def audited_candidate(
@@ -117,103 +62,6 @@ def audited_candidate(
 def _attacks_of(report: AuditReport) -> list[AttackOutcome]:
     """Its attacks, without controls and what has nothing to work on in this model: that is not missing."""
     return [o for o in report.attacks if not o.is_control and o.status is not OutcomeStatus.INAPPLICABLE]
-
-
-def within_budget(before: Score, after: Score, budget: RepairBudget) -> bool:
-    """Whether the held-out accuracy fell by no more than allowed; unknown accuracy is not within it."""
-    if not isinstance(before, Measured) or not isinstance(after, Measured):
-        return False
-    return before.value - after.value <= budget.max_accuracy_loss + 1e-9
-
-
-def choose(candidates: Sequence[RepairCandidate]) -> tuple[int | None, tuple[str, ...]]:
-    """Boundary of the best candidate within the budget, and remarks.
-
-    The best has the smallest upper bound under its worst attack; among those too near to each other to be told apart,
-    the most accurate. Lift where it was measured for all, else the both-agree rate, else the evaluator's; a candidate
-    with an unmeasured attack cannot win over one without.
-    """
-    allowed = [candidate for candidate in candidates if candidate.within_budget]
-    if not allowed:
-        return None, ("No boundary stayed within the accuracy budget.",)
-    for metric in _RANKED_BY:
-        risks = {c.freeze.boundary: _worst(getattr(c, metric)) for c in allowed}
-        known = [c for c in allowed if risks[c.freeze.boundary] is not None]
-        if known:
-            lowest = min(risk for risk in risks.values() if risk is not None)
-            tied = [c for c in known if (risks[c.freeze.boundary] or 0.0) <= lowest + _TIE]
-            best = max(tied, key=lambda c: (_value(c.heldout_accuracy), c.freeze.boundary))
-            notes = [] if metric == "lift" else [f"No candidate's lift could be measured; chosen by {metric} instead."]
-            unknown = [str(c.freeze.boundary) for c in allowed if c not in known]
-            if unknown:
-                notes.append(f"Not ranked, since an attack on them could not be judged: boundary {', '.join(unknown)}.")
-            return best.freeze.boundary, tuple(notes)
-    return None, ("No candidate within the budget could be judged under every attack, so none was chosen.",)
-
-
-def better_third(trials: Sequence[RepairCandidate], max_loss: float, *, always: Sequence[int] = ()) -> tuple[int, ...]:
-    """Boundaries of a sweep that deserve the whole training, ascending: a third of them, three at least.
-
-    Those come first whose accuracy is at most `max_loss`, the budget, behind the most accurate trial: the others will
-    hardly end within it. Among them the Pareto front of accuracy against leak, then the front of the rest, and so on;
-    of a front its ends, then what lies farthest from all that was taken, since a little training and one picture a
-    class tell neighbours badly apart. What could not be judged comes last.
-    """
-    leader = max((_value(c.heldout_accuracy) for c in trials), default=0.0)
-    near = [c for c in trials if leader - _value(c.heldout_accuracy) <= max_loss + 1e-9]
-    order = [*_by_fronts(near), *_by_fronts([c for c in trials if c not in near])]
-    n_kept = max(3, -(-len(order) // 3))
-    return tuple(sorted({*order[:n_kept], *(k for k in always if k in order)}))
-
-
-def _by_fronts(trials: Sequence[RepairCandidate]) -> list[int]:
-    waiting, order = {c.freeze.boundary: c for c in trials}, list[int]()
-    while waiting:
-        front = pareto_front(tuple(waiting.values())) or tuple(waiting)
-        order += _spread(sorted(front, key=lambda k: (-_value(waiting[k].heldout_accuracy), k)))
-        waiting = {k: trial for k, trial in waiting.items() if k not in front}
-    return order
-
-
-def _spread(rows: Sequence[int]) -> list[int]:
-    """The last row, the first, then always the one farthest from those taken."""
-    places = list(range(len(rows)))
-    taken = list(dict.fromkeys((places[-1], places[0])))
-    while len(taken) < len(places):
-        left = [place for place in places if place not in taken]
-        taken.append(max(left, key=lambda place: min(abs(place - other) for other in taken)))
-    return [rows[place] for place in taken]
-
-
-def pareto_front(candidates: Sequence[RepairCandidate]) -> tuple[int, ...]:
-    """Boundaries to which no other is better in accuracy and in what they leak at once, ascending.
-
-    What they leak is the upper bound under the worst attack, of the first of `_RANKED_BY` that was measured. What could
-    not be judged under every attack is not on it.
-    """
-    for metric in _RANKED_BY:
-        rows = {c.freeze.boundary: (_value(c.heldout_accuracy), _worst(getattr(c, metric))) for c in candidates}
-        known = {k: (accuracy, leak) for k, (accuracy, leak) in rows.items() if leak is not None}
-        if known:
-            return tuple(sorted(k for k in known if not any(_dominates(o, known[k]) for o in known.values())))
-    return ()
-
-
-def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether (accuracy, leak) `a` is at least as good as `b` in both, and better in one."""
-    return a[0] >= b[0] and a[1] <= b[1] and a != b
-
-
-def _worst(scores: Mapping[str, Score]) -> float | None:
-    """Largest upper bound over the attacks; None when one of them, or all, were not measured."""
-    highs = [score.high if isinstance(score, Measured) else None for score in scores.values()]
-    if not highs or None in highs:
-        return None
-    return max(high for high in highs if high is not None)
-
-
-def _value(score: Score) -> float:
-    return score.value if isinstance(score, Measured) else 0.0
 
 
 def repair_report(
@@ -258,12 +106,7 @@ def repair_report(
         static, adaptive = quick_differences(start.defense, before_quick, quick_reports[chosen])
         averaged = {o.key for o in _attacks_of(quick_reports[chosen]) if o.adaptive}
         notes += hiding(static, adaptive, averaged)
-        if len(candidates) > 1:
-            notes += (_FLATTERED.format(len(candidates)),)
-    if chosen is not None and after is None:
-        notes += (_UNPROVED,)
-    if trials and len(trials) > len(candidates):
-        notes += (_DROPPED.format(len(candidates), len(trials)),)
+    notes += tuple(_remarks(candidates, trials, chosen, is_kept=kept is not None))
     notes += tuple(_failures(trained, quick_reports, failed))
     content = {
         "start": start.model_dump(mode="json", exclude={"utility_before"}),  # a latency is never the same twice
@@ -304,6 +147,18 @@ def repair_report(
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,
         notes=(*start.notes, *notes, *(kept.notes if kept else _notes_of(trained))),
     )
+
+
+def _remarks(
+    candidates: Sequence[RepairCandidate], trials: Sequence[RepairCandidate], chosen: int | None, *, is_kept: bool
+) -> Iterator[str]:
+    """What a reader of the differences has to know of how the candidate was found."""
+    if is_kept and len(candidates) > 1:
+        yield _FLATTERED.format(len(candidates))
+    if chosen is not None and not is_kept:
+        yield _UNPROVED
+    if len(trials) > len(candidates):
+        yield _DROPPED.format(len(candidates), len(trials))
 
 
 def _failures(

@@ -35,7 +35,9 @@ from auditor.targets.base import Target
 from auditor.targets.torch_target import TorchTarget
 from auditor.tensors import ImageBatch, RunContext
 from remediation.boundaries import candidate_boundaries, sweep_boundaries
-from remediation.compare import audited_candidate, better_third, choose, repair_report, require_same_measures
+from remediation.choice import better_third, choose
+from remediation.comparable import require_same_measures
+from remediation.compare import audited_candidate, repair_report
 from remediation.defenses.base import RepairedModel
 from remediation.pipeline import TRIAL
 from remediation.preparation import Network, RepairInputs, read_inputs

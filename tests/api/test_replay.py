@@ -244,6 +244,17 @@ def test_what_is_deleted_with_a_key_is_all_that_can_be_deleted():
     assert {path for method, path in RIGHTS if method == "DELETE"} - set(DELETES) == {"/session"}
 
 
+def deleted_and_died(house, client, key):
+    """A waiver whose deletion was done by a process that died before it could say so, long ago."""
+    waiver = specimen(house, LOCAL_TEAM).ids["waiver_id"]
+    assert client.delete(f"/waivers/{waiver}", headers=key).status_code == 204
+    with house.services.database() as tx:
+        answer = next(iter(tx.answers.page(1)))
+        died_at = house.services.clock.now() - LEASE - timedelta(seconds=1)
+        assert tx.answers.change(answer.id, status=None, body="", created_at=died_at)
+    return waiver
+
+
 class TestDeleting:
     @pytest.fixture
     def client(self, house):
@@ -266,24 +277,14 @@ class TestDeleting:
             problem(client.delete(address, headers={"Idempotency-Key": "another"}), 404, "not_found")
 
     def test_what_a_process_had_deleted_that_died_before_it_could_say_so(self, house, client, key):
-        waiver = specimen(house, LOCAL_TEAM).ids["waiver_id"]
-        assert client.delete(f"/waivers/{waiver}", headers=key).status_code == 204
-        with house.services.database() as tx:
-            answer = next(iter(tx.answers.page(1)))
-            died_at = house.services.clock.now() - LEASE - timedelta(seconds=1)
-            assert tx.answers.change(answer.id, status=None, body="", created_at=died_at)
+        waiver = deleted_and_died(house, client, key)
         again = client.delete(f"/waivers/{waiver}", headers=key)
         assert (again.status_code, "Idempotent-Replayed" in again.headers) == (204, False)
         removed = [line for line in good(client.get("/audit-log"))["items"] if line["subject"] == waiver]
         assert [line["what"] for line in removed] == ["waiver.withdraw", "waiver.create"]
 
     def test_what_was_deleted_and_whose_repetition_failed_at_first(self, house, client, key, monkeypatch):
-        waiver = specimen(house, LOCAL_TEAM).ids["waiver_id"]
-        assert client.delete(f"/waivers/{waiver}", headers=key).status_code == 204
-        with house.services.database() as tx:
-            answer = next(iter(tx.answers.page(1)))
-            died_at = house.services.clock.now() - LEASE - timedelta(seconds=1)
-            assert tx.answers.change(answer.id, status=None, body="", created_at=died_at)
+        waiver = deleted_and_died(house, client, key)
         problem(client.delete("/waivers/" + "e" * 32, headers=key), 422, "invalid_input")
 
         def gone(*_args):

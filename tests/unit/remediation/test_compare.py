@@ -1,113 +1,21 @@
 import pytest
+from repair_candidates import BUDGET, candidate, quick, start, trained, unmeasured
 
 from auditor.contracts.base import digest_of
-from auditor.contracts.cards import OverlapCheck
 from auditor.contracts.jobs import UnitSpec
-from auditor.contracts.manifest import Manifest, ModelSpec, RepairBudget
+from auditor.contracts.manifest import Manifest, ModelSpec
 from auditor.contracts.outcome import OutcomeStatus
 from auditor.contracts.policy import Verdict
-from auditor.contracts.prepared import PreparedAudit
-from auditor.contracts.repair import FreezePlan, NormMode, RepairReport, RepairStart, TrainedCandidate
+from auditor.contracts.repair import RepairReport
 from auditor.contracts.scores import NotMeasured
-from auditor.errors import InvalidInput
-from auditor.service.candidates import with_adaptive
 from auditor.service.workspace import Workspace
 from auditor.tensors import RunContext
 from auditor.testing.evidence import measured, sample_outcome
 from auditor.testing.reports import sample_report
-from remediation.compare import (
-    audited_candidate,
-    better_third,
-    choose,
-    pareto_front,
-    repair_report,
-    require_same_measures,
-    require_same_plan,
-    within_budget,
-)
+from remediation.choice import choose
+from remediation.compare import repair_report
 from remediation.offers import OFFERS
 from remediation.stages import repair_choose, repair_compare
-
-BUDGET = RepairBudget(max_accuracy_loss=0.03)
-BEFORE = measured("heldout_accuracy", 0.75)
-
-
-def trained(boundary, accuracy=0.74):
-    plan = FreezePlan(
-        boundary=boundary, n_units=7, units=(), parameters=(), norm_mode=NormMode.FROZEN, tuned_parameters=1,
-        total_parameters=2, digest_before="a", digest_after="a",
-    )  # fmt: skip
-    return TrainedCandidate(
-        freeze=plan, proposed_by="quantile", best_epoch=3, epochs=10, validation_accuracy=measured("v", accuracy),
-        heldout_accuracy=measured("heldout_accuracy", accuracy), model_digest=digest_of(boundary),
-        model_format="safetensors", parity_max_abs_error=None,
-    )  # fmt: skip
-
-
-def quick(*lifts, **options):
-    """A report whose attacks have these upper bounds of the lift."""
-    attacks = tuple(sample_outcome(f"a{i}", lift=(high - 0.1, high - 0.2, high)) for i, high in enumerate(lifts))
-    return sample_report(attacks=attacks, **options)
-
-
-def candidate(boundary, report, accuracy=0.74):
-    return audited_candidate(trained(boundary, accuracy), report, BEFORE, BUDGET)
-
-
-def start():
-    return RepairStart(
-        defense="tl-dmi", paper="p", pretraining="public", weights_digest="w", network="small-cnn", n_units=7,
-        boundaries={2: "fisher", 4: "quantile", 5: "quantile"}, accuracy_before=BEFORE,
-    )  # fmt: skip
-
-
-def test_the_smallest_upper_bound_under_the_worst_attack_wins():
-    found = choose([candidate(2, quick(0.2, 0.5)), candidate(4, quick(0.4, 0.4)), candidate(5, quick(0.1, 0.6))])
-    assert found == (4, ())
-
-
-def test_among_equals_the_most_accurate_is_chosen():
-    assert choose([candidate(2, quick(0.43), accuracy=0.75), candidate(4, quick(0.40))])[0] == 2
-    assert choose([candidate(2, quick(0.47), accuracy=0.75), candidate(4, quick(0.40))])[0] == 4
-
-
-def test_candidates_over_the_budget_do_not_count():
-    assert choose([candidate(2, quick(0.4)), candidate(5, quick(0.1), accuracy=0.70)])[0] == 2
-    chosen, notes = choose([candidate(5, quick(0.1), accuracy=0.5)])
-    assert chosen is None
-    assert "budget" in notes[0]
-
-
-def test_the_budget_is_inclusive_and_unknown_accuracy_is_over_it():
-    assert within_budget(measured("x", 0.75), measured("x", 0.72), BUDGET)
-    assert not within_budget(measured("x", 0.75), measured("x", 0.7199), BUDGET)
-    assert not within_budget(measured("x", 0.75), NotMeasured(metric="x", reason="r"), BUDGET)
-
-
-def unmeasured(report, metrics):
-    attacks = tuple(
-        outcome.model_copy(
-            update={
-                "scores": tuple(
-                    NotMeasured(metric=s.metric, reason="r") if s.metric in metrics else s for s in outcome.scores
-                )
-            }
-        )
-        for outcome in report.attacks
-    )
-    return report.model_copy(update={"attacks": attacks})
-
-
-def test_what_was_not_measured_never_looks_best():
-    known, unknown = candidate(2, quick(0.6)), candidate(4, unmeasured(quick(0.1), {"lift"}))
-    chosen, notes = choose([known, unknown])
-    assert chosen == 2
-    assert any("boundary 4" in note for note in notes)
-    chosen, notes = choose([unknown])
-    assert chosen == 4
-    assert "both_agree" in notes[0]
-    nothing = candidate(5, unmeasured(quick(0.1), {"lift", "both_agree", "evaluator_top1"}))
-    assert choose([nothing])[0] is None
 
 
 def test_controls_are_no_attacks():
@@ -121,62 +29,6 @@ def test_an_attack_with_nothing_to_work_on_is_not_missing():
     found = candidate(2, sample_report(attacks=(*quick(0.4).attacks, idle)))
     assert set(found.lift) == {"a0"}
     assert choose([found])[0] == 2
-
-
-def test_audits_under_different_plans_are_refused():
-    before = sample_report()
-    require_same_plan(before, sample_report(Verdict.PASS))
-    more_samples = before.plan.model_copy(update={"samples_per_class": 9})
-    with pytest.raises(InvalidInput, match="the plan"):
-        require_same_plan(before, before.model_copy(update={"plan": more_samples}))
-    for field, wanted in (("data_digest", "data"), ("seed", "seed")):
-        value = 7 if field == "seed" else "other"
-        other = before.model_copy(update={"provenance": before.provenance.model_copy(update={field: value})})
-        with pytest.raises(InvalidInput, match=wanted):
-            require_same_plan(before, other)
-    judged = before.model_copy(update={"judge": before.judge.model_copy(update={"digest": "other"})})
-    with pytest.raises(InvalidInput, match="judge"):
-        require_same_plan(before, judged)
-
-
-def prepared_of(report, **changes):
-    """What `prepare` would leave for the audit of this report."""
-    values = {name: getattr(report, name) for name in ("evaluator", "judge", "priors", "data")} | changes
-    overlap = OverlapCheck(checked=False, note="")
-    return PreparedAudit(classes=(0,), class_names=("a",), attacks=(), overlap=overlap, **values)
-
-
-def test_a_repair_that_could_not_be_compared_is_refused_before_it_trains():
-    before = sample_report()
-    require_same_measures(before, prepared_of(before))
-    require_same_measures(before, prepared_of(before, priors=()))  # the quick plan keeps the first prior alone
-    other = {"digest": "other"}
-    for changes, wanted in (
-        ({"evaluator": before.evaluator.model_copy(update=other)}, "the evaluator"),
-        ({"judge": before.judge.model_copy(update=other)}, "the judge"),
-        ({"priors": tuple(prior.model_copy(update=other) for prior in before.priors)}, "the priors"),
-    ):
-        with pytest.raises(InvalidInput, match=wanted) as caught:
-            require_same_measures(before, prepared_of(before, **changes))
-        assert "--fresh" in caught.value.remedy
-
-
-def test_a_prior_that_is_made_for_each_target_may_differ():
-    made = tuple(p.model_copy(update={"target_queries": 9}) for p in sample_report().priors)
-    before = sample_report().model_copy(update={"priors": made})
-    after = before.model_copy(update={"priors": tuple(p.model_copy(update={"digest": "own"}) for p in made)})
-    require_same_plan(before, after)
-    require_same_measures(before, prepared_of(after))
-    with pytest.raises(InvalidInput, match="the priors"):
-        require_same_plan(before, before.model_copy(update={"priors": ()}))
-
-
-def test_the_audit_after_may_have_further_attacks_but_must_have_those_before():
-    before = sample_report()
-    more = with_adaptive(before.plan, OFFERS["tl-dmi"].adaptive)
-    require_same_plan(before, before.model_copy(update={"plan": more}))
-    with pytest.raises(InvalidInput, match="the plan"):
-        require_same_plan(before.model_copy(update={"plan": more}), before)
 
 
 def knowing(static, adaptive, averaged=None):
@@ -233,53 +85,6 @@ def test_a_defense_that_only_hides_says_so(static, adaptive, hides):
     )  # fmt: skip
     assert {row.attack for row in found.adaptive_differences} == {OFFERS["tl-dmi"].adaptive[0].key}
     assert any("hides" in note for note in found.notes) == hides
-
-
-def trials_of(rows):
-    """Trials from (lift, accuracy) by boundary."""
-    return [candidate(k, quick(lift), accuracy) for k, (lift, accuracy) in rows.items()]
-
-
-def test_a_sweep_keeps_a_third_that_may_end_within_the_budget():
-    """Every frozen unit costs accuracy and leak: all are on the front, and only the first three are near the leader."""
-    rows = {
-        0: (0.8, 0.95),
-        1: (0.7, 0.93),
-        2: (0.65, 0.92),
-        3: (0.5, 0.71),
-        4: (0.4, 0.5),
-        5: (0.3, 0.3),
-        6: (0.2, 0.2),
-    }
-    trials = trials_of(rows)
-    assert pareto_front(trials) == tuple(range(7))
-    assert better_third(trials, 0.03) == (0, 1, 2)
-    assert better_third(trials, 0.03, always=[5]) == (0, 1, 2, 5)
-    assert better_third(trials, 1.0) == (0, 3, 6), "ends and middle of the front, not the three that are broken most"
-    assert better_third(trials, 0.0) == (0, 1, 6), "the leader, then the ends of the rest"
-    assert len(better_third(trials + trials_of(dict.fromkeys(range(7, 12), (0.4, 0.65))), 1.0)) == 4
-    assert better_third([], 0.1) == ()
-
-
-def test_what_is_dominated_or_could_not_be_judged_is_kept_last():
-    """Boundary 1 leaks more than 0 and is less accurate."""
-    trials = trials_of({0: (0.6, 0.8), 1: (0.7, 0.7), 2: (0.5, 0.7), 3: (0.1, 0.4), 4: (0.65, 0.6), 5: (0.9, 0.3)})
-    assert pareto_front(trials) == (0, 2, 3)
-    assert better_third(trials, 1.0) == (0, 2, 3)
-    unjudged = [candidate(6, unmeasured(quick(0.2), {"lift"}), 0.9)]
-    assert 6 not in pareto_front(trials + unjudged)
-    assert 6 not in better_third(trials + unjudged, 1.0)
-
-
-def test_without_lifts_the_rates_say_who_is_on_the_front():
-    rows = {0: (0.9, 0.9), 1: (0.7, 0.8), 2: (0.8, 0.7)}
-    trials = [
-        candidate(k, unmeasured(quick(0.5), {"lift"}), accuracy).model_copy(
-            update={"both_agree": {"a0": measured("both_agree", rate)}}
-        )
-        for k, (rate, accuracy) in rows.items()
-    ]
-    assert pareto_front(trials) == (0, 1)
 
 
 def report_of(after, **changes):
