@@ -55,11 +55,11 @@ HANDLERS = {
     "finish": "auditor.service.stages.finish:run",
     "repair-fetch": "remediation.published_weights:run",
     "repair-pretrain": "remediation.stages:repair_pretrain",
-    "repair-match": "remediation.stages:repair_match",
+    "repair-match": "remediation.decisions:repair_match",
     "repair-train": "remediation.stages:repair_train",
-    "repair-halve": "remediation.stages:repair_halve",
-    "repair-choose": "remediation.stages:repair_choose",
-    "repair-compare": "remediation.stages:repair_compare",
+    "repair-halve": "remediation.decisions:repair_halve",
+    "repair-choose": "remediation.decisions:repair_choose",
+    "repair-compare": "remediation.decisions:repair_compare",
 }
 """Unit kind to `module:function`, called as (unit, workspace, ctx); imported in the runner process, never here."""
 

@@ -1,4 +1,4 @@
-"""The units of a repair: start, match with the audit before, train one boundary, choose, compare.
+"""The units of a repair that compute: start, and train one boundary. Those that decide are in `remediation.decisions`.
 
 Each takes (UnitSpec, Workspace, RunContext) and returns a small JSON value. Files they read: `model`, `target.json`,
 `manifest.json`, `plan.json` (seed and batch size), `fit.npz`, `heldout.npz`, `public.npz`, `report.json` (the audit
@@ -10,18 +10,14 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from pydantic import JsonValue, TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from auditor.contracts.access import Access
 from auditor.contracts.base import digest_of_file
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.jobs import UnitSpec
-from auditor.contracts.manifest import Manifest, RepairBudget
 from auditor.contracts.policy import Policy
-from auditor.contracts.prepared import PreparedAudit
-from auditor.contracts.repair import NormMode, RepairCandidate, RepairStart, TrainedCandidate
-from auditor.contracts.report import AuditReport
+from auditor.contracts.repair import NormMode, RepairStart, TrainedCandidate
 from auditor.contracts.scores import Score
 from auditor.data.image_set import ImageSet
 from auditor.errors import AuditorError, InvalidInput
@@ -35,11 +31,8 @@ from auditor.targets.base import Target
 from auditor.targets.torch_target import TorchTarget
 from auditor.tensors import ImageBatch, RunContext
 from remediation.boundaries import candidate_boundaries, sweep_boundaries
-from remediation.choice import better_third, choose
-from remediation.comparable import require_same_measures
-from remediation.compare import audited_candidate, repair_report
+from remediation.decisions import CANDIDATE, START, report_in
 from remediation.defenses.base import RepairedModel
-from remediation.pipeline import TRIAL
 from remediation.preparation import Network, RepairInputs, read_inputs
 from remediation.starting import PublicWeights, public_weights
 from remediation.starting_weights import (
@@ -53,7 +46,7 @@ from remediation.starting_weights import (
 from remediation.utility import measure_utility
 from remediation.written_file import write_checked
 
-START, CANDIDATE, MODEL = "start.json", "candidate.json", "model"
+MODEL = "model"
 START_WEIGHTS = "start.safetensors"
 TRIAL_FRAC = 0.25
 """Share of the training that every boundary of a sweep gets."""
@@ -61,7 +54,6 @@ _REPAIRED_BEFORE = (
     "The submission already has layers of the public weights that were trained here ({}): it was repaired from them "
     "before."
 )
-_FAILED = TypeAdapter(dict[str, str])
 
 
 def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
@@ -123,7 +115,7 @@ def repair_pretrain(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> Un
 def _deployment(inputs: RepairInputs) -> Access:
     """What attackers reach, by the policy of the audit before; without one, by the manifest's."""
     if inputs.workspace.has("report.json"):
-        policy = _report(inputs.workspace, "report.json").policy
+        policy = report_in(inputs.workspace, "report.json").policy
     else:
         policy = inputs.manifest.policy or Policy()
     return effective_access(policy, weights_published=inputs.manifest.model.weights_published)
@@ -198,68 +190,6 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
     return candidate.model_dump(mode="json")
 
 
-def repair_match(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
-    """Reads `report.json` and `prepared.json`, of the submission as it is prepared in this repair; returns nothing.
-
-    Raises:
-        InvalidInput: the two could not be compared, so no repair could be proved.
-    """
-    prepared = PreparedAudit.model_validate_json(workspace.input("prepared.json").read_text())
-    require_same_measures(_report(workspace, "report.json"), prepared)
-    return {}
-
-
-def repair_halve(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
-    """Which boundaries of a sweep get the whole training: reads `start.json` and the results of the trials.
-
-    `unit.params["boundaries"]` lists the K that were tried (`trial{K}.candidate.json`, `trial{K}.report.json`). Returns
-    `kept`.
-    """
-    start = RepairStart.model_validate_json(workspace.input(START).read_text())
-    trials = _audited(TRIAL, unit.params["boundaries"], workspace, start)
-    proposed = [k for k, who in start.boundaries.items() if who == "fisher"]
-    return {"kept": list(better_third(trials, read_budget(workspace).max_accuracy_loss, always=proposed))}
-
-
-def repair_choose(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
-    """Pick the boundary for the full audit: reads `start.json`, and `k{K}.candidate.json` and `k{K}.report.json`.
-
-    `unit.params["boundaries"]` lists the K whose quick audit succeeded. Returns `chosen` (or None) and `notes`.
-    """
-    start = RepairStart.model_validate_json(workspace.input(START).read_text())
-    chosen, notes = choose(_audited("k", unit.params["boundaries"], workspace, start))
-    return {"chosen": chosen, "notes": list(notes)}
-
-
-def repair_compare(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitValue:
-    """Write `repair.json`; reads what `repair_choose` does, `report.json`, `quick.json` and, if any, `after.json`."""
-    start = RepairStart.model_validate_json(workspace.input(START).read_text())
-    trained, reports = _tried("k", unit.params["boundaries"], workspace)
-    report = repair_report(
-        start,
-        trained,
-        reports,
-        before=_report(workspace, "report.json"),
-        before_quick=_report(workspace, "quick.json"),
-        after=_report(workspace, "after.json") if workspace.has("after.json") else None,
-        budget=read_budget(workspace),
-        trials=_audited(TRIAL, unit.params.get("trials"), workspace, start),
-        failed=_FAILED.validate_python(unit.params.get("failed") or {}),
-    )
-    workspace.output("repair.json").write_text(report.model_dump_json())
-    return {
-        "id": report.id,
-        "chosen": report.chosen,
-        "verdict_before": report.verdict_before,
-        "verdict_after": report.verdict_after,
-    }
-
-
-def read_budget(workspace: Workspace) -> RepairBudget:
-    """What the manifest allows the repair to cost."""
-    return Manifest.model_validate_json(workspace.input("manifest.json").read_text()).repair
-
-
 def _accuracy(target: Target, images: ImageSet, inputs: RepairInputs, ctx: RunContext) -> Score:
     batch = images.batch(inputs.shape)
     return accuracy_score("heldout_accuracy", target.logits, batch, ctx, Bootstrap(seed=ctx.seed))
@@ -278,33 +208,8 @@ def _test_images(inputs: RepairInputs) -> ImageBatch:
 def _fisher(workspace: Workspace) -> FisherReport | None:
     if not workspace.has("report.json"):
         return None
-    fisher = _report(workspace, "report.json").fisher
+    fisher = report_in(workspace, "report.json").fisher
     return fisher if isinstance(fisher, FisherReport) else None
-
-
-def _report(workspace: Workspace, name: str) -> AuditReport:
-    return AuditReport.model_validate_json(workspace.input(name).read_text())
-
-
-def _tried(
-    prefix: str, boundaries: JsonValue, workspace: Workspace
-) -> tuple[dict[int, TrainedCandidate], dict[int, AuditReport]]:
-    """Candidates that were trained, and the quick reports of those that could be audited."""
-    given = [int(str(k)) for k in boundaries or []]  # type: ignore[union-attr]
-    trained = {
-        k: TrainedCandidate.model_validate_json(workspace.input(f"{prefix}{k}.{CANDIDATE}").read_text()) for k in given
-    }
-    reports = {k: _report(workspace, name) for k in given if workspace.has(name := f"{prefix}{k}.report.json")}
-    return trained, reports
-
-
-def _audited(
-    prefix: str, boundaries: JsonValue, workspace: Workspace, start: RepairStart
-) -> tuple[RepairCandidate, ...]:
-    """Candidates with their quick audits."""
-    trained, reports = _tried(prefix, boundaries, workspace)
-    budget = read_budget(workspace)
-    return tuple(audited_candidate(trained[k], reports[k], start.accuracy_before, budget) for k in sorted(reports))
 
 
 def _notes(inputs: RepairInputs) -> tuple[str, ...]:

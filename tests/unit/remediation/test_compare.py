@@ -14,8 +14,8 @@ from auditor.testing.evidence import measured, sample_outcome
 from auditor.testing.reports import sample_report
 from remediation.choice import choose
 from remediation.compare import repair_report
+from remediation.decisions import repair_choose, repair_compare
 from remediation.offers import OFFERS
-from remediation.stages import repair_choose, repair_compare
 
 
 def test_controls_are_no_attacks():
