@@ -179,6 +179,7 @@ def repair_train(unit: UnitSpec, workspace: Workspace, ctx: RunContext) -> UnitV
         utility=measure_utility(written, path, _test_images(inputs), ctx),
         model_digest=digest_of_file(path),
         model_weights_digest=card.weights_digest,
+        model_answers=card.answers,
         model_format=str(card.format),
         parity_max_abs_error=error,
         notes=(*repaired.notes, *_training_notes(repaired, inputs)),

@@ -80,6 +80,8 @@ class RepairOrigin(Contract):
     defense: str
     is_met: bool = True
     """Whether attacks that know the defense came with it."""
+    is_alike: bool = False
+    """Known by its answers alone: its file and its weights are others."""
 
 
 class AuditPlan(Contract):

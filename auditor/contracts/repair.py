@@ -109,7 +109,8 @@ class TrainedCandidate(Contract):
     model_digest: str
     """sha256 of the written file."""
     model_weights_digest: str = ""
-    """As in the target card of the written file."""
+    model_answers: tuple[float, ...] = ()
+    """These two as in the target card of the written file."""
     model_format: str
     parity_max_abs_error: float | None
     """Bound on the difference between the trained network and the written file in onnxruntime; None: bare weights."""

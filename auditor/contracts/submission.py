@@ -52,6 +52,8 @@ class TargetCard(Contract):
     """sha256 of the submitted file."""
     weights_digest: str
     """sha256 over the parameters' names, shapes and bytes."""
+    answers: tuple[float, ...] = ()
+    """To the probe pictures, folded (`auditor.loading.answers`); (): it was read by an older version."""
     architecture: str
     """Allow-list name, or `onnx:<digest of the graph without weights>`."""
     n_classes: int

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import JSON, CursorResult, String, delete, or_, select, update
-from sqlalchemy import cast as sql_cast
+from sqlalchemy import JSON, CursorResult, String, delete, select, update
 from sqlalchemy.orm import Session
 
 from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitState
@@ -231,15 +230,13 @@ class SqlUnits:
         query = select(UnitRow).where(UnitRow.state == UnitState.RUNNING.value, UnitRow.lease_until < now, *self._own)
         return [unit_of(row) for row in self._session.scalars(query.order_by(UnitRow.job_id, UnitRow.position))]
 
-    def naming(self, digests: Sequence[str], kind: JobKind, *, team_id: str, key: str) -> Sequence[Unit]:
-        """Finished units whose result names one of these sha256."""
-        result = sql_cast(UnitRow.result, String)
+    def finished(self, kind: JobKind, *, team_id: str, key: str) -> Sequence[Unit]:
+        """Finished units of a team's jobs, those of the oldest job first."""
         query = (
             select(UnitRow)
             .join(JobRow, JobRow.id == UnitRow.job_id)
             .where(JobRow.team_id == team_id, JobRow.kind == kind.value, *self._own)
             .where(UnitRow.state == UnitState.DONE.value, UnitRow.key.endswith(key, autoescape=True))
-            .where(or_(*(result.contains(digest, autoescape=True) for digest in digests)))
             .order_by(JobRow.created_at, JobRow.id, UnitRow.position)
         )
         return [unit_of(row) for row in self._session.scalars(query)]

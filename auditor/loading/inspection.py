@@ -13,6 +13,7 @@ from auditor.contracts.base import digest_of_file
 from auditor.contracts.manifest import InputSpec, ModelSpec
 from auditor.contracts.submission import ModelFormat, Output, ParityCheck, TargetCard
 from auditor.errors import InvalidInput, UnknownName, UnsupportedModel
+from auditor.loading.answers import folded_answers
 from auditor.loading.digests import graph_digest, tensors_digest, weights_digest
 from auditor.loading.onnx_file import OnnxFile, describe_onnx, parse_onnx
 from auditor.loading.probe import (
@@ -89,6 +90,7 @@ def _inspect_onnx(path: Path, spec: ModelSpec, problems: Problems) -> TargetCard
         format=ModelFormat.ONNX,
         digest=digest_of_file(path),
         weights_digest=tensors_digest(constants) if module is None else weights_digest(module),
+        answers=folded_answers(trial.scores, trial.output),
         architecture=spec.architecture or f"onnx:{graph_digest(found.model)}",
         n_classes=int(trial.scores.shape[1]),
         input=found.input,
@@ -215,19 +217,20 @@ def _inspect_weights(path: Path, kind: ModelFormat, spec: ModelSpec, problems: P
     if spec.input is None:
         problems.add("bare weights need `model.input` in the manifest (channels, height, width, mean, std)")
     tensors = read_weights(path, kind, problems, inferred)
-    module, n_classes = None, 0
+    module, scores = None, None
     if tensors is not None and spec.architecture in architecture_names() and spec.input is not None:
-        module, n_classes = _assemble(tensors, spec, spec.input, problems, inferred)
+        module, scores = _assemble(tensors, spec, spec.input, problems, inferred)
     problems.raise_any()
-    if module is None or spec.input is None:
+    if module is None or scores is None or spec.input is None:
         raise InvalidInput("the weights could not be read")
     return TargetCard(
         name=spec.name,
         format=kind,
         digest=digest_of_file(path),
         weights_digest=weights_digest(module),
+        answers=folded_answers(scores, Output.LOGITS),
         architecture=str(spec.architecture),
-        n_classes=n_classes,
+        n_classes=scores.shape[1],
         input=spec.input,
         output=Output.LOGITS,
         n_parameters=sum(p.numel() for p in module.parameters()),
@@ -238,13 +241,13 @@ def _inspect_weights(path: Path, kind: ModelFormat, spec: ModelSpec, problems: P
 
 def _assemble(
     tensors: dict[str, Tensor], spec: ModelSpec, shape: InputSpec, problems: Problems, inferred: dict[str, str]
-) -> tuple[nn.Module | None, int]:
+) -> tuple[nn.Module | None, Tensor | None]:
     architecture = str(spec.architecture)
     try:
         n_classes = head_classes(architecture, tensors, shape.channels)
     except UnknownName as error:
         problems.add(error.message)
-        return None, 0
+        return None, None
     if n_classes is not None and spec.n_classes is None:
         inferred["n_classes"] = str(n_classes)
     if n_classes is not None and spec.n_classes not in (None, n_classes):
@@ -252,14 +255,14 @@ def _assemble(
     wanted = n_classes or spec.n_classes or 2
     module = build_with_weights(architecture, tensors, n_classes=wanted, channels=shape.channels, problems=problems)
     if module is None:
-        return None, 0
+        return None, None
     try:
         with torch.no_grad():
             scores = module(Preprocess(shape)(probe_images(shape)))
     except (RuntimeError, AssertionError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0][:200]
         problems.add(f"'{architecture}' cannot take images of {shape.channels}x{shape.height}x{shape.width}: {first}")
-        return None, 0
+        return None, None
     for problem in output_problems(scores):
         problems.add(problem)
-    return module, wanted
+    return module, scores

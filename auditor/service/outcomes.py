@@ -6,7 +6,10 @@ a model that only hides from common attacks would pass where the audit of its re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+
+from pydantic import TypeAdapter
 
 from auditor.contracts.jobs import JobKind, RepairJob
 from auditor.contracts.manifest import Manifest
@@ -15,11 +18,14 @@ from auditor.contracts.report import Finding
 from auditor.contracts.submission import TargetCard
 from auditor.service.candidates import with_adaptive
 from auditor.service.ports import ArtifactStore
-from auditor.service.records import Job, Unit
+from auditor.service.records import Unit
 from auditor.service.repositories import Transactions, UnitOfWork
 
 _MODEL, _CARD, _TRAINED = "model", "target.json", "/train"
-_WEIGHTS = "model_weights_digest"
+_WEIGHTS, _ANSWERS = "model_weights_digest", "model_answers"
+ALIKE = 0.15
+"""How far apart (of their size) the answers of one model are at most: halved precision makes 0.003, 8-bit weights up to
+0.05; other repairs and the submission are 0.28 away or more. Measured on 24 small networks of 64 and 158 classes."""
 _OLDER = Withheld(
     reason="it was repaired by an older version, whose rules for a pass were weaker", need="repair the model again"
 )
@@ -28,6 +34,11 @@ _ELSEWHERE = Withheld(
     "defense was run",
     need="audit it as it was repaired",
 )
+_REBUILT = Withheld(
+    reason="it answers like the outcome of a repair, but in its own file the layers that the repair left public could "
+    "not be found, so who attacks it was not given them",
+    need="submit the file that the repair wrote, or name the public weights (`model.public_model`)",
+)
 
 
 def as_repaired(
@@ -35,8 +46,9 @@ def as_repaired(
 ) -> tuple[AuditPlan, TargetCard]:
     """The plan with what the repairs that made this model know and withhold, and the card with what they left public.
 
-    Both come back as they are where no repair made it. The model is known by its file, or by the digest of its weights
-    where it was only written anew. Candidates that a repair did not choose count too. Attacks on a cut model are not
+    Both come back as they are where no repair made it. The model is known by its file, by the digest of its weights
+    where it was only written anew, or by its answers where it was exported to another format, renamed, folded or
+    quantised. Candidates that a repair did not choose count too. Attacks on a cut model are not
     carried over to a plan that does not cut it, nor the others to one that does: then no pass is given. Repairs come
     oldest first, so that a later one that leaves the same model renames no attack.
     """
@@ -57,18 +69,26 @@ def as_repaired(
             known = ()
             held.append(_ELSEWHERE)
         manifest = Manifest.model_validate_json(store.get_bytes(repair.inputs["manifest.json"]))
-        made_by.append(RepairOrigin(reference=references[job.id], defense=manifest.repair.defense, is_met=bool(known)))
+        made_by.append(
+            RepairOrigin(
+                reference=references[job.id],
+                defense=manifest.repair.defense,
+                is_met=bool(known),
+                is_alike=not any(_is_same(target, unit) for unit in units if unit.job_id == job.id),
+            )
+        )
     if not made_by:
         return plan, target
+    target, is_found = _with_public_front(target, units, store)
+    held += [] if is_found else [_REBUILT]
     withheld = joined(list(dict.fromkeys(held)))
     plan = plan.model_copy(update={"repairs": tuple(dict.fromkeys(made_by)), "withheld": withheld})
-    return plan, _with_public_front(target, units, store)
+    return plan, target
 
 
 def repair_of(file: str, team_id: str, tx: UnitOfWork) -> str | None:
     """Reference of the team's oldest repair that wrote the file of this sha256; None: none did."""
-    named = tx.units.naming((file,), JobKind.REPAIR, team_id=team_id, key=_TRAINED)
-    made = [unit for unit in named if unit.result is not None and unit.result.outputs.get(_MODEL) == file]
+    made = [unit for unit in _trained(team_id, tx) if unit.result is not None and unit.result.outputs[_MODEL] == file]
     return _reference(made[0].job_id, tx) if made else None
 
 
@@ -76,19 +96,22 @@ def _reference(job_id: str, tx: UnitOfWork) -> str:
     return next((entry.report_id for entry in tx.reports.of_job(job_id) if entry.kind is JobKind.REPAIR), job_id)
 
 
-def _with_public_front(target: TargetCard, units: Sequence[Unit], store: ArtifactStore) -> TargetCard:
+def _with_public_front(target: TargetCard, units: Sequence[Unit], store: ArtifactStore) -> tuple[TargetCard, bool]:
     """The card with what the repair found public in this model, where the submission names no public model.
 
-    What it found in this very file comes before what it found in one with the same weights.
+    What it found in this very file comes before what it found in one with the same weights. In a model that was built
+    anew the layers have other names. Also whether nothing public was lost by that.
     """
     if target.public_front is not None:
-        return target
+        return target, True
     files = [unit.result.outputs for unit in units if unit.result is not None]
     cards = [TargetCard.model_validate_json(store.get_bytes(made[_CARD])) for made in files if _CARD in made]
+    cards = [card for card in cards if card.public_front is not None]
     same = [card for card in cards if card.digest == target.digest or card.weights_digest == target.weights_digest]
+    if not same:
+        return target, not cards
     same.sort(key=lambda card: card.digest != target.digest)
-    fronts = [card.public_front for card in same if card.public_front is not None]
-    return target.model_copy(update={"public_front": fronts[0]}) if fronts else target
+    return target.model_copy(update={"public_front": same[0].public_front}), True
 
 
 def joined(reasons: Sequence[Withheld]) -> Withheld | None:
@@ -99,20 +122,46 @@ def joined(reasons: Sequence[Withheld]) -> Withheld | None:
 
 
 def _made(target: TargetCard, team_id: str, tx: UnitOfWork) -> Iterator[Unit]:
-    """Units of the team's repairs that left this model, those of the oldest repair first."""
-    digests = (target.digest, target.weights_digest)
-    for unit in tx.units.naming(digests, JobKind.REPAIR, team_id=team_id, key=_TRAINED):
-        if unit.result is None or _MODEL not in unit.result.outputs:
-            continue
-        if unit.result.outputs[_MODEL] == target.digest or _has_weights(target, unit, tx.jobs.get(unit.job_id), tx):
+    """Units of the team's repairs that left this model, those of the oldest repair first.
+
+    None of them if the weights, or the answers, are those of the model that it repaired: a control of the output leaves
+    the weights, and a weak repair nearly the answers.
+    """
+    for unit in _trained(team_id, tx):
+        if _is_file(target, unit):
             yield unit
+        elif _is_same(target, unit) or apart(target.answers, _answers(unit)) <= ALIKE:
+            before = tx.submissions.get(tx.jobs.get(unit.job_id).submission_id).target
+            is_nearer = apart(target.answers, _answers(unit)) < apart(target.answers, before.answers)
+            if target.weights_digest != before.weights_digest and (_is_same(target, unit) or is_nearer):
+                yield unit
 
 
-def _has_weights(target: TargetCard, unit: Unit, job: Job, tx: UnitOfWork) -> bool:
-    """Whether these are the weights that the repair wrote, and it changed them: a control of the output does not."""
+def _trained(team_id: str, tx: UnitOfWork) -> list[Unit]:
+    units = tx.units.finished(JobKind.REPAIR, team_id=team_id, key=_TRAINED)
+    return [unit for unit in units if unit.result is not None and _MODEL in unit.result.outputs]
+
+
+def _is_file(target: TargetCard, unit: Unit) -> bool:
+    return unit.result is not None and unit.result.outputs[_MODEL] == target.digest
+
+
+def _is_same(target: TargetCard, unit: Unit) -> bool:
+    """Whether it is the file that the unit wrote, or holds the same weights under the same names."""
     written = {} if unit.result is None else unit.result.value
-    before = tx.submissions.get(job.submission_id).target.weights_digest
-    return written.get(_WEIGHTS) == target.weights_digest != before
+    return _is_file(target, unit) or written.get(_WEIGHTS) == target.weights_digest
+
+
+def _answers(unit: Unit) -> tuple[float, ...]:
+    """What the model that it wrote answers; () where an older version wrote it."""
+    told = None if unit.result is None else unit.result.value.get(_ANSWERS)
+    return tuple(TypeAdapter(list[float]).validate_python(told or []))
+
+
+def apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """How far apart the folded answers of two models are, in units of their size; infinite where either has none."""
+    size = math.sqrt(math.hypot(*one) * math.hypot(*other))
+    return math.dist(one, other) / size if size and len(one) == len(other) else math.inf
 
 
 def origins(plan: AuditPlan) -> tuple[Finding, ...]:
@@ -121,7 +170,8 @@ def origins(plan: AuditPlan) -> tuple[Finding, ...]:
         Finding(
             code="repaired-model",
             severity="info",
-            message=f"The submitted model is the outcome of repair {origin.reference[:12]} ({origin.defense}): "
+            message=f"The submitted model {'answers like' if origin.is_alike else 'is'} the outcome of repair "
+            f"{origin.reference[:12]} ({origin.defense}): "
             f"{'attacks that know this defense are' if origin.is_met else 'no attack that knows this defense is'} part "
             "of the audit, and what keeps that repair from a pass keeps this audit from one.",
         )

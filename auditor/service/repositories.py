@@ -127,11 +127,10 @@ class Units(Protocol):
         """Running units, of any job, whose lease ran out."""
         ...
 
-    def naming(self, digests: Sequence[str], kind: JobKind, *, team_id: str, key: str) -> Sequence[Unit]:
-        """Finished units of a team's jobs whose result names one of these sha256; those of the oldest job first.
+    def finished(self, kind: JobKind, *, team_id: str, key: str) -> Sequence[Unit]:
+        """Finished units of a team's jobs, those of the oldest job first.
 
         Args:
-            digests: at least one.
             kind: of the jobs.
             team_id: whose jobs.
             key: how the keys of the units end.

@@ -157,12 +157,11 @@ class InMemoryUnits:
         late = [unit for unit in running if unit.lease_until is not None and unit.lease_until < now]
         return sorted(late, key=lambda unit: (unit.job_id, unit.position))
 
-    def naming(self, digests: Sequence[str], kind: JobKind, *, team_id: str, key: str) -> Sequence[Unit]:
-        """Finished units whose result names one of these sha256."""
+    def finished(self, kind: JobKind, *, team_id: str, key: str) -> Sequence[Unit]:
+        """Finished units of a team's jobs, those of the oldest job first."""
         jobs = {id_: job for id_, job in self._tables.jobs.items() if (job.team_id, job.kind) == (team_id, kind)}
         ended = [u for u in self._own() if u.job_id in jobs and u.state is UnitState.DONE and u.spec.key.endswith(key)]
-        named = [u for u in ended if any(digest in repr(u.result) for digest in digests)]
-        return sorted(named, key=lambda u: (jobs[u.job_id].created_at, u.job_id, u.position))
+        return sorted(ended, key=lambda u: (jobs[u.job_id].created_at, u.job_id, u.position))
 
     def _own(self) -> list[Unit]:
         return [unit for unit in self._tables.units.values() if self._tables.owns(self._team_id, unit.job_id)]

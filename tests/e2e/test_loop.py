@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import onnx
 import pytest
 import yaml
@@ -168,3 +169,24 @@ def test_the_repaired_model_comes_back_as_it_was_submitted(repaired, submission)
 
 def test_a_repair_is_listed_with_its_kind(house, repaired):
     assert any(row["kind"] == JobKind.REPAIR for row in house("list", "-f", "json").json())
+
+
+def test_a_repaired_model_that_was_built_anew_still_meets_who_knows_its_defense(house, repaired, submission, tmp_path):
+    """In half precision, which leaves no tensor as the repair wrote it."""
+    model = onnx.load(repaired[1])
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name))
+    onnx.save(model, tmp_path / "half.onnx")
+    manifest = yaml.safe_load((submission / "auditor.yaml").read_text())
+    manifest["plan"]["attacks"] = [manifest["plan"]["attacks"][0] | {"label": "own"}]
+    manifest["data"] = {role: {"path": str(submission / f"{role}.npz")} for role in manifest["data"]}
+    (tmp_path / "auditor.yaml").write_text(yaml.safe_dump(manifest))
+    result = house("submit", tmp_path / "half.onnx", "-f", "json", "-q")
+    assert result.code in CODES.values(), result.err
+    audit = AuditReport.model_validate_json(result.out)
+    assert [origin.is_alike for origin in audit.plan.repairs] == [True]
+    assert {"own", "adaptive-averaged", "adaptive-erased"} <= {outcome.key for outcome in audit.attacks}
+    assert any("answers like the outcome of repair" in finding.message for finding in audit.findings)
+    assert audit.plan.withheld is not None

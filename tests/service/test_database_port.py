@@ -250,9 +250,8 @@ def test_only_running_units_with_a_lease_in_the_past_are_expired(filled):
         assert waiting is not None
 
 
-def test_units_that_left_an_artifact_are_found_by_its_digest(filled):
-    """Finished ones of jobs of one kind, those of the oldest job first; another team's are not told."""
-    made, named, none = "1" * 64, "2" * 64, "3" * 64
+def test_units_that_finished_are_found_by_kind_and_key(filled):
+    """Those of the oldest job first; another team's are not told."""
     with filled() as tx:
         for number, (kind, after) in enumerate([("repair", 1), ("repair", 2), ("audit", 3)]):
             job = replace(JOB, id=f"{number + 1:032x}", kind=JobKind(kind), created_at=NOW + timedelta(seconds=after))
@@ -261,20 +260,17 @@ def test_units_that_left_an_artifact_are_found_by_its_digest(filled):
             tx.units.add([unit(10 * (number + 1) + n, job.id, key) for n, key in enumerate(keys)])
             for n in range(3):
                 claimed = tx.units.claim(f"{10 * (number + 1) + n:032x}", worker="w", now=NOW, lease_until=LATER)
-                result = UnitResult(outputs={"model": made} if n == 0 else {}, value={"weights": named})
-                assert (number == 1 and n == 1) or tx.units.complete(claimed, result)
+                assert (number == 1 and n == 1) or tx.units.complete(claimed, UnitResult(outputs={}, value={}))
 
-    def found(transactions, *digests, kind=JobKind.REPAIR, team_id=LOCAL_TEAM, key="/train"):
+    def found(transactions, kind=JobKind.REPAIR, team_id=LOCAL_TEAM, key="/train"):
         with transactions() as tx:
-            return [int(row.id, 16) for row in tx.units.naming(digests, kind, team_id=team_id, key=key)]
+            return [int(row.id, 16) for row in tx.units.finished(kind, team_id=team_id, key=key)]
 
-    assert found(filled, made) == [10, 20]
-    assert found(filled, named) == [10, 11, 20], "a unit that still runs has left nothing"
-    assert found(filled, made, named) == found(filled, none, named) == [10, 11, 20]
-    assert (found(filled, made, kind=JobKind.AUDIT), found(filled, none)) == ([30], [])
-    assert (found(filled, named, key="/finish"), found(filled, named, key="%")) == ([12, 22], [])
-    assert found(filled.of_team(LOCAL_TEAM), made) == [10, 20]
-    assert found(filled, made, team_id="another") == found(filled.of_team("another"), made) == []
+    assert found(filled) == [10, 11, 20], "a unit that still runs has not finished"
+    assert found(filled, kind=JobKind.AUDIT) == [30, 31]
+    assert (found(filled, key="/finish"), found(filled, key="%")) == ([12, 22], [])
+    assert found(filled.of_team(LOCAL_TEAM)) == [10, 11, 20]
+    assert found(filled, team_id="another") == found(filled.of_team("another")) == []
 
 
 def test_a_job_has_each_key_once(filled):

@@ -67,6 +67,35 @@ class TestARepairedFileIsSubmitted:
         house.makes(b"repaired weights:tuned", repair)
         assert house.submits(b"written by another tool weights:tuned").repairs
 
+    def test_a_file_of_another_format_is_known_by_its_answers(self, house):
+        """Whoever deploys exports, folds norms and quantises; every tensor of that file is another."""
+        house.has_images(10_000, 5)
+        house.makes(b"repaired weights:tuned answers:10,-5,3,0", house.start(defense="bido"), front=None)
+        exported = house.submits(b"exported weights:folded answers:10.2,-5.1,2.9,0.1")
+        assert {"adaptive-averaged", "adaptive-erased"} <= {attack.key for attack in exported.attacks}
+        assert [origin.is_alike for origin in exported.repairs] == [True]
+        assert "answers like the outcome of repair" in origins(exported)[0].message
+        assert exported.withheld is None
+        assert [origin.is_alike for origin in house.submits(b"again weights:tuned answers:10,-5,3,0").repairs] == [
+            False
+        ]
+        assert not house.submits(b"another weights:other answers:10,5,-3,0").repairs
+
+    def test_public_layers_that_it_does_not_show_keep_it_from_a_pass(self, house):
+        house.has_images(10_000, 5)
+        house.makes(b"repaired weights:tuned answers:10,-5,3,0", house.start(defense="tl-dmi"))
+        exported = house.submits(b"exported weights:folded answers:10,-5,3,0")
+        assert "the layers that the repair left public" in exported.withheld.reason
+        assert "model.public_model" in exported.withheld.need
+
+    def test_the_submission_is_not_the_outcome_of_a_repair_that_hardly_changed_it(self, tmp_path):
+        house = House(tmp_path, public=True, model=b"submitted answers:10,-5,3,0")
+        house.changes_report(plan=PLAN)
+        repair = house.start(defense="confidence-adaptation")
+        house.makes(b"repaired weights:tuned answers:10,-5,3.5,0", repair, front=None)
+        assert not house.submits(b"exported weights:folded answers:10,-5,3.1,0").repairs
+        assert house.submits(b"exported weights:folded answers:10,-5,3.4,0").repairs
+
     def test_a_control_of_the_output_leaves_the_weights_so_the_submission_is_not_its_outcome(self, house):
         repair = house.start(defense="output-controls")
         house.makes(b"rounded", repair)

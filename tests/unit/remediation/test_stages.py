@@ -52,6 +52,7 @@ def test_a_submission_is_retrained_and_comes_back_in_its_format(make_submission,
     card = TargetCard.model_validate_json((workspace.root / "outputs/target.json").read_text())
     assert card.digest == candidate.model_digest != submission.card.digest
     assert card.weights_digest == candidate.model_weights_digest != submission.card.weights_digest
+    assert card.answers == candidate.model_answers != submission.card.answers
     assert card.public_front is not None  # the re-audit meets the attacker who has the weights it started from
     target = load_target(workspace.root / "outputs/model", card, torch.device("cpu"))
     heldout = load_bundle(workspace.input("heldout.npz")).batch(target.image_shape)
