@@ -29,8 +29,11 @@ def _ppa(label: str, **params: Any) -> AttackSpec:
 
 ERASED = _ppa("adaptive-erased", averaged=4, erase=0.4)
 """Over half-hidden pictures; `attacks_knowing` has it hide as much as the training did."""
-AVERAGED = (_ppa("adaptive-averaged", averaged=6), ERASED)
-"""Gradients averaged over transformations, and over half-hidden pictures: what every retrained model meets."""
+BOXED = AttackSpec(name="mirror-w", label="adaptive-box", params={"averaged": 8})
+"""With latents kept where the prior's are: what finds most on what other averages no longer see (docs/results.md)."""
+AVERAGED = (_ppa("adaptive-averaged", averaged=6), ERASED, BOXED)
+"""Gradients averaged over transformations, also of half-hidden pictures and in a box of latents: what every retrained
+model meets."""
 CAPPED = _ppa("adaptive-confidence", confidence=[0.5, 0.7, 0.88, 0.95, 1.0], candidates=5)
 """Towards several confidences, where the highest one is capped or a trap; `attacks_knowing` has it follow the cap."""
 GAMMA = 8.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from pydantic import Field
 
-from auditor.attacks.augment import Augmenter, Ranges
+from auditor.attacks.augment import IDENTITY, OPTIMISE, Augmenter
 from auditor.attacks.base import Attack, AttackConfig, Decay, Inversion, KeyedContext, Rows
 from auditor.attacks.gradient import Adam, descend
 from auditor.attacks.initial import search_pool
@@ -39,6 +40,8 @@ class MirrorWConfig(AttackConfig):
     """Latents stay within this many standard deviations of the mean, coordinate by coordinate."""
     flip: bool = True
     """Mirror half of the pictures before the target sees them."""
+    averaged: int = Field(default=1, ge=1)
+    """Random copies, above 1 cropped as well, whose gradients are averaged at every step."""
     channels_last: bool = True
 
 
@@ -51,7 +54,7 @@ class MirrorW(Attack[MirrorWConfig]):
     Departures: the paper's box in p-space, StyleGAN2's w before its last activation, is a box in z, which is N(0, I)
     for every prior here, hence another step size; the point given back is chosen by each picture's own loss (the
     paper's code: by the batch's mean) and every picture is mirrored on its own; no dropout in the target; fewer steps
-    and a smaller pool by default.
+    and a smaller pool by default. Adaptive option: `averaged` above 1, as in `auditor.attacks.ppa`.
     """
 
     name = "mirror-w"
@@ -59,11 +62,17 @@ class MirrorW(Attack[MirrorWConfig]):
     paper = "An, Tao, Xu, Liu, Shen, Yao, Xu and Zhang, NDSS 2022 (MIRROR), white-box variant"
     Config = MirrorWConfig
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether gradients are averaged."""
+        return self.config.averaged > 1
+
     def cost(self, attacked: int, samples_per_class: int, n_classes: int) -> Cost:
-        """The pool, and an image a row and step."""
+        """The pool, and `averaged` images a row and step."""
         rows, pool = attacked * samples_per_class, max(self.config.pool, samples_per_class)
         steps = rows * self.config.steps
-        return Cost(forward=pool + steps, backward=steps, shared=pool, decodes=pool + 2 * rows, gradient_decodes=steps)
+        seen = steps * self.config.averaged
+        return Cost(forward=pool + seen, backward=seen, shared=pool, decodes=pool + 2 * rows, gradient_decodes=steps)
 
     def invert(
         self, view: WhiteBoxView, prior: Prior, rows: Rows, ctx: KeyedContext, snapshot_fracs: tuple[float, ...]
@@ -73,13 +82,14 @@ class MirrorW(Attack[MirrorWConfig]):
         size = max(config.pool, int(rows.sample.max()) + 1)
         pool = search_pool(view, prior, size, chunks, ctx, stage=f"{self.name} search", box=config.box)
         start = pool(prior, rows, ctx)
+        ranges = replace(OPTIMISE if self.adaptive else IDENTITY, flip=config.flip)
         objective = Objective(
             view,
             prior,
             rows.labels,
             ((config.identity_weight, identity(cross_entropy)),),
             ctx,
-            augmenter=Augmenter(RowStreams(ctx, rows, "mirror"), Ranges(flip=config.flip), 1),
+            augmenter=Augmenter(RowStreams(ctx, rows, "mirror"), ranges, config.averaged),
             channels_last=config.channels_last,
         )
         end = descend(

@@ -22,6 +22,7 @@ EFFORT = frozenset(
 UNSET: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         PPA: {"pool": 2000, "candidates": 2, "steps": 60, "averaged": 1, "transforms": 16},
+        "mirror-w": {"pool": 2000, "steps": 100, "averaged": 1},
         "brep-mi": {"search": 20_000, "directions": 32, "iterations": 300, "patience": 50},
         "mirror-b": {"pool": 2000, "population": 30, "generations": 20},
         "inverse-network": {},

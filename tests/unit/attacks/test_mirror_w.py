@@ -76,6 +76,20 @@ def test_mirroring_changes_what_the_target_sees_row_by_row():
     assert not torch.equal(plain.images, mirrored.images)
 
 
+def test_averaging_looks_at_several_crops_at_every_step():
+    assert MirrorW(MirrorWConfig(averaged=3)).adaptive
+    assert not MirrorW(MirrorWConfig()).adaptive
+    plain, averaged = go(steps=5), go(steps=5, averaged=3)
+    assert torch.equal(plain[0].start, averaged[0].start)
+    assert not torch.equal(plain[0].images, averaged[0].images)
+    assert averaged[1].counter.forward == 100 + 3 * 4 * 5 == attack_cost(averaged=3).forward
+    assert averaged[1].counter.backward == 3 * 4 * 5 == attack_cost(averaged=3).backward
+
+
+def attack_cost(**params):
+    return MirrorW(MirrorWConfig(pool=100, steps=5, **params)).cost(2, 2, 6)
+
+
 def test_the_schedule_rises_stays_and_hits_zero():
     factors = [ramp(step, 100, up=0.05, down=0.25) for step in range(100)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
