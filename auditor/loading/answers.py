@@ -7,7 +7,7 @@ from torch import Tensor
 
 from auditor.contracts.submission import Output
 
-_FLOOR = -12.0
+_REACH = 5.0
 _PER_IMAGE = 8
 _DIGITS = 3
 
@@ -23,11 +23,12 @@ def folded_answers(scores: Tensor, output: Output) -> tuple[float, ...]:
         output: what they are.
 
     Returns:
-        (8 * n,) random projections of the log-probabilities, which are cut at -12 and centred for every picture.
+        (8 * n,) random projections of the log-probabilities, of which those further than 5 below a picture's highest
+        count as 5 below (where scores are rounded, they jump), centred for every picture.
     """
     numbers = scores.double()
     logs = numbers.log() if output is Output.PROBABILITIES else numbers.log_softmax(dim=1)
-    logs = logs.clamp(min=_FLOOR)
+    logs = (logs - logs.amax(dim=1, keepdim=True)).clamp(min=-_REACH)
     n_classes = logs.shape[1]
     directions = torch.randn(n_classes, _PER_IMAGE, generator=torch.Generator().manual_seed(0)).double()
     folded = (logs - logs.mean(dim=1, keepdim=True)) @ directions / n_classes**0.5

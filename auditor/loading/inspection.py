@@ -90,7 +90,7 @@ def _inspect_onnx(path: Path, spec: ModelSpec, problems: Problems) -> TargetCard
         format=ModelFormat.ONNX,
         digest=digest_of_file(path),
         weights_digest=tensors_digest(constants) if module is None else weights_digest(module),
-        answers=folded_answers(trial.scores, trial.output),
+        answers=trial.answers,
         architecture=spec.architecture or f"onnx:{graph_digest(found.model)}",
         n_classes=int(trial.scores.shape[1]),
         input=found.input,
@@ -110,6 +110,7 @@ class _Trial:
 
     scores: Tensor
     output: Output
+    answers: tuple[float, ...]
     module: GraphModule | None
     parity: ParityCheck | None
     unsupported: tuple[str, ...]
@@ -147,9 +148,11 @@ def _try_onnx(found: OnnxFile, problems: Problems) -> _Trial | None:
     if wrong:
         return None
     output = output_kind(found, scores)
-    parity = None
+    parity, answers = None, folded_answers(scores, output)
     if module is not None:
         settle_output(module, output)
+        with torch.no_grad():
+            answers = folded_answers(module(inputs), Output.LOGITS)  # what a sigmoid at the end would squeeze
         warnings += module.program.notes
         operators = {step.op for step in module.program.steps}
         if "Conv" in operators and not any(name.endswith("Normalization") for name in operators):
@@ -163,7 +166,7 @@ def _try_onnx(found: OnnxFile, problems: Problems) -> _Trial | None:
                 f"{parity.tolerance:.2g}): only score-level attacks can be run, which find less than an attacker with "
                 "the weights"
             )
-    return _Trial(scores, output, module, parity, unsupported, tuple(warnings))
+    return _Trial(scores, output, answers, module, parity, unsupported, tuple(warnings))
 
 
 def interpreted(found: OnnxFile) -> tuple[GraphModule | None, tuple[str, ...]]:

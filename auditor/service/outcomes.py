@@ -23,9 +23,10 @@ from auditor.service.repositories import Transactions, UnitOfWork
 
 _MODEL, _CARD, _TRAINED = "model", "target.json", "/train"
 _WEIGHTS, _ANSWERS = "model_weights_digest", "model_answers"
-ALIKE = 0.15
-"""How far apart (of their size) the answers of one model are at most: halved precision makes 0.003, 8-bit weights up to
-0.05; other repairs and the submission are 0.28 away or more. Measured on 24 small networks of 64 and 158 classes."""
+ALIKE = 0.35
+"""How far apart the answers of one model in two files may be (`apart`; docs/repair.md has what was measured)."""
+_CLEARLY = 0.5
+"""A model is the submission of a repair, and not its outcome, if it is nearer to that by this factor."""
 _OLDER = Withheld(
     reason="it was repaired by an older version, whose rules for a pass were weaker", need="repair the model again"
 )
@@ -56,7 +57,7 @@ def as_repaired(
         units = list(_made(target, team_id, tx))
         jobs = {unit.job_id: tx.jobs.get(unit.job_id) for unit in units}
         references = {job_id: _reference(job_id, tx) for job_id in jobs}
-    older = {unit.job_id for unit in units if unit.result is not None and not unit.result.value.get(_WEIGHTS)}
+    older = {unit.job_id for unit in units if not _answers(unit)}
     made_by, held = list[RepairOrigin](), list[Withheld]()
     for job in jobs.values():
         repair = RepairJob.model_validate(job.payload)
@@ -99,19 +100,20 @@ def _reference(job_id: str, tx: UnitOfWork) -> str:
 def _with_public_front(target: TargetCard, units: Sequence[Unit], store: ArtifactStore) -> tuple[TargetCard, bool]:
     """The card with what the repair found public in this model, where the submission names no public model.
 
-    What it found in this very file comes before what it found in one with the same weights. In a model that was built
-    anew the layers have other names. Also whether nothing public was lost by that.
+    What it found in this very file comes before what it found in one of this format with the same weights; in a model
+    that was built anew the layers have other names. Also whether nothing public was lost by that.
     """
     if target.public_front is not None:
         return target, True
     files = [unit.result.outputs for unit in units if unit.result is not None]
     cards = [TargetCard.model_validate_json(store.get_bytes(made[_CARD])) for made in files if _CARD in made]
-    cards = [card for card in cards if card.public_front is not None]
-    same = [card for card in cards if card.digest == target.digest or card.weights_digest == target.weights_digest]
-    if not same:
-        return target, not cards
-    same.sort(key=lambda card: card.digest != target.digest)
-    return target.model_copy(update={"public_front": same[0].public_front}), True
+    known = (target.format, target.weights_digest)
+    own = [card for card in cards if card.digest == target.digest]
+    own = own or [card for card in cards if (card.format, card.weights_digest) == known]
+    fronts = [card.public_front for card in own or cards if card.public_front is not None]
+    if own and fronts:
+        return target.model_copy(update={"public_front": fronts[0]}), True
+    return target, not fronts
 
 
 def joined(reasons: Sequence[Withheld]) -> Withheld | None:
@@ -124,16 +126,17 @@ def joined(reasons: Sequence[Withheld]) -> Withheld | None:
 def _made(target: TargetCard, team_id: str, tx: UnitOfWork) -> Iterator[Unit]:
     """Units of the team's repairs that left this model, those of the oldest repair first.
 
-    None of them if the weights, or the answers, are those of the model that it repaired: a control of the output leaves
-    the weights, and a weak repair nearly the answers.
+    None of them if the weights, or clearly the answers, are those of the model that it repaired: a control of the
+    output leaves the weights, and a weak repair nearly the answers. In doubt it is the outcome.
     """
     for unit in _trained(team_id, tx):
         if _is_file(target, unit):
             yield unit
         elif _is_same(target, unit) or apart(target.answers, _answers(unit)) <= ALIKE:
             before = tx.submissions.get(tx.jobs.get(unit.job_id).submission_id).target
-            is_nearer = apart(target.answers, _answers(unit)) < apart(target.answers, before.answers)
-            if target.weights_digest != before.weights_digest and (_is_same(target, unit) or is_nearer):
+            is_repaired = target.weights_digest != before.weights_digest
+            away = _CLEARLY * apart(target.answers, _answers(unit))
+            if is_repaired and (_is_same(target, unit) or apart(target.answers, before.answers) >= away):
                 yield unit
 
 
@@ -159,9 +162,14 @@ def _answers(unit: Unit) -> tuple[float, ...]:
 
 
 def apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """How far apart the folded answers of two models are, in units of their size; infinite where either has none."""
-    size = math.sqrt(math.hypot(*one) * math.hypot(*other))
-    return math.dist(one, other) / size if size and len(one) == len(other) else math.inf
+    """How far apart the folded answers of two models are, each scaled to size 1; infinite where either has none.
+
+    From 0 to 2; about 1.4 for answers that have nothing in common.
+    """
+    sizes = math.hypot(*one), math.hypot(*other)
+    if not all(sizes) or len(one) != len(other):
+        return math.inf
+    return math.hypot(*(a / sizes[0] - b / sizes[1] for a, b in zip(one, other, strict=True)))
 
 
 def origins(plan: AuditPlan) -> tuple[Finding, ...]:

@@ -88,13 +88,13 @@ class House:
         fit, *others = sample_data()
         self.changes_report(data=(fit.model_copy(update={"n_images": n_images, "n_classes": n_classes}), *others))
 
-    def makes(self, model, repair, *, is_old=False, front=FRONT):
+    def makes(self, model, repair, *, is_old=False, front=FRONT, **card_fields):
         """As if the repair had trained and written this model; an older version told no digest of its weights."""
         with self.transactions() as tx:
             job = next(job for job in tx.jobs.latest(10) if job.payload == repair.model_dump(mode="json"))
             digest = self.store.put_bytes(model)
             card = sample_target(digest=digest, weights_digest=weights_of(model))
-            card = card.model_copy(update={"public_front": front})
+            card = card.model_copy(update={"public_front": front, **card_fields})
             result = UnitResult(
                 outputs={"model": digest, "target.json": self.store.put_bytes(card.model_dump_json().encode())},
                 value={}

@@ -6,7 +6,7 @@ import pytest
 from repair_house import FRONT, House
 
 from auditor.contracts.jobs import WEIGHTS
-from auditor.contracts.submission import TargetCard
+from auditor.contracts.submission import ModelFormat, TargetCard
 from auditor.errors import InvalidInput
 from auditor.evaluation.paired import plan_differences
 from auditor.service.outcomes import as_repaired, origins
@@ -88,12 +88,29 @@ class TestARepairedFileIsSubmitted:
         assert "the layers that the repair left public" in exported.withheld.reason
         assert "model.public_model" in exported.withheld.need
 
+    def test_the_very_file_lacks_no_public_layers_of_another_that_answers_alike(self, house):
+        house.has_images(10_000, 5)
+        house.makes(b"frozen weights:one answers:10,-5,3,0", house.start(defense="tl-dmi"))
+        house.makes(b"tuned weights:two answers:10,-5,3.1,0", house.start(defense="bido"), front=None)
+        plan = house.submits(b"tuned weights:two answers:10,-5,3.1,0")
+        assert {origin.defense: origin.is_alike for origin in plan.repairs} == {"tl-dmi": True, "bido": False}
+        assert "could not be found" not in getattr(plan.withheld, "reason", "")
+
+    def test_layers_of_one_format_are_not_looked_for_in_another(self, house):
+        """The weights of a network without norms are the same there, and its layers have other names."""
+        house.has_images(10_000, 5)
+        house.makes(b"repaired weights:tuned", house.start(defense="tl-dmi"), format=ModelFormat.SAFETENSORS)
+        plan = house.submits(b"exported weights:tuned")
+        assert house.submitted.target.public_front is None
+        assert "the layers that the repair left public" in plan.withheld.reason
+
     def test_the_submission_is_not_the_outcome_of_a_repair_that_hardly_changed_it(self, tmp_path):
         house = House(tmp_path, public=True, model=b"submitted answers:10,-5,3,0")
         house.changes_report(plan=PLAN)
         repair = house.start(defense="confidence-adaptation")
         house.makes(b"repaired weights:tuned answers:10,-5,3.5,0", repair, front=None)
         assert not house.submits(b"exported weights:folded answers:10,-5,3.1,0").repairs
+        assert house.submits(b"exported weights:folded answers:10,-5,3.25,0").repairs, "in doubt it is the outcome"
         assert house.submits(b"exported weights:folded answers:10,-5,3.4,0").repairs
 
     def test_a_control_of_the_output_leaves_the_weights_so_the_submission_is_not_its_outcome(self, house):
