@@ -124,20 +124,28 @@ def joined(reasons: Sequence[Withheld]) -> Withheld | None:
 
 
 def _made(target: TargetCard, team_id: str, tx: UnitOfWork) -> Iterator[Unit]:
-    """Units of the team's repairs that left this model, those of the oldest repair first.
-
-    None of them if the weights, or clearly the answers, are those of the model that it repaired: a control of the
-    output leaves the weights, and a weak repair nearly the answers. In doubt it is the outcome.
-    """
+    """Units of the team's repairs that left this model, those of the oldest repair first."""
     for unit in _trained(team_id, tx):
         if _is_file(target, unit):
             yield unit
         elif _is_same(target, unit) or apart(target.answers, _answers(unit)) <= ALIKE:
             before = tx.submissions.get(tx.jobs.get(unit.job_id).submission_id).target
-            is_repaired = target.weights_digest != before.weights_digest
-            away = _CLEARLY * apart(target.answers, _answers(unit))
-            if is_repaired and (_is_same(target, unit) or apart(target.answers, before.answers) >= away):
+            if _is_outcome(target, before, unit):
                 yield unit
+
+
+def _is_outcome(target: TargetCard, before: TargetCard, unit: Unit) -> bool:
+    """Whether what looks like the outcome is not just the model that was repaired.
+
+    A control of the output leaves the weights, and a weak repair nearly the answers. In doubt it is the outcome.
+    """
+    keeps_weights = target.weights_digest == before.weights_digest
+    if _is_same(target, unit) and not keeps_weights:
+        return True
+    if target.digest == before.digest or (keeps_weights and not before.answers):
+        return False
+    away = apart(target.answers, _answers(unit))
+    return away <= ALIKE and apart(target.answers, before.answers) >= _CLEARLY * away
 
 
 def _trained(team_id: str, tx: UnitOfWork) -> list[Unit]:

@@ -119,6 +119,17 @@ class TestARepairedFileIsSubmitted:
         assert not house.submits(b"weights").repairs
         assert house.submits(b"rounded").repairs
 
+    def test_its_answers_tell_a_control_of_the_output_where_the_weights_do_not(self, tmp_path):
+        house = House(tmp_path, public=True, model=b"submitted answers:10,-5,3,0")
+        house.changes_report(plan=PLAN)
+        house.makes(b"labels answers:10,0,0,0", house.start(defense="output-controls"), front=None)
+        assert house.submits(b"labels, written anew answers:10,0,0,0").repairs
+        assert not house.submits(b"submitted, written anew answers:10,-5,3,0").repairs
+
+    def test_what_older_versions_audited_is_told_by_its_weights(self, house):
+        house.makes(b"rounded", house.start(defense="output-controls"), is_old=True)
+        assert not house.submits(b"written anew").repairs
+
     def test_another_teams_repair_tells_nothing(self, house):
         house.makes(b"repaired", house.start(defense="trap-mid"))
         assert house.submits(b"repaired", team_id="another") == PLAN
