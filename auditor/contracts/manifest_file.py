@@ -27,7 +27,8 @@ from auditor.errors import InvalidInput, StorageFailure
 M = TypeVar("M", bound=BaseModel)
 Location = tuple[str | int, ...]
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 18
+_MAX_DEPTH = 50
 _COLLECTION_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 _HEADER = """\
 # What `auditor submit` needs to know about a model. Commit it beside the model.
@@ -91,7 +92,7 @@ class _Document:
         self._lines: dict[Location, int] = {}
         text = _read_text(path)
         try:
-            _refuse_aliases(self.file, text)
+            _refuse_aliases_and_depth(self.file, text)
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             self.value: Any = {} if node is None else self._plain(node, ())
             if isinstance(self.value, dict):
@@ -104,8 +105,6 @@ class _Document:
             ) from None
         except ValueError as error:
             raise InvalidInput(f"{path.name}: not valid YAML: {error}") from None
-        except RecursionError:
-            raise InvalidInput(f"{path.name}: nested too deeply") from None
 
     def _plain(self, node: yaml.Node, location: Location) -> Any:
         self._lines.setdefault(location, node.start_mark.line + 1)
@@ -145,11 +144,14 @@ class _Document:
         return line, f"{self.file}:{line}: {_dotted(location)}: {_explain(contract, error)}"
 
 
-def _refuse_aliases(file: str, text: str) -> None:
-    """Aliases, before any is followed; an anchor that nothing refers to does no harm."""
-    problems = []
+def _refuse_aliases_and_depth(file: str, text: str) -> None:
+    """Aliases, before any is followed, and deep nesting, which takes long to parse; an anchor alone does no harm."""
+    problems, depth = [], 0
     with suppress(yaml.YAMLError):  # composing says what else is wrong
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                raise InvalidInput(f"{file}: nested too deeply")
             if isinstance(event, yaml.AliasEvent):
                 line = event.start_mark.line + 1 if event.start_mark else 1
                 problems.append(
