@@ -35,10 +35,12 @@ PUBLIC = toy_images(TEMPLATES, 30, noise=0.05).images
 class Net(nn.Module):
     """Two layers, of which the first has as many outputs as there are classes, and any ending."""
 
-    def __init__(self, ending: nn.Module) -> None:
+    def __init__(self, ending: nn.Module, seed: int = 0) -> None:
         super().__init__()
-        self.first = nn.Linear(64, K)
-        self.head = nn.Linear(K, K)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first = nn.Linear(64, K)
+            self.head = nn.Linear(K, K)
         self.ending = ending
 
     def forward(self, images):

@@ -22,8 +22,9 @@ GRAPH = SPEC.model_copy(update={"architecture": None})
 
 def network(seed=0):
     """As sure of itself as a trained one."""
-    torch.manual_seed(seed)
-    module = randomised(build_architecture("small-cnn", n_classes=40, channels=3), seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = randomised(build_architecture("small-cnn", n_classes=40, channels=3), seed)
     with torch.no_grad():
         for tensor in module.head.parameters():
             tensor.mul_(60)
