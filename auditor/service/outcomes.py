@@ -23,7 +23,7 @@ from auditor.service.repositories import Transactions, UnitOfWork
 
 _MODEL, _CARD, _TRAINED = "model", "target.json", "/train"
 _WEIGHTS, _ANSWERS = "model_weights_digest", "model_answers"
-ALIKE = 0.35
+ALIKE = 0.5
 """How far apart the answers of one model in two files may be (`apart`; docs/repair.md has what was measured)."""
 _CLEARLY = 0.5
 """A model is the submission of a repair, and not its outcome, if it is nearer to that by this factor."""
