@@ -31,9 +31,12 @@ ERASED = _ppa("adaptive-erased", averaged=4, erase=0.4)
 """Over half-hidden pictures; `attacks_knowing` has it hide as much as the training did."""
 BOXED = AttackSpec(name="mirror-w", label="adaptive-box", params={"averaged": 8})
 """With latents kept where the prior's are: what finds most on what other averages no longer see (docs/results.md)."""
-AVERAGED = (_ppa("adaptive-averaged", averaged=6), ERASED, BOXED)
-"""Gradients averaged over transformations, also of half-hidden pictures and in a box of latents: what every retrained
-model meets."""
+TAUGHT = AttackSpec(name="plg-mi", label="adaptive-taught", prior="plg-gan", params={"copies": 8})
+"""In a prior that is made for the repaired model, where the plan has one: it finds more than the plan's own two copies
+(docs/results.md)."""
+AVERAGED = (_ppa("adaptive-averaged", averaged=6), ERASED, BOXED, TAUGHT)
+"""Gradients averaged over transformations, also of half-hidden pictures, in a box of latents and in a prior made for
+the model: what every retrained model meets."""
 CAPPED = _ppa("adaptive-confidence", confidence=[0.5, 0.7, 0.88, 0.95, 1.0], candidates=5)
 """Towards several confidences, where the highest one is capped or a trap; `attacks_knowing` has it follow the cap."""
 GAMMA = 8.0

@@ -23,6 +23,7 @@ UNSET: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         PPA: {"pool": 2000, "candidates": 2, "steps": 60, "averaged": 1, "transforms": 16},
         "mirror-w": {"pool": 2000, "steps": 100, "averaged": 1},
+        "plg-mi": {"steps": 200, "copies": 2},
         "brep-mi": {"search": 20_000, "directions": 32, "iterations": 300, "patience": 50},
         "mirror-b": {"pool": 2000, "population": 30, "generations": 20},
         "inverse-network": {},
@@ -37,10 +38,11 @@ def with_adaptive(plan: AuditPlan, known: tuple[AttackSpec, ...]) -> AuditPlan:
     What one of them knows must show, and not how long it runs: of every parameter of effort it gets the most that it
     sets itself or an attack of its name in the plan runs with. Attacks draw from their own keys, so those of the plan
     end where they ended without the others. A plan that has such an attack already, with other knowledge, keeps it and
-    gets the new one under a numbered key: a repaired model was repaired once more.
+    gets the new one under a numbered key: a repaired model was repaired once more. One that names its prior is added
+    where the plan has that prior.
     """
-    attacks = plan.attacks
-    for attack in known:
+    attacks, priors = plan.attacks, {None, *(prior.name for prior in plan.priors)}
+    for attack in (attack for attack in known if attack.prior in priors):
         new = _numbered(_with_effort(attack, plan), attacks)
         attacks = attacks if new is None else (*attacks, new)
     if attacks == plan.attacks:

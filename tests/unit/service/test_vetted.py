@@ -77,11 +77,21 @@ def test_no_attack_that_knows_a_defense_spends_less_than_the_plans_own(own, offe
 
     plan = with_adaptive(PRESETS["quick"].model_copy(update={"attacks": own}), offer.adaptive)
     knowing = {attack.key: attack for attack in plan.attacks[len(own) :]}
-    assert knowing.keys() == {attack.key for attack in offer.adaptive}
-    for offered in offer.adaptive:
+    offers = [attack for attack in offer.adaptive if attack.prior is None]
+    assert knowing.keys() == {attack.key for attack in offers}
+    for offered in offers:
         spent, asked = effort(knowing[offered.key]), {k: v for k, v in offered.params.items() if k in EFFORT}
         for least in (asked, *(effort(attack) for attack in own if attack.name == offered.name)):
             assert {name: max(value, least.get(name, 0)) for name, value in spent.items()} == spent
+
+
+@pytest.mark.parametrize(
+    ("preset", "params"), [("quick", []), ("standard", [{"copies": 8}]), ("deep", [{"copies": 8, "steps": 600}])]
+)
+def test_a_prior_made_for_the_repaired_model_is_searched_where_the_plan_has_one(preset, params):
+    plan = with_adaptive(PRESETS[preset], OFFERS["bido"].adaptive)
+    assert [attack.params for attack in plan.attacks if attack.key == "adaptive-taught"] == params
+    assert with_adaptive(plan, OFFERS["bido"].adaptive) == plan
 
 
 @pytest.mark.parametrize("name", sorted({attack.name for offer in OFFERS.values() for attack in offer.adaptive}))
