@@ -22,7 +22,7 @@ demo: $(STAMP) ## The whole loop on procedural identities: train, audit, repair,
 	$(BIN)/auditor demo
 
 test: $(STAMP) ## Every test that runs on this machine, on real PostgreSQL and Redis
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 test-fast: $(STAMP) ## The tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow and not integration and not e2e"

@@ -10,6 +10,8 @@ from pydantic import JsonValue
 from auditor.contracts.plan import KNOWING, AttackSpec, AuditPlan, PriorSpec
 
 PPA = "ppa"
+COMPARED = frozenset({PPA, "mirror-w"})
+"""Attacks by which candidates are compared: on one prior that all share they find the most, for few queries."""
 QUICK_SAMPLES = 3
 EFFORT = frozenset(
     {
@@ -110,11 +112,11 @@ def trial_version(quick: AuditPlan) -> AuditPlan:
 def quick_version(plan: AuditPlan) -> AuditPlan:
     """The cheaper plan that a repair audits every candidate with: same classes, seed, evaluator, judge and prior.
 
-    Only the plan's PPA attacks on its first prior are kept (plain and with averaged gradients), with fewer samples per
-    class and without layer scores. A plan without PPA keeps its first attack, and a cut model's plan all of them.
+    Only the plan's PPA and MIRROR attacks on its first prior are kept (plain and with averaged gradients), with fewer
+    samples per class and without layer scores. A plan without them keeps its first attack, and a cut model's plan all.
     """
     first = plan.priors[0] if plan.priors else PriorSpec(name="")
-    kept = tuple(a for a in plan.attacks if a.name == PPA and a.prior in (None, first.name))
+    kept = tuple(a for a in plan.attacks if a.name in COMPARED and a.prior in (None, first.name))
     kept = kept or (plan.attacks[:1] if plan.split is None else plan.attacks)
     names = {attack.prior for attack in kept}
     priors = tuple(prior for prior in plan.priors if prior is first or prior.name in names)

@@ -98,7 +98,7 @@ def test_the_candidates_plan_keeps_what_comparisons_need():
     trial = trial_version(quick)
     assert (trial.attacks, trial.samples_per_class) == (quick.attacks[:1], 1)
     assert (trial.priors, trial.seed, trial.n_classes) == (quick.priors, quick.seed, quick.n_classes)
-    assert [attack.key for attack in quick.attacks] == ["ppa", "ppa-averaged"]
+    assert [attack.key for attack in quick.attacks] == ["ppa", "ppa-averaged", "mirror-w"]
     assert (quick.seed, quick.n_classes, quick.evaluator, quick.judge) == (
         full.seed,
         full.n_classes,
