@@ -150,7 +150,7 @@ def _json(report: AuditReport, decided: AuditReport, code: ExitCode) -> str:
 
 
 def _table(decided: AuditReport) -> str:
-    from auditor.report.gate_view import decision_lines, gate_headline
+    from auditor.report.gate_view import decision_lines, gate_headline, reasons_of
     from auditor.report.view import attack_rows, totals
     from auditor.report.wording import percent
 
@@ -158,7 +158,7 @@ def _table(decided: AuditReport) -> str:
     cells += [(row.outcome.key, row.outcome.access, row.status, *row.cells[:4]) for row in attack_rows(decided)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    lines += ["", *(f"  - {reason}" for reason in decided.verdict.reasons)]
+    lines += ["", *(f"  - {reason}" for reason in reasons_of(decided))]
     lines += [f"  needs: {need}" for need in decided.verdict.needs]
     lines += [f"  - {line}" for line in decision_lines(decided)]
     done = totals(decided)

@@ -59,7 +59,7 @@ BaselineOption = Annotated[
 ]
 MinSeverityOption = Annotated[
     RiskLevel,
-    typer.Option("--min-severity", help="Leave lower findings out of SARIF and GitLab; never changes the exit code."),
+    typer.Option("--min-severity", help="Leave lower findings out of SARIF and GitLab, but none that fails the gate."),
 ]
 AnchorOption = Annotated[
     str | None,

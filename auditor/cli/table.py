@@ -7,7 +7,7 @@ import typer
 from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured, Score
-from auditor.report.gate_view import decision_lines, gate_headline
+from auditor.report.gate_view import decision_lines, gate_headline, reasons_of
 
 
 def interval(score: Score, *, percent: bool = True) -> str:
@@ -39,7 +39,7 @@ def print_report(report: AuditReport) -> None:
         typer.echo(f"{finding.severity:8} {finding.message}")
     typer.echo("")
     verdict = report.verdict
-    for reason in verdict.reasons:
+    for reason in reasons_of(report):
         typer.echo(f"  - {reason}")
     for need in verdict.needs:
         typer.echo(f"  needs: {need}")

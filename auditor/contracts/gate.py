@@ -98,7 +98,8 @@ class GateDecision(Contract):
     """All waivers of this model that were given."""
     baseline: BaselineComparison | None = None
     missing: tuple[str, ...] = ()
-    """What keeps the rest from a pass, where everything that failed is waived or known."""
+    """What keeps the decision from a pass, where no finding does: a stored verdict, or what is neither waived nor known
+    and not complete."""
     decided_on: date | None = None
     """The day (UTC) by which waivers expire; None: no waivers were given."""
 

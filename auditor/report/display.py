@@ -18,7 +18,7 @@ class Display:
 
     Attributes:
         anchor: a committed file, relative to the repository, on whose first line findings are shown.
-        min_severity: findings under this level are left out.
+        min_severity: findings under this level are left out, unless the gate fails by them.
     """
 
     anchor: str = DEFAULT_ANCHOR

@@ -108,7 +108,6 @@ def decision_lines(report: AuditReport) -> tuple[str, ...]:
     if gate is None or (not gate.waivers and gate.baseline is None):
         return ()
     lines = [finding_text(finding) for finding in gate.findings]
-    lines += [f"still missing: {reason}" for reason in gate.missing]
     lines += [f"waiver {waiver_text(use)}" for use in gate.waivers]
     lines += baseline_lines(gate.baseline) if gate.baseline is not None else ()
     return tuple(lines)
@@ -129,10 +128,15 @@ def unfinished(report: AuditReport) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def reasons_of(report: AuditReport) -> tuple[str, ...]:
+    """Why the gate decided so: what it found beside the evidence, then the reasons of the evidence."""
+    return (*report.decision.missing, *report.verdict.reasons)
+
+
 def open_reasons(report: AuditReport) -> tuple[str, ...]:
-    """Why the decision is inconclusive; empty where it is not."""
+    """Why the decision is inconclusive, or fails without a finding; empty where it is neither."""
     decision = report.decision
-    if decision.verdict is not Verdict.INCONCLUSIVE:
+    if decision.verdict is Verdict.PASS or (decision.verdict is Verdict.FAIL and decision.having(FindingState.FAILING)):
         return ()
     return decision.missing or report.verdict.reasons or ("the evidence settles nothing",)
 

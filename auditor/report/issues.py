@@ -12,7 +12,7 @@ from auditor.contracts.report import AttackLevel, AuditReport
 from auditor.contracts.waiver import WaiverState
 from auditor.report.display import Display
 from auditor.report.gate_view import exposed_text, finding_text, justification, open_reasons, unfinished, waiver_text
-from auditor.report.wording import score_text
+from auditor.report.wording import VERDICT_WORD, score_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,10 @@ INCOMPLETE = Rule(
     "PMI900",
     "AuditIncomplete",
     "The audit settles nothing",
-    "The evidence neither proves a leak nor excludes one, or the run did not end. This is not a pass.",
-    "The report lists what would settle it: more classes, better public data, a judge, an adaptive attack, or a run "
-    "that ends.",
+    "The evidence neither proves a leak nor excludes one, the run did not end, or a stored verdict stands that today's "
+    "rules do not give. This is not a pass.",
+    "The report lists what would settle it: more classes, better public data, a judge, an adaptive attack, a run that "
+    "ends, or a new audit.",
     RiskLevel.HIGH,
 )
 RULES = (LEAK, NAMED, ROSE, EXPOSED, VALIDITY, EXPIRED, INCOMPLETE)
@@ -114,11 +115,16 @@ class Issue:
         """Whether a waiver covers it."""
         return self.finding is not None and self.finding.state is FindingState.WAIVED
 
+    @property
+    def fails(self) -> bool:
+        """Whether it counts against the gate: neither waived nor known."""
+        return self.finding is not None and self.finding.state is FindingState.FAILING
+
 
 def issues_of(report: AuditReport, display: Display) -> tuple[Issue, ...]:
-    """Every issue from the display's severity up; what is inconclusive or expired is always among them."""
+    """Every issue from the display's severity up; what fails, is inconclusive or expired is always among them."""
     found = (*_leaks(report), *_rises(report), *_validity(report))
-    shown = tuple(issue for issue in found if issue.level.rank >= display.min_severity.rank)
+    shown = tuple(issue for issue in found if issue.fails or issue.level.rank >= display.min_severity.rank)
     return (*shown, *_expired(report), *_incomplete(report))
 
 
@@ -179,7 +185,8 @@ def _expired(report: AuditReport) -> Iterator[Issue]:
 def _incomplete(report: AuditReport) -> Iterator[Issue]:
     reasons = open_reasons(report)
     if reasons:
-        yield _issue(report, INCOMPLETE, "verdict", INCOMPLETE.severity, f"Inconclusive: {'; '.join(reasons)}")
+        text = f"{VERDICT_WORD[report.decision.verdict]}: {'; '.join(reasons)}"
+        yield _issue(report, INCOMPLETE, "verdict", INCOMPLETE.severity, text)
     elif unfinished(report):
         yield _issue(report, INCOMPLETE, "run", RiskLevel.MEDIUM, f"Incomplete: {'; '.join(unfinished(report))}")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from auditor.contracts.outcome import AttackOutcome
-from auditor.contracts.policy import Thresholds
+from auditor.contracts.policy import Thresholds, Verdict
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.report.fisher_view import definitions_text, fisher_tables, followed_text, gap_text
-from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning, gate_sign
+from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning, gate_sign, reasons_of
 from auditor.report.page import drawn, picture_source, render_page
 from auditor.report.pictures import contrast_chart, fisher_chart, lift_chart, rate_chart
 from auditor.report.view import (
@@ -40,6 +40,7 @@ def render_html(report: AuditReport, gallery: Gallery | None = None) -> str:
 def audit_context(report: AuditReport, gallery: Gallery | None = None) -> dict[str, Any]:
     """What the template shows, for a file of its own and for the page on a server."""
     verdict, rows, leading = report.verdict, attack_rows(report), leading_attack(report)
+    evidence = report.decision.evidence
     fisher = None if isinstance(report.fisher, NotMeasured) else report.fisher
     return dict(  # noqa: C408 - as long as it is, keywords read better
         report=report,
@@ -50,8 +51,9 @@ def audit_context(report: AuditReport, gallery: Gallery | None = None) -> dict[s
         meaning=meaning(report),
         verdict_word=VERDICT_WORD[report.decision.verdict],
         verdict_sign=gate_sign(report),
-        level_meaning=LEVEL_MEANING[verdict.level] if verdict.level else "",
-        pass_caveat=PASS_CAVEAT,
+        level_meaning=LEVEL_MEANING[verdict.level] if verdict.level and evidence is verdict.verdict else "",
+        pass_caveat=PASS_CAVEAT if evidence is Verdict.PASS else "",
+        reasons=reasons_of(report),
         leading_key=leading.key if leading else "",
         leading_lift=_score_of(leading, "lift"),
         leading_both=_score_of(leading, "both_agree"),

@@ -24,6 +24,7 @@ from auditor.report.gate_view import (
     gate_headline,
     justification,
     open_reasons,
+    reasons_of,
     unfinished,
     waiver_text,
 )
@@ -71,7 +72,7 @@ def _case(report: AuditReport, group: str, name: str, result: FinalResult | None
 
 def _gate(report: AuditReport) -> TestCase:
     decision = report.decision
-    reasons = "\n".join(report.verdict.reasons)
+    reasons = "\n".join(reasons_of(report))
     result: FinalResult | None = None
     if decision.verdict is Verdict.FAIL:
         result = _result(Failure, gate_headline(report), reasons)

@@ -7,7 +7,7 @@ from auditor.contracts.fisher import FisherReport
 from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.fisher_view import definitions_text, fisher_tables, followed_text, gap_text
-from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning, gate_sign
+from auditor.report.gate_view import decision_lines, gate_headline, gate_meaning, gate_sign, reasons_of
 from auditor.report.markdown import bullets, folded, plain, table
 from auditor.report.view import (
     FIDELITY_COLUMNS,
@@ -41,13 +41,13 @@ def _verdict(report: AuditReport) -> list[str]:
     lines = [
         f"## {gate_sign(report)} {gate_headline(report)}: {plain(report.target.name)}",
         "",
-        f"**{plain(meaning(report))}**" + (f" {PASS_CAVEAT}" if verdict.verdict is Verdict.PASS else ""),
+        f"**{plain(meaning(report))}**" + (f" {PASS_CAVEAT}" if report.decision.evidence is Verdict.PASS else ""),
         "",
         f"Coverage {percent(done.frac)}: {done.attacks_done} of {done.attacks_planned} attacks, {done.classes_done} of "
         f"{done.classes_planned} classes, {done.samples_done} of {done.samples_planned} samples. "
         f"Policy {plain(policy.name)} {plain(policy.version)} fails on {policy.fail_on} and above.",
         "",
-        *bullets(verdict.reasons),
+        *bullets(reasons_of(report)),
     ]
     if verdict.needs:
         lines += ["", "**What would settle it**", "", *bullets(verdict.needs)]

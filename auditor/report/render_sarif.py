@@ -1,8 +1,8 @@
 """The audit as SARIF 2.1.0 (OASIS standard), with what GitHub code scanning asks beyond the schema.
 
 Results are anchored to a committed file, since results without one make an upload fail as a whole. Rule ids and
-fingerprints stay over retrainings, so that an alert is one alert. A run that settles nothing says
-`executionSuccessful: false` and carries a result that says why: it never looks clean.
+fingerprints stay over retrainings, so that an alert is one alert. A run that settles nothing, or whose stored verdict
+alone fails, says `executionSuccessful: false` and carries a result that says why: it never looks clean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from auditor.contracts.gate import FindingState
-from auditor.contracts.policy import RiskLevel, Verdict
+from auditor.contracts.policy import RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured
 from auditor.contracts.waiver import WaiverState
@@ -115,12 +115,12 @@ def _numbers(report: AuditReport, issue: Issue) -> dict[str, Any]:
 
 def _invocation(report: AuditReport) -> dict[str, Any]:
     decision = report.decision
-    level = "error" if decision.verdict is Verdict.INCONCLUSIVE else "warning"
-    notes = [_note(text, level) for text in (*open_reasons(report), *unfinished(report))]
+    unsettled = open_reasons(report)
+    level = "error" if unsettled else "warning"
+    notes = [_note(text, level) for text in (*unsettled, *unfinished(report))]
     expired = [_note(f"waiver {waiver_text(use)}", "warning") for use in decision.waivers_in(WaiverState.EXPIRED)]
-    settled = decision.verdict is not Verdict.INCONCLUSIVE and not unfinished(report)
     return {
-        "executionSuccessful": settled,
+        "executionSuccessful": not notes,
         "startTimeUtc": report.provenance.started_at,
         "toolExecutionNotifications": notes,
         "toolConfigurationNotifications": expired,

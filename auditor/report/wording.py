@@ -87,6 +87,8 @@ def headline(verdict: RiskVerdict) -> str:
 def meaning(report: AuditReport) -> str:
     """What the verdict means, in one sentence."""
     verdict = report.verdict
+    if report.decision.evidence is not verdict.verdict:
+        return "The stored verdict is worse than what its evidence gives by today's rules, and keeps its force."
     if verdict.verdict is Verdict.PASS:
         return "No attack of this suite succeeded within this budget."
     if verdict.verdict is Verdict.INCONCLUSIVE:

@@ -20,8 +20,8 @@ from auditor.risk.exit_code import worst_verdict
 from auditor.risk.waivers import Waived, waive
 
 _AGAIN = (
-    "the stored verdict is worse than what its evidence gives by today's rules, and waivers and baselines speak of "
-    "today's findings alone: audit the model again"
+    "the stored verdict is worse than what its evidence gives by today's rules, and keeps its force whatever is waived "
+    "or known: audit the model again"
 )
 
 
@@ -66,7 +66,7 @@ def decide_gate(
         findings = against(baseline.report, decided, baseline.comparison, findings)
     aside = {finding.attack: laid.aside.get(finding.attack) for finding in findings if _is_aside(finding)}
     verdict = evidence
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = () if evidence is decided.verdict.verdict else (_AGAIN,)
     if aside:
         verdict, missing = _beside(found, aside, report.plan, policy)
         if same_policy(report, policy) and _was_worse(report, decided):

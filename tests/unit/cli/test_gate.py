@@ -142,6 +142,7 @@ def test_an_edited_verdict_changes_nothing_for_the_better(run, evidence, claimed
     edited = edited.model_copy(update={"content_digest": content_digest_of(edited)})
     result = run(edited, code=code)
     assert f"the report says {claimed}, its evidence says {evidence}" in result.stderr
+    assert ("stored verdict is worse" in result.stdout) is (CODES[claimed] > CODES[evidence] == 0)
     assert CODES[Verdict(json.loads(run(edited, "-f", "json").stdout)["verdict"])] == code
 
 

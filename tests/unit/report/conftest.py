@@ -16,7 +16,7 @@ from auditor.testing.waivers import TODAY, waivers_of_all
 
 DECISIONS = (
     "pass", "fail", "inconclusive", "waived", "partly waived", "expired", "known", "regression", "crashed",
-    "crashed and waived", "named", "others",
+    "crashed and waived", "named", "others", "stored fail", "stored inconclusive",
 )  # fmt: skip
 
 
@@ -38,6 +38,9 @@ def report_under(name):
         outcome.model_copy(update=gone) if outcome.key == "mirror-b" else outcome
         for outcome in sample_attacks(LIFTS[Verdict.FAIL])
     )
+    if name.startswith("stored"):
+        passes, worse = sample_report(Verdict.PASS), sample_report(Verdict(name.removeprefix("stored ")))
+        return decide_gate(passes.model_copy(update={"verdict": worse.verdict}), passes.policy)
     if name == "named":
         return sample_report(attacks=(sample_outcome("ppa", named=(3, 4)), *sample_attacks()[1:]))
     if name == "crashed":

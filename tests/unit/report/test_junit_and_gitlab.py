@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from xml.etree import ElementTree
 
@@ -16,6 +17,7 @@ from auditor.contracts.report import Finding
 from auditor.contracts.scores import NotMeasured
 from auditor.report.display import Display
 from auditor.report.formats import render
+from auditor.report.wording import PASS_CAVEAT
 from auditor.testing.reports import sample_attacks, sample_gallery, sample_report, sample_target
 
 
@@ -198,6 +200,13 @@ class TestGitlab:
 class TestEveryFormat:
     def test_the_file_that_was_audited_is_named_by_its_hash(self, under, fmt):
         assert sample_target().digest[:12] in render(under("fail"), fmt)
+
+    @pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
+    def test_a_stored_verdict_that_the_evidence_does_not_give_is_told_as_the_reason(self, under, fmt, verdict):
+        decided = under(f"stored {verdict}")
+        text = html.unescape(render(decided, fmt))
+        assert "the stored verdict is worse than what its evidence gives by today's rules" in text
+        assert PASS_CAVEAT not in text
 
     def test_only_the_page_holds_pictures(self, fmt):
         text = render(sample_report(gallery_digest=digest_of(sample_gallery())), fmt, sample_gallery())
