@@ -1,7 +1,9 @@
 """The recipes of docs/operations.md, run word for word: what was stored is there again, and what waited goes on."""
 
+import contextlib
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +78,35 @@ def test_sqlite(tmp_path):
     follow("Back up SQLite", home=old, backup=backup)
     follow("Restore SQLite", home=new, backup=backup)
     check(Settings(home=new, device="cpu"), ids, report)
+
+
+WRITE_AND_DIE = """
+import os, secrets, signal, sys
+from pathlib import Path
+from auditor.bootstrap import build_services
+from auditor.service.accounts import Team
+from auditor.settings import Settings
+services = build_services(Settings(home=Path(sys.argv[1]), device="cpu"))
+for index in range(300):
+    with services.database() as tx:
+        tx.teams.add(Team(secrets.token_hex(16), services.clock.now(), f"later{index}"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_sqlite_restored_over_a_home_whose_process_died(tmp_path):
+    home, backup = tmp_path / "home", tmp_path / "backup"
+    backup.mkdir()
+    ids, report = fill(Settings(home=home, device="cpu"), tmp_path)
+    follow("Back up SQLite", home=home, backup=backup)
+    subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(home)], check=False)  # noqa: S603
+    assert (home / "auditor.db-wal").stat().st_size, "nothing to replay"
+    follow("Restore SQLite", home=home, backup=backup)
+    with contextlib.closing(sqlite3.connect(home / "auditor.db")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert database.execute("SELECT count(*) FROM teams WHERE name LIKE 'later%'").fetchone() == (0,)
+    assert not (home / "artifacts" / "artifacts").exists()
+    check(Settings(home=home, device="cpu"), ids, report)
 
 
 @pytest.mark.integration
