@@ -63,6 +63,14 @@ def call(tmp_path):
     return run
 
 
+def leave_files_of_an_earlier_run(folder, arguments):
+    """At every path that these arguments write to; returns the paths."""
+    paths = [folder / item.partition("=")[2] for item in parsed(arguments)["output"]]
+    for path in paths:
+        path.write_text("an earlier run's")
+    return paths
+
+
 class TestAction:
     def step(self, name):
         (step,) = [step for step in ACTION["runs"]["steps"] if step["name"] == name]
@@ -123,9 +131,11 @@ class TestAction:
 
     @pytest.mark.parametrize(("code", "has_sarif"), [(0, True), (1, True), (3, True), (2, False)])
     def test_findings_are_uploaded_and_the_verdict_decides_afterwards(self, call, tmp_path, code, has_sarif):
-        (tmp_path / "audit-report").mkdir()
-        (tmp_path / "audit-report" / "audit.sarif").write_text("an earlier run's")
+        _, arguments = call(self.step("Audit")["run"], self.environment(model="m.onnx"), code=2)
+        (tmp_path / "output").unlink()
+        outputs = leave_files_of_an_earlier_run(tmp_path, arguments)
         done, _ = call(self.step("Audit")["run"], self.environment(model="m.onnx"), code=code)
+        assert {path.name for path in outputs if path.exists()} == ({"audit.sarif"} if has_sarif else set())
         assert done.returncode == 0, "the next step uploads, whatever the verdict"
         output = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
         assert output["exit-code"] == str(code)
@@ -195,3 +205,16 @@ class TestGitlab:
         _, job = self.job(model="m.onnx")
         variables = {key: str(value or "") for key, value in job["variables"].items()}
         assert call(job["script"][0], variables, code=code)[0].returncode == code
+
+    def test_a_run_without_a_verdict_leaves_no_report_of_an_earlier_one(self, call, tmp_path):
+        _, job = self.job(model="m.onnx")
+        variables = {key: str(value or "") for key, value in job["variables"].items()}
+        _, arguments = call(job["script"][0], variables, code=2)
+        outputs = leave_files_of_an_earlier_run(tmp_path, arguments)
+        call(job["script"][0], variables, code=2)
+        assert not [path for path in outputs if path.exists()]
+
+    def test_the_script_gets_a_shell_in_the_image_whose_entrypoint_is_the_command(self):
+        _, job = self.job(model="m.onnx")
+        assert 'ENTRYPOINT ["auditor"]' in (ROOT / "Dockerfile").read_text().splitlines()
+        assert job["image"] == {"name": "auditor:local", "entrypoint": [""]}
