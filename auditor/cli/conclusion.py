@@ -85,11 +85,11 @@ def _audited(house: House, view: JobView, telling: Telling, gating: Gating) -> E
 
         print_report(report)
     else:
-        sys.stdout.write(render(report, telling.fmt))
+        sys.stdout.write(render(report, telling.fmt, stored=stored))
 
     def text(kind: str) -> str:
         gallery = house.audits.get_gallery(view.id) if kind == "html" else None
-        return render(report, kind, gallery, telling.display)
+        return render(report, kind, gallery, telling.display, stored=stored)
 
     append_step_summary(report, wanted=telling.step_summary)
     return write_outputs(telling.outputs, text, code)

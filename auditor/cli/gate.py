@@ -86,7 +86,7 @@ def gate(
     _explain(report, decided, code)
     sys.stdout.write(_text(report, decided, code, fmt, display))
     append_step_summary(decided, wanted=step_summary)
-    code = write_outputs(outputs, lambda kind: render(decided, kind, display=display), code)
+    code = write_outputs(outputs, lambda kind: render(decided, kind, display=display, stored=report), code)
     raise typer.Exit(int(code))
 
 

@@ -120,9 +120,10 @@ def show_report(
         raise InvalidInput("a table goes to stdout only", remedy="Choose another format for a file.")
     house = services()
     entry = house.audits.find_report(reference)
+    stored: AuditReport | RepairReport
     report: AuditReport | RepairReport
     if entry.kind is JobKind.REPAIR:
-        report = house.audits.get_repair_report(reference)
+        stored = report = house.audits.get_repair_report(reference)
     else:
         stored = house.audits.get_report(reference)
         report = gated(stored, gating.looked_up(house, stored.target.name))
@@ -130,7 +131,7 @@ def show_report(
         _print(report)
         return
     gallery = house.audits.get_gallery(reference) if fmt == "html" and images else None
-    text = render(report, fmt, gallery, display)
+    text = render(report, fmt, gallery, display, stored=stored)
     if out is None:
         sys.stdout.write(text)
         return

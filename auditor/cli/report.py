@@ -62,7 +62,7 @@ def convert(
 
     chosen = format_named(fmt if fmt is not None else format_by_name(out))
     display, gating = display_of(anchor, min_severity), read_gating(waivers, baseline)
-    report = read_any_report(report_path)
+    stored = report = read_any_report(report_path)
     if isinstance(report, AuditReport):
         if gating.wants_approved:
             gating = gating.looked_up(services(), report.target.name)
@@ -80,7 +80,7 @@ def convert(
                 remedy="Leave --gallery out, or choose -f html.",
             )
         gallery = read_gallery(gallery_path, report)
-    text = render(report, chosen, gallery, display)
+    text = render(report, chosen, gallery, display, stored=stored)
     if out is None or str(out) == "-":
         sys.stdout.write(text)
         return

@@ -6,7 +6,7 @@ from datetime import date
 from enum import StrEnum
 
 from auditor.contracts.base import Contract
-from auditor.contracts.policy import RiskLevel, Verdict
+from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.waiver import WaiverState, WaiverUse
 
@@ -93,6 +93,8 @@ class GateDecision(Contract):
     """The verdict without waivers and baseline."""
     level: RiskLevel | None
     """The level that the evidence shows; neither a waiver nor a baseline lowers it."""
+    policy: Policy | None = None
+    """That decided; None: the report's own."""
     findings: tuple[GateFinding, ...] = ()
     waivers: tuple[WaiverUse, ...] = ()
     """All waivers of this model that were given."""

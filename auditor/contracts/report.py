@@ -91,7 +91,7 @@ class AuditReport(Contract):
     """Artifact with the pictures; kept apart, since pictures of people are access-controlled and expire."""
     provenance: Provenance
     gate: GateDecision | None = None
-    """What waivers and a baseline made of the verdict when this was written; a record that no command reads back."""
+    """What another policy, waivers and a baseline made of the verdict when this was written; no command reads that."""
 
     def failures(self) -> tuple[GateFinding, ...]:
         """What fails under the verdict of the evidence, one finding an attack; empty unless that is a fail."""

@@ -80,10 +80,21 @@ def format_named(name: str) -> str:
 
 
 def render(
-    report: AuditReport | RepairReport, fmt: str, gallery: Gallery | None = None, display: Display | None = None
+    report: AuditReport | RepairReport,
+    fmt: str,
+    gallery: Gallery | None = None,
+    display: Display | None = None,
+    *,
+    stored: AuditReport | RepairReport | None = None,
 ) -> str:
-    """`report` as text. The gallery is used by formats that can show pictures; no format changes a verdict."""
-    return FORMATS[format_named(fmt)](report, gallery, display or Display())
+    """`report` as text. The gallery is used by formats that can show pictures; no format changes a verdict.
+
+    JSON is what is read back: it is the report as `stored`, before the gate decided anew, with the decision in `gate`.
+    """
+    chosen = format_named(fmt)
+    if chosen == "json" and isinstance(stored, AuditReport) and isinstance(report, AuditReport):
+        report = stored.model_copy(update={"gate": report.gate})
+    return FORMATS[chosen](report, gallery, display or Display())
 
 
 def _audit(report: AuditReport | RepairReport, fmt: str) -> AuditReport:

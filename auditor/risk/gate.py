@@ -76,6 +76,7 @@ def decide_gate(
         verdict=verdict,
         evidence=evidence,
         level=decided.verdict.level,
+        policy=None if same_policy(report, policy) else policy,
         findings=findings,
         waivers=laid.uses,
         baseline=None if baseline is None else baseline.comparison,

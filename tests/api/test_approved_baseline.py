@@ -31,9 +31,11 @@ class Model:
         self.things = specimen(house, team)
         self.name = name or f"faces-{secrets.token_hex(8)}"
 
-    def audit(self, verdict=Verdict.FAIL, report_id=None, **evidence):
-        """Id of an audit with this evidence."""
+    def audit(self, verdict=Verdict.FAIL, report_id=None, said=None, **evidence):
+        """Id of an audit with this evidence, and the verdict `said` of it."""
         report = sample_report(verdict, target=sample_target(name=self.name), **evidence)
+        if said is not None:
+            report = report.model_copy(update={"verdict": sample_report(said).verdict})
         report = report.model_copy(update={"id": report_id or secrets.token_hex(32)})
         with self.house.services.database() as tx:
             job = tx.jobs.get(self.things.ids["job_id"])
@@ -108,6 +110,19 @@ def test_what_is_worse_fails(model, reviewer):
     found = decision(reviewer, model.audit(lift=WORSE), baseline="approved")
     assert found.verdict is Verdict.FAIL
     assert "rose by at least" in found.findings[0].regression
+
+
+def test_a_worse_stored_verdict_stays_in_the_json_of_a_server_whose_team_waives(model, reviewer, there):
+    """A gate that reads it there would pass by the evidence alone."""
+    audit = model.audit(Verdict.PASS, said=Verdict.FAIL)
+    good(
+        reviewer.post(
+            "/waivers", json={"finding": "attack:ppa", "model": model.name, "reason": "retrained soon", "days": 3}
+        )
+    )
+    found = AuditReport.model_validate_json(reviewer.get(f"/reports/{audit}").text)
+    assert (found.verdict.verdict, found.decision.verdict) == (Verdict.FAIL, Verdict.FAIL)
+    assert there("gate", audit).returncode == 1
 
 
 def test_the_command_line_asks_the_server(model, reviewer, there):

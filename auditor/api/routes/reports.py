@@ -78,7 +78,7 @@ def show_report(
         text = render(audits.get_repair_report(entry.job_id), fmt)
     else:
         stored = audits.report_of(entry)
-        text = render(caller.reviews.decided(stored, against_baseline=baseline is not None), fmt)
+        text = render(caller.reviews.decided(stored, against_baseline=baseline is not None), fmt, stored=stored)
     headers = {"ETag": f'"{digest_of(text.encode())}"', **_AS_DATA}
     if if_none_match is not None and headers["ETag"] in {tag.strip() for tag in if_none_match.split(",")}:
         return Response(status_code=304, headers=headers)

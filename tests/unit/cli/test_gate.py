@@ -18,6 +18,7 @@ from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.errors import ExitCode, InvalidInput, UnknownName
 from auditor.report.build import content_digest_of
 from auditor.report.formats import render
+from auditor.report.read import read_audit_report
 from auditor.risk.exit_code import exit_code, worst_verdict
 from auditor.testing.reports import LIFTS, sample_attacks, sample_repair_report, sample_report
 
@@ -144,6 +145,16 @@ def test_an_edited_verdict_changes_nothing_for_the_better(run, evidence, claimed
     assert f"the report says {claimed}, its evidence says {evidence}" in result.stderr
     assert ("stored verdict is worse" in result.stdout) is (CODES[claimed] > CODES[evidence] == 0)
     assert CODES[Verdict(json.loads(run(edited, "-f", "json").stdout)["verdict"])] == code
+
+
+def test_the_report_that_a_gate_under_another_policy_wrote_is_as_stored_and_can_be_decided_again(run, tmp_path):
+    out = tmp_path / "out.json"
+    run(sample_report(Verdict.FAIL), "--fail-on", "critical", "-o", f"json={out}", code=0)
+    again = read_audit_report(out)
+    assert again == sample_report(Verdict.FAIL)
+    told = json.loads(out.read_text())["gate"]
+    assert (told["verdict"], told["policy"]["fail_on"]) == ("pass", "critical")
+    run(again, code=1)
 
 
 class TestRefusals:
