@@ -149,6 +149,13 @@ class ServerFailure(AuditorError):
     default_remedy = "Check the server's address (AUDITOR_SERVER_URL, `auditor login URL`) and that it runs."
 
 
+class NoAuditor(ServerFailure):
+    """Something answers at the address, and it is no auditor: a wrong path, another service, a proxy's sign-in page."""
+
+    code = "no_auditor"
+    retryable = False
+
+
 class ProviderUnavailable(AuditorError):
     """The OpenID Connect provider could not be reached, or answered with what is not its protocol."""
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from auditor.client.transport import Transport
 from auditor.contracts.base import digest_of_file
 from auditor.contracts.jobs import JobView
 from auditor.contracts.people import Bootstrap, MadeToken, Me, NewTeam, NewToken, SignIn, TeamView, UserView
 from auditor.contracts.policy import Policy
+from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import (
@@ -34,6 +40,9 @@ from auditor.contracts.service import (
 )
 from auditor.errors import AuditorError, Conflict, InvalidInput
 
+T = TypeVar("T")
+PAGE = 200
+"""Items of a list that are asked for at once."""
 PART_BYTES = 8 << 20
 TRIES = 5
 """Of a part, as long as no byte of it arrives."""
@@ -102,7 +111,10 @@ class Client:
             raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
         if not size:
             raise InvalidInput(f"{path}: is empty")
-        announced = NewUpload(name=(name or path.name)[-200:], size=size, sha256=sha256)
+        try:
+            announced = NewUpload(name=(name or path.name)[-200:], size=size, sha256=sha256)
+        except ValidationError as error:
+            raise InvalidInput(problems_in(error, NewUpload, where=repr(name or path.name))) from None
         upload = self._transport.ask("POST", "/uploads", UploadView, body=announced, key=secrets.token_hex(16))
         left = TRIES
         while not upload.complete:
@@ -143,24 +155,15 @@ class Client:
 
     def jobs(self, limit: int) -> tuple[JobView, ...]:
         """The newest jobs, without their units."""
-        found: list[JobView] = []
-        after: str | None = None
-        while len(found) < limit:
-            query = {"limit": min(200, limit - len(found)), "after": after}
-            page = self._transport.ask("GET", "/jobs", Page[JobView], query=query)
-            found += page.items
-            after = page.next
-            if after is None:
-                break
-        return tuple(found)
+        return tuple(islice(self._listed("/jobs", Page[JobView], limit), limit))
 
     def cancel(self, job_id: str) -> JobView:
         """Ask a job to stop."""
-        return self._transport.ask("POST", f"/jobs/{_safe(job_id)}/cancel", JobView)
+        return self._transport.ask("POST", f"/jobs/{_safe(job_id)}/cancel", JobView, key=secrets.token_hex(16))
 
     def resume(self, job_id: str) -> JobView:
         """Go on with a job."""
-        return self._transport.ask("POST", f"/jobs/{_safe(job_id)}/resume", JobView)
+        return self._transport.ask("POST", f"/jobs/{_safe(job_id)}/resume", JobView, key=secrets.token_hex(16))
 
     def report_entry(self, reference: str) -> ReportView:
         """What lists say of a report."""
@@ -168,7 +171,7 @@ class Client:
 
     def report_entries(self, limit: int) -> tuple[ReportView, ...]:
         """The newest reports."""
-        return self._transport.ask("GET", "/reports", Page[ReportView], query={"limit": min(200, limit)}).items
+        return tuple(islice(self._listed("/reports", Page[ReportView], limit), limit))
 
     def audit_report(self, reference: str) -> AuditReport:
         """An audit's report."""
@@ -188,9 +191,12 @@ class Client:
         return self._transport.ask("GET", f"/reports/{_safe(reference)}/pictures", tuple[PictureRow, ...])
 
     def repaired_model(self, job_id: str, destination: Path) -> None:
-        """Write the model that a repair made."""
-        with destination.open("wb") as handle:
-            self._transport.stream(f"/remediations/{_safe(job_id)}/model", handle.write)
+        """Write the model that a repair made, all of it or nothing."""
+        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as folder:
+            draft = Path(folder) / "model"
+            with draft.open("wb") as handle:
+                self._transport.stream(f"/remediations/{_safe(job_id)}/model", handle.write)
+            draft.replace(destination)
 
     def write_policy(self, policy: Policy) -> PolicyView:
         """Store a policy under its name."""
@@ -209,9 +215,18 @@ class Client:
         return self._transport.ask("POST", "/waivers", WaiverView, body=request, key=secrets.token_hex(16))
 
     def waivers(self, model: str | None = None) -> tuple[WaiverView, ...]:
-        """The newest waivers."""
-        query = {"limit": 200, "model": model}
-        return self._transport.ask("GET", "/waivers", Page[WaiverView], query=query).items
+        """All waivers, newest first."""
+        return tuple(self._listed("/waivers", Page[WaiverView], model=model))
+
+    def _listed(self, path: str, page: type[Page[T]], most: int = PAGE, **query: str | None) -> Iterator[T]:
+        """A list, newest first, asked for part by part: at most `most` items at once."""
+        after: str | None = None
+        while True:
+            part = self._transport.ask("GET", path, page, query={"limit": min(PAGE, most), "after": after, **query})
+            yield from part.items
+            after = part.next
+            if after is None:
+                return
 
 
 def _part(path: Path, offset: int, left: int) -> Iterator[bytes]:

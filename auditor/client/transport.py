@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from auditor.contracts.base import Contract
 from auditor.contracts.jobs import Failed
 from auditor.contracts.service import Problem
-from auditor.errors import AuditorError, ServerFailure, UnderWay
+from auditor.errors import AuditorError, NoAuditor, ServerFailure, UnderWay
 from auditor.service.failures import error_of
 
 T = TypeVar("T")
@@ -21,6 +21,8 @@ UNMET_S, PATIENCE_S, UNDER_WAY_S = 4.0, 60.0, 900.0
 """How long requests that can be repeated wait for a server that never answered (it may not exist), for one that did
 (it may be starting again, or too busy), and for the answer to an earlier request that is still worked on."""
 LONGEST_PAUSE_S = 8.0
+_OF_PROXIES = (408, 429)
+"""Statuses below 500 by which what stands before a server asks for patience."""
 
 
 class Transport:
@@ -97,7 +99,7 @@ class Transport:
         """Write the body of a GET as it comes."""
         try:
             with self._http.stream("GET", path) as response:
-                if response.is_error:
+                if not response.is_success:
                     response.read()
                     raise _error_of(response)
                 for part in response.iter_bytes():
@@ -137,6 +139,8 @@ class Transport:
         try:
             read: T = TypeAdapter(answer).validate_json(response.content)
         except ValidationError as error:
+            if any(problem["type"] == "json_invalid" for problem in error.errors()):
+                raise _no_auditor(response) from None
             raise ServerFailure(
                 f"the server at {self._url} answered with what this version does not know: {error.error_count()} "
                 f"problems in the answer to {response.request.method} {response.request.url.path}",
@@ -150,7 +154,7 @@ class Transport:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         self._answered = True
-        if response.is_error:
+        if not response.is_success:
             raise _error_of(response)
         return response
 
@@ -158,12 +162,19 @@ class Transport:
         return ServerFailure(f"the server at {self._url} could not be reached: {error or type(error).__name__}")
 
 
+def _no_auditor(response: httpx.Response) -> NoAuditor:
+    there = f", which leads to {response.headers['location']}" if response.has_redirect_location else ""
+    return NoAuditor(f"no auditor answers at {response.url}: it answered {response.status_code}{there}")
+
+
 def _error_of(response: httpx.Response) -> AuditorError:
     """The error that an answer carries."""
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        return ServerFailure(f"{response.url} answered {response.status_code}, which is not an answer of an auditor")
+        if response.is_server_error or response.status_code in _OF_PROXIES:
+            return ServerFailure(f"{response.url} answered {response.status_code}, and no auditor behind it")
+        return _no_auditor(response)
     failed = Failed(code=problem.code, problems=problem.problems, remedy=problem.remedy, retryable=problem.retryable)
     error = error_of(failed)
     told = response.headers.get("retry-after", "")

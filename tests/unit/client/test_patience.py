@@ -1,17 +1,20 @@
 """The client's patience: with a server that restarts, with one that is too busy, and with one that does not exist."""
 
 import hashlib
+import inspect
 import json
+import re
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import auditor.client
 from auditor.client.client import Client
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.service import NewAudit
-from auditor.errors import InvalidInput, ServerFailure, StorageFailure, UnderWay
+from auditor.errors import InvalidInput, NoAuditor, NotFound, ServerFailure, StorageFailure, UnderWay
 
 DONE = (202, {"job_id": "a" * 32, "reused": False, "state": "queued"}, {})
 CUT = None
@@ -61,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         status, value, headers = told
-        data = json.dumps(value).encode()
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         for name, text in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, text)
@@ -180,3 +183,115 @@ def test_an_upload_of_which_nothing_arrives_is_given_up(server, client, tmp_path
     with pytest.raises(StorageFailure):
         client.upload(tmp_path / "m")
     assert server.script == []
+
+
+PAGE = b"<!doctype html><title>Sign in</title>"
+HTML = {"Content-Type": "text/html"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((200, PAGE, HTML), "it answered 200"),
+        ((404, PAGE, HTML), "it answered 404"),
+        ((302, b"", HTML | {"Location": "https://login.example"}), "leads to https://login.example"),
+    ],
+)
+def test_a_page_of_something_else_is_no_auditor_and_is_not_asked_again(server, client, waits, answer, said):
+    server.script = [answer]
+    with pytest.raises(NoAuditor, match=r"no auditor answers at http://127\.0\.0\.1") as caught:
+        client.me()
+    assert said in str(caught.value)
+    assert "address" in caught.value.remedy
+    assert waits == []
+
+
+def test_a_proxy_whose_server_is_away_is_asked_again(server, client, waits):
+    client._transport._answered = True
+    server.script = [(502, PAGE, HTML), (429, PAGE, HTML), DONE]
+    assert client.start_audit(AUDIT).job_id == "a" * 32
+    assert len(waits) == 2
+
+
+JOB = {"id": "a" * 32, "kind": "audit", "name": "m", "state": "queued", "created_at": "2030-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("ask", ["cancel", "resume"])
+def test_stopping_and_going_on_are_repeated_until_the_server_is_back(server, client, ask):
+    server.script = [AWAY, (200, JOB, {})]
+    assert getattr(client, ask)("a" * 32).id == "a" * 32
+    assert len({key for *_, key, _ in server.asked}) == 1
+    assert server.asked[0][2] is not None
+
+
+def waiver_view(number):
+    return {
+        "id": f"w{number}",
+        "finding": "attack:ppa",
+        "model": "m",
+        "reason": "known since May",
+        "approver": "board",
+        "created": "2030-01-01",
+        "expires": "2030-02-01",
+        "up_to": "high",
+    }
+
+
+def test_lists_are_read_to_their_end(server, client):
+    parts = [[waiver_view(number) for number in range(start, start + 200)] for start in (0, 200)]
+    server.script = [
+        (200, {"items": parts[0], "next": "there"}, {}),
+        (200, {"items": parts[1], "next": None}, {}),
+    ]
+    assert [waiver.id for waiver in client.waivers("m")] == [f"w{number}" for number in range(400)]
+    assert ["after=there" in path for _, path, _, _ in server.asked] == [False, True]
+
+
+def report_view(number):
+    return {
+        "report_id": f"{number:064}",
+        "job_id": f"{number:032}",
+        "unit_key": "finish",
+        "kind": "audit",
+        "name": "m",
+        "digest": "d" * 64,
+        "verdict": "pass",
+        "level": "low",
+        "has_pictures": False,
+        "created_at": "2030-01-01T00:00:00Z",
+    }
+
+
+def test_a_list_stops_where_it_was_asked_to(server, client):
+    server.script = [
+        (200, {"items": [report_view(number) for number in range(200)], "next": "there"}, {}),
+        (200, {"items": [report_view(number) for number in range(200, 400)], "next": "on"}, {}),
+    ]
+    assert len(client.report_entries(250)) == 250
+    assert server.script == []
+
+
+def test_a_file_name_that_is_not_one_line_is_refused_before_anything_is_sent(server, client, tmp_path):
+    path = tmp_path / "my\tmodel.onnx"
+    path.write_bytes(b"x")
+    with pytest.raises(InvalidInput, match=r"my\\tmodel\.onnx.*name"):
+        client.upload(path)
+    assert server.asked == []
+
+
+def test_a_repaired_model_that_is_not_there_leaves_the_file_of_before(server, client, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"precious")
+    server.script = [refused(404, "not_found", retryable=False), (200, b"repaired", {})]
+    with pytest.raises(NotFound):
+        client.repaired_model("a" * 32, path)
+    assert path.read_bytes() == b"precious"
+    client.repaired_model("a" * 32, path)
+    assert path.read_bytes() == b"repaired"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_example_of_the_client_calls_what_there_is():
+    called = set(re.findall(r"client\.(\w+)\(", inspect.getdoc(auditor.client)))
+    assert called
+    assert called <= set(dir(Client))
