@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 from auditor.contracts.gate import FindingState
 from auditor.contracts.policy import RiskLevel
@@ -92,7 +93,7 @@ def _result(report: AuditReport, issue: Issue, display: Display) -> dict[str, An
 def _location(report: AuditReport, issue: Issue, display: Display) -> dict[str, Any]:
     return {
         "physicalLocation": {
-            "artifactLocation": {"uri": display.anchor.replace(" ", "%20")},
+            "artifactLocation": {"uri": quote(display.anchor)},
             "region": {"startLine": 1, "startColumn": 1, "endLine": 1, "endColumn": 1},
         },
         "logicalLocations": [

@@ -229,6 +229,15 @@ class TestDisplay:
         ]
         assert set(uris) == {"models/my%20model/auditor.yaml"}
 
+    def test_an_anchor_with_what_means_something_in_an_address_still_names_its_file(self):
+        document = sarif(sample_report(), anchor="mödels/a#b%20?.yaml")
+        jsonschema.Draft7Validator(SCHEMA, format_checker=jsonschema.FormatChecker()).validate(document)
+        (uri,) = {
+            result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+            for result in document["runs"][0]["results"]
+        }
+        assert uri == "m%C3%B6dels/a%23b%2520%3F.yaml"
+
     @pytest.mark.parametrize("anchor", ["/etc/passwd", "../a.yaml", "", ".", "https://a/b", "C:\\x", "a/../../b"])
     def test_anchors_outside_the_repository_are_refused(self, anchor):
         with pytest.raises(InvalidInput, match="--anchor"):
