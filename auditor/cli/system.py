@@ -172,7 +172,7 @@ def collect_garbage(
     older_than: Annotated[str, typer.Option("--older-than", help="Keep what is younger, e.g. 90m, 24h.")] = "24h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
 ) -> None:
-    """Delete artifacts that no submission, job or report refers to any more."""
+    """Delete artifacts that no submission, job, report, upload or data set refers to any more."""
     from datetime import timedelta
 
     from auditor.cli.options import local_services, parse_duration

@@ -33,7 +33,7 @@ class Garbage:
 
     Args:
         store: artifacts.
-        transactions: the database, whose every mention of a digest keeps an artifact.
+        transactions: the database, whose mentions of a digest keep an artifact.
         clock: the time.
     """
 

@@ -251,7 +251,10 @@ class References(Protocol):
     """What the database says of artifacts."""
 
     def mentioned(self) -> frozenset[str]:
-        """Every sha256 that stands anywhere in it, so also those of no artifact."""
+        """Every sha256 that stands anywhere in it, so also those of no artifact.
+
+        Left out: the audit log and the answers to requests, which go on telling of what was let go.
+        """
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from auditor.data.cache import ContentCache
-from auditor.service.accounts import Team, Trail
+from auditor.service.accounts import DataSet, Team, Trail, Upload
 from auditor.service.garbage import delete_old
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import Job
@@ -37,14 +37,19 @@ class Swept:
     """What a sweep finds, and what it deleted.
 
     Attributes:
-        due: artifacts whose time is over.
+        over: by team, what has artifacts whose time is over, and these.
         kept: artifacts that something else still needs.
-        deleted: how many artifacts were deleted.
+        deleted: artifacts that are gone.
     """
 
-    due: set[str] = field(default_factory=set)
+    over: dict[str, list[tuple[Job | Upload | DataSet, frozenset[str]]]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
-    deleted: int = 0
+    deleted: set[str] = field(default_factory=set)
+
+    @property
+    def due(self) -> set[str]:
+        """Artifacts that may go."""
+        return {digest for rows in self.over.values() for _, digests in rows for digest in digests} - self.kept
 
 
 class Retention:
@@ -68,19 +73,28 @@ class Retention:
     def sweep(self) -> int:
         """Delete what is due in every team; returns how many artifacts that were.
 
-        An artifact that two jobs or teams have in common is kept as long as the longest of them keeps it.
+        An artifact that two jobs or teams have in common is kept as long as the longest of them keeps it. Uploads and
+        data sets are forgotten after their artifacts: what could not be deleted, the next sweep finds.
         """
         swept = Swept()
         with self._database() as tx:
-            for team in _pages(tx.teams.page, lambda row: (row.created_at, row.id)):
-                self._sweep_team(tx, team, swept)
+            teams = list(_pages(tx.teams.page, lambda row: (row.created_at, row.id)))
+            for team in teams:
+                self._find_due(tx, team, swept)
             self._forget_old(tx)
-        for digest in swept.due - swept.kept:
-            swept.deleted += delete_old(self._store, digest, self._clock)
-        return swept.deleted
+        try:
+            for digest in swept.due:
+                if delete_old(self._store, digest, self._clock):
+                    swept.deleted.add(digest)
+        finally:
+            left = {digest for digest in swept.due - swept.deleted if self._store.exists(digest)}
+            with self._database() as tx:
+                for team in teams:
+                    self._forget_deleted(tx, team, swept, left)
+        return len(swept.deleted)
 
-    def _sweep_team(self, tx: UnitOfWork, team: Team, swept: Swept) -> None:
-        now, found = self._clock.now(), 0
+    def _find_due(self, tx: UnitOfWork, team: Team, swept: Swept) -> None:
+        now, over = self._clock.now(), swept.over.setdefault(team.id, [])
         pictures_before = None if team.pictures_days is None else now - timedelta(days=team.pictures_days)
         private_before = None if team.private_data_days is None else now - timedelta(days=team.private_data_days)
         if private_before is not None:
@@ -88,28 +102,43 @@ class Retention:
                 ContentCache(self._caches / team.id).forget(kind, private_before)
         jobs = _pages(tx.jobs.page, lambda row: (row.created_at, row.id))
         for job in (job for job in jobs if job.team_id == team.id):
-            over = None if job.state not in TERMINAL else job.finished_at
+            ended = None if job.state not in TERMINAL else job.finished_at
             swept.kept.update(_others(tx, job))
             for names, before in ((PICTURES, pictures_before), (PRIVATE, private_before)):
                 digests = _files(tx, job, names)
-                is_due = before is not None and over is not None and over < before
-                (swept.due if is_due else swept.kept).update(digests)
-                if is_due and names is PICTURES:
-                    swept.due.update(tx.reports.without_pictures(job.id))
-                found += is_due and any(self._store.exists(digest) for digest in digests)
+                if before is None or ended is None or ended >= before:
+                    swept.kept.update(digests)
+                    continue
+                if names is PICTURES:
+                    digests.update(tx.reports.without_pictures(job.id))
+                over.append((job, frozenset(digests)))
         for data_set in _pages(tx.data_sets.page, lambda row: (row.created_at, row.id), team_id=team.id):
-            is_due = private_before is not None and data_set.created_at < private_before
-            (swept.due if is_due else swept.kept).update(data_set.digests.values())
-            found += is_due and tx.data_sets.remove(data_set.id)
+            if private_before is not None and data_set.created_at < private_before:
+                over.append((data_set, frozenset(data_set.digests.values())))
+            else:
+                swept.kept.update(data_set.digests.values())
         for upload in _pages(tx.uploads.page, lambda row: (row.created_at, row.id), team_id=team.id):
-            is_due = private_before is not None and upload.created_at < private_before
-            if upload.complete:
-                (swept.due if is_due else swept.kept).add(upload.sha256)
-            if is_due:
-                found += tx.uploads.remove(upload.id)
-                (self._folder / f"{upload.id}.part").unlink(missing_ok=True)
+            digests = {upload.sha256} if upload.complete else set()
+            if private_before is not None and upload.created_at < private_before:
+                over.append((upload, frozenset(digests)))
+            else:
+                swept.kept.update(digests)
+
+    def _forget_deleted(self, tx: UnitOfWork, team: Team, swept: Swept, left: Set[str]) -> None:
+        """Take away the rows whose artifacts are gone, or something else's, and note how much a team has lost."""
+        found = 0
+        for row, digests in swept.over[team.id]:
+            if isinstance(row, Job):
+                found += not digests.isdisjoint(swept.deleted)
+            elif not digests.isdisjoint(left):
+                continue
+            elif isinstance(row, DataSet):
+                found += tx.data_sets.remove(row.id)
+            else:
+                found += tx.uploads.remove(row.id, {"complete": row.complete})
+                (self._folder / f"{row.id}.part").unlink(missing_ok=True)
         if found:
-            told = {"deleted": str(found)}
+            now, told = self._clock.now(), {"deleted": str(found)}
             tx.trail.add(Trail(secrets.token_hex(16), now, team.id, "(retention)", "retention.sweep", team.name, told))
 
     def _forget_old(self, tx: UnitOfWork) -> None:

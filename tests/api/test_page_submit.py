@@ -1,5 +1,6 @@
 """Submitting from a page: all problems at once, nothing typed or sent twice, and hostile forms."""
 
+import hashlib
 import secrets
 from urllib.parse import urlsplit
 
@@ -59,6 +60,18 @@ def test_a_form_becomes_an_audit_with_its_files_and_data_sets(house, visitor):
     again = visitor.post("/submit", {"manifest": MANIFEST.format("from-page"), "private_set": name}, files={
         "model_file": ("m.onnx", b"weights"), "public_file": ("pub.npz", b"public")})  # fmt: skip
     assert again.headers["location"] == f"{job}?done=reused"
+
+
+def test_a_data_set_of_a_page_leaves_nothing_when_it_is_removed(house, visitor):
+    name, data = f"people-{secrets.token_hex(4)}", secrets.token_bytes(8)
+    digest = hashlib.sha256(data).hexdigest()
+    assert visitor.post("/data-sets", {"name": name}, files={"file": ("p.npz", data)}).status_code == 303
+    with house.services.database() as tx:
+        assert digest in tx.references.mentioned()
+        assert tx.uploads.find(sha256=digest) is None
+    assert visitor.post(f"/data-sets/{name}/remove", {}).status_code == 303
+    with house.services.database() as tx:
+        assert digest not in tx.references.mentioned()
 
 
 def test_everything_that_is_wrong_is_listed_and_what_was_typed_is_kept(house, visitor):

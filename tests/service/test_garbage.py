@@ -1,5 +1,6 @@
 """Artifacts that nothing refers to are deleted, and no others."""
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 
@@ -14,8 +15,9 @@ from auditor.db.engine import build_engine
 from auditor.db.migrate import upgrade
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import InvalidInput
+from auditor.service.accounts import Answer, DataSet, Trail, Upload
 from auditor.service.garbage import Garbage
-from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.records import LOCAL_TEAM, Job, StoredReport, Submission, Unit
 from auditor.testing.database import InMemoryTransactions
 from auditor.testing.ports import InMemoryStore, SetClock
 from auditor.testing.reports import sample_target
@@ -62,6 +64,27 @@ def test_what_anything_refers_to_stays(transactions):
     assert garbage.collect(DAY) == counted
     assert sorted(store.blobs) == sorted(kept)
     assert garbage.collect(DAY).deleted == 0
+
+
+def test_what_somebody_deleted_goes_although_log_and_answers_tell_of_it(transactions):
+    store = InMemoryStore()
+    digests = [store.put_bytes(f"private {number}".encode()) for number in range(2)]
+    upload = Upload("d" * 32, NOW, LOCAL_TEAM, "x.npz", 9, digests[0], "ann", 9, complete=True)
+    data_set = DataSet("e" * 32, NOW, LOCAL_TEAM, "people", {"data.npz": digests[1]}, 9, "ann")
+    told = {"sha256": digests[0], "other": digests[1]}
+    with transactions() as tx:
+        tx.uploads.add(upload)
+        tx.data_sets.add(data_set)
+        tx.trail.add(Trail("c" * 32, NOW, LOCAL_TEAM, "ann", "upload.complete", upload.id, told))
+        tx.answers.add(Answer("f" * 64, NOW, LOCAL_TEAM, "0" * 64, 201, json.dumps(told)))
+    garbage = Garbage(store=store, transactions=transactions, clock=SetClock())
+    assert garbage.collect(DAY).deleted == 0
+    with transactions() as tx:
+        tx.data_sets.remove(data_set.id)
+    assert (garbage.collect(DAY).deleted, list(store.blobs)) == (1, digests[:1])
+    with transactions() as tx:
+        tx.uploads.remove(upload.id)
+    assert (garbage.collect(DAY).deleted, list(store.blobs)) == (1, [])
 
 
 def test_what_is_young_stays(tmp_path):

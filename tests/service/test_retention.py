@@ -9,6 +9,7 @@ import pytest
 from auditor.contracts.jobs import JobKind, JobState, UnitResult, UnitSpec
 from auditor.contracts.manifest import Manifest
 from auditor.data.cache import ContentCache
+from auditor.errors import StorageFailure
 from auditor.service.accounts import Answer, DataSet, Team, Upload
 from auditor.service.records import Job, StoredReport, Submission, Unit
 from auditor.service.retention import Retention
@@ -184,6 +185,53 @@ def test_uploads_and_data_sets_are_private_data_too(house):
     assert "uploaded" not in house.left()
     with house.database() as tx:
         assert (tx.uploads.page(9), tx.data_sets.page(9)) == ([], [])
+
+
+def test_what_a_store_that_failed_kept_goes_with_the_next_sweep(house, monkeypatch):
+    now, digests = house.clock.now(), [house.put("first"), house.put("second")]
+    with house.database() as tx:
+        for number, digest in enumerate(digests):
+            tx.uploads.add(Upload(f"{number}" * 32, now, OURS, "x", 8, digest, "ann", 8, complete=True))
+            tx.data_sets.add(DataSet(f"{number}" * 32, now, OURS, f"set-{number}", {"data.npz": digest}, 8, "ann"))
+    house.keep(OURS, private_data_days=1)
+    house.clock.sleep(timedelta(days=3).total_seconds())
+    delete = house.store.delete
+
+    def fail(digest, before):
+        if digest == digests[1]:
+            raise StorageFailure("an artifact could not be deleted: the bucket answered 503")
+        return delete(digest, before)
+
+    monkeypatch.setattr(house.store, "delete", fail)
+    with pytest.raises(StorageFailure):
+        house.retention.sweep()
+    with house.database() as tx:
+        assert "set-1" in [row.name for row in tx.data_sets.page(9)], "its data is still there"
+    monkeypatch.undo()
+    house.retention.sweep()
+    assert not {"first", "second"} & house.left()
+    with house.database() as tx:
+        assert (tx.uploads.page(9), tx.data_sets.page(9)) == ([], [])
+
+
+def test_an_upload_that_ends_during_a_sweep_is_not_forgotten(house, monkeypatch):
+    now, digest = house.clock.now(), house.put("other")
+    upload = Upload("d" * 32, now, OURS, "x", 8, digest, "ann", 3, complete=False)
+    with house.database() as tx:
+        tx.uploads.add(upload)
+    house.keep(OURS, private_data_days=1)
+    house.clock.sleep(timedelta(days=1, hours=1).total_seconds())
+    delete = house.store.delete
+
+    def end(digest, before):
+        with house.database() as tx:
+            tx.uploads.change(upload.id, complete=True)
+        return delete(digest, before)
+
+    monkeypatch.setattr(house.store, "delete", end)
+    house.retention.sweep()
+    with house.database() as tx:
+        assert tx.uploads.get(upload.id).complete
 
 
 def test_an_upload_whose_time_is_over_takes_no_model_from_a_job(house):

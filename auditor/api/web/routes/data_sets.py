@@ -47,10 +47,13 @@ def name_data_set(request: Request, caller: TheCaller, form: TheForm) -> Respons
     if problems or file is None:
         wrong = InvalidInput(problems, remedy="Correct what is listed and send the form again.")
         return _data_sets(request, caller, name, wrong)
+    upload = take(caller, file)
     try:
-        caller.uploads.name_data_set(name, take(caller, file).id)
+        caller.uploads.name_data_set(name, upload.id)
     except Conflict as error:
         return _data_sets(request, caller, name, error)
+    finally:
+        caller.uploads.remove(upload.id)  # no page shows it, so nobody could remove it with the data set
     return go("/data-sets", "named")
 
 
