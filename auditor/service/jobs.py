@@ -78,7 +78,7 @@ class Jobs:
     ) -> Started:
         """Create a job with its first units, in one transaction; or find the one that does this work already.
 
-        A found job that was cancelled or has failed is resumed: finished units are not run again.
+        A found job that was cancelled, is being cancelled or has failed is resumed: finished units are not run again.
 
         Args:
             kind: what it does.
@@ -113,7 +113,7 @@ class Jobs:
             return Started(made.id, reused=False, state=made.state)
         if found is not None:
             state = found.state
-            if state in (JobState.CANCELLED, JobState.FAILED):
+            if found.cancel_requested or state in (JobState.CANCELLED, JobState.FAILED):
                 state = self.resume(found.id).state
             return Started(found.id, reused=True, state=state)
         self._executor.announce()

@@ -221,6 +221,30 @@ def test_cancelling_a_running_job_stops_its_unit(house):
     assert states(view) == {"prepare": UnitState.PENDING}
 
 
+def test_the_same_work_submitted_while_it_is_being_cancelled_goes_on(house):
+    house.executor.rules = replace(RULES, heartbeat_s=0.0)
+    started, real = house.submit(), house.runner.run
+
+    def run(unit, root, *, should_stop, **others):
+        if unit.kind == "check":
+            return real(unit, root, should_stop=should_stop, **others)
+        house.jobs.cancel(started.job_id)
+        assert should_stop() is True
+        again = house.submit()
+        assert (again.job_id, again.reused, again.state) == (started.job_id, True, JobState.RUNNING)
+        raise Cancelled("the unit was stopped")
+
+    house.runner.run = run
+    with pytest.raises(Cancelled):
+        house.executor.execute_next()
+    view = house.jobs.status(started.job_id)
+    assert (view.state, view.cancel_requested, states(view)) == (JobState.QUEUED, False, {"prepare": UnitState.PENDING})
+    house.runner.run = real
+    while house.executor.execute_next():
+        pass
+    assert house.jobs.status(started.job_id).state is JobState.DONE
+
+
 def test_a_heartbeat_survives_a_database_that_restarts(house):
     house.executor.rules = replace(RULES, heartbeat_s=0.0)
     started = house.submit()
