@@ -10,7 +10,7 @@ from typing import Any
 
 from auditor.contracts.base import code_digest, digest_of
 from auditor.contracts.jobs import JobKind, JobState, JobView, UnitState, UnitView
-from auditor.errors import Cancelled, NotFound, RunnerDied, StorageFailure, WaitTimeout
+from auditor.errors import NotFound, RunnerDied, StorageFailure, WaitTimeout
 from auditor.service.advance import advance, stop_if_idle
 from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.failures import failure_of
@@ -131,7 +131,8 @@ class Jobs:
         """Run a job's units here, one after the other, until it ends; other processes may take units of it too.
 
         Raises:
-            Cancelled, KeyboardInterrupt: it was stopped; it is then marked cancelled and can be resumed.
+            Cancelled: a unit was stopped because somebody cancelled the job; they may have resumed it since.
+            KeyboardInterrupt: it is then marked cancelled and can be resumed.
             StorageFailure: the database or the store failed; the job is marked failed where that can still be written.
         """
         job_id = self.status(job_id).id
@@ -148,7 +149,7 @@ class Jobs:
                     self._executor.execute_unit(waiting[0], on_event)
                 else:
                     self._clock.sleep(POLL_S)  # another process has the rest
-        except (KeyboardInterrupt, Cancelled):
+        except KeyboardInterrupt:
             self.cancel(job_id)
             raise
         except StorageFailure as error:

@@ -245,6 +245,25 @@ def test_the_same_work_submitted_while_it_is_being_cancelled_goes_on(house):
     assert house.jobs.status(started.job_id).state is JobState.DONE
 
 
+def test_a_job_resumed_while_its_unit_is_being_stopped_is_not_cancelled_by_whoever_ran_it_in_place(house):
+    house.executor.rules = replace(RULES, heartbeat_s=0.0)
+    started, real = house.submit(), house.runner.run
+
+    def run(_unit, _root, *, should_stop, **_others):
+        house.jobs.cancel(started.job_id)
+        assert should_stop() is True
+        house.jobs.resume(started.job_id)
+        raise Cancelled("the unit was stopped")
+
+    house.runner.run = run
+    with pytest.raises(Cancelled):
+        house.jobs.run_in_place(started.job_id)
+    view = house.jobs.status(started.job_id)
+    assert (view.state, view.cancel_requested) == (JobState.QUEUED, False)
+    house.runner.run = real
+    assert house.jobs.run_in_place(started.job_id).state is JobState.DONE
+
+
 def test_a_heartbeat_survives_a_database_that_restarts(house):
     house.executor.rules = replace(RULES, heartbeat_s=0.0)
     started = house.submit()
