@@ -1,66 +1,63 @@
-"""Jobs of a server without workers: one thread runs them here, one after the other."""
+"""The worker of a server that has no others: one thread runs the units that wait, each when it is its turn."""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 
-from auditor.contracts.jobs import JobEvent
 from auditor.errors import AuditorError, Cancelled
+from auditor.service.execution import Executor
 from auditor.service.jobs import Jobs
-from auditor.service.states import TERMINAL
 
 _LOG = logging.getLogger("auditor.api")
-
-
-class _Stop(BaseException):
-    """The server ends: the unit is given back, and the job is not cancelled."""
+_POLL_S = 1.0
+"""How long it stays asleep unless it is woken: units wait for a later time, and leases of dead processes run out."""
 
 
 class Background:
-    """A thread that runs what it is given.
+    """A thread that runs units of all teams, one after the other and by the same rule as workers.
 
     Args:
-        jobs: over all teams.
+        jobs: puts back what an earlier process left.
+        executor: runs units.
     """
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, executor: Executor) -> None:
         self._jobs = jobs
-        self._waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._executor = executor
+        self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="auditor-jobs", daemon=True)
 
     def start(self) -> None:
-        """Begin, first with what an earlier process left."""
-        for view in reversed(self._jobs.list(1000)):
-            if view.state not in TERMINAL:
-                self.run(view.id)
+        """Begin, also with what an earlier process left."""
         self._thread.start()
 
-    def run(self, job_id: str) -> None:
-        """Run a job when it is its turn."""
-        self._waiting.put(job_id)
+    def wake(self) -> None:
+        """There is something to do."""
+        self._woken.set()
 
     def stop(self) -> None:
-        """End after the unit that runs now; what is not done goes on with the next start."""
+        """End: the unit that runs now is given back, and goes on with the next start."""
         self._stopping.set()
-        self._waiting.put(None)
+        self._woken.set()
         self._thread.join(timeout=30)
 
     def _work(self) -> None:
-        while (job_id := self._waiting.get()) is not None and not self._stopping.is_set():
-            try:
-                self._jobs.run_in_place(job_id, self._stop_between_units)
-            except _Stop:
-                return
-            except Cancelled:
-                _LOG.info("job %s was stopped", job_id)
-            except AuditorError as error:
-                _LOG.error("job %s: %s", job_id, error.message)
-            except Exception:
-                _LOG.exception("job %s", job_id)
+        while not self._stopping.is_set():
+            if not self._run_next():
+                self._woken.wait(_POLL_S)
+                self._woken.clear()
 
-    def _stop_between_units(self, _event: JobEvent) -> None:
-        if self._stopping.is_set():
-            raise _Stop
+    def _run_next(self) -> bool:
+        """Whether another unit may wait."""
+        try:
+            self._jobs.recover()
+            return self._executor.execute_next(interrupted=self._stopping.is_set)
+        except Cancelled:
+            return True
+        except AuditorError as error:
+            _LOG.error("%s: %s", error.code, error.message)
+        except Exception:
+            _LOG.exception("a unit could not be run")
+        return False

@@ -39,7 +39,7 @@ class Server:
         services: the use-cases over all teams.
         settings: where things are.
         key: signs addresses of pictures.
-        background: runs jobs where no worker does.
+        background: runs units where no worker does.
         openid: where people may sign in too.
     """
 
@@ -71,7 +71,7 @@ def build_server(services: Services, settings: Settings) -> Server:
         services=services,
         settings=settings,
         key=_signing_key(settings),
-        background=Background(services.jobs) if services.in_place else None,
+        background=Background(services.jobs, services.executor) if services.in_place else None,
         requests=RateLimit(settings.requests_per_minute, time.monotonic),
         sign_ins=RateLimit(SIGN_INS_PER_MINUTE, time.monotonic),
         openid=None if provider is None else OpenIdProvider(provider, services.clock),

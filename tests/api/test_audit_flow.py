@@ -4,7 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from api_house import good, problem
+from api_house import OTHERS, good, problem
 from api_specimen import GALLERY, PNG, specimen
 
 from auditor.contracts.base import digest_of
@@ -14,7 +14,7 @@ from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.formats import FORMATS
 from auditor.service.records import LOCAL_TEAM
-from auditor.testing.handlers import let_go, wait_for
+from auditor.testing.handlers import hold, let_go, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +119,24 @@ def test_a_running_audit_is_followed_cancelled_and_resumed(place, client):
     let_go(place.settings.home)
     assert good(client.post(f"/jobs/{job}/resume"))["state"] == "queued"
     assert place.wait(client, job)["state"] == "done"
+
+
+def test_a_server_without_workers_runs_units_in_the_order_that_it_tells(house):
+    hold(house.settings.home)
+    with house.client(Role.SUBMITTER) as ours, house.client(Role.SUBMITTER, OTHERS) as theirs:
+        first = house.audit(ours, "slow-turn")
+        wait_for(lambda: ("attack/ppa/0", "running") in units(ours, first))
+        later = house.audit(ours, "later-turn")
+        urgent = house.audit(theirs, "urgent-turn", priority=10)
+        places = [
+            good(client.get(f"/jobs/{job}"))["queue_position"] for client, job in ((theirs, urgent), (ours, later))
+        ]
+        assert places == [1, 2]
+        let_go(house.settings.home)
+        ended = [
+            house.wait(client, job)["finished_at"] for client, job in ((theirs, urgent), (ours, first), (ours, later))
+        ]
+    assert ended == sorted(ended)
 
 
 def units(client, job):

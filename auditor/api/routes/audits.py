@@ -55,7 +55,7 @@ def _started(caller: Caller, started: Started, what: str, subject: str) -> Start
     with caller.transactions() as tx:
         note(tx, caller.me.user, what, subject, caller.services.clock.now(), job=started.job_id)
     if caller.server.background is not None:
-        caller.server.background.run(started.job_id)
+        caller.server.background.wake()
     return StartedView(job_id=started.job_id, reused=started.reused, state=started.state)
 
 

@@ -63,7 +63,7 @@ def resume_job(job_id: str, caller: TheCaller) -> JobView:
     view = caller.services.jobs.resume(job_id)
     _note(caller, "job.resume", view)
     if caller.server.background is not None:
-        caller.server.background.run(view.id)
+        caller.server.background.wake()
     return view
 
 

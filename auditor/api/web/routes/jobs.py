@@ -75,5 +75,5 @@ def rerun(job_id: str, caller: TheCaller) -> Response:
     with caller.transactions() as tx:
         note(tx, caller.me.user, "job.rerun", job.id, caller.services.clock.now(), job=started.job_id)
     if caller.server.background is not None:
-        caller.server.background.run(started.job_id)
+        caller.server.background.wake()
     return go(f"/jobs/{started.job_id}", "rerun")
