@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, Select, String, and_, cast, func, or_, select, text, update
+from sqlalchemy import Float, Select, String, and_, cast, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from auditor.contracts.jobs import UnitState
+from auditor.db.locks import take_turns
 from auditor.db.models import JobRow, OutboxRow, ReportRow, UnitRow
 from auditor.db.rows import unit_of
 from auditor.service.records import QueuedUnit, Statistics, Unit
 from auditor.service.states import LIVE, REMEMBERED
 
-_LOCK = 0x61756469
-"""Claims of all workers of one PostgreSQL database take this advisory lock in turn: a share is counted, then taken."""
+_CLAIM = "claim"
+"""Claims of all workers of one PostgreSQL database take this lock in turn: a share is counted, then taken."""
 RECENT = 500
 """Finished units from which typical times are taken."""
 
@@ -33,9 +34,8 @@ class SqlQueue:
         self._session = session
 
     def claim_next(self, *, worker: str, now: datetime, lease_until: datetime, team_units: int) -> Unit | None:
-        """Take the unit whose turn it is. On SQLite the transaction itself keeps others out."""
-        if self._session.get_bind().dialect.name == "postgresql":
-            self._session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        """Take the unit whose turn it is."""
+        take_turns(self._session, _CLAIM)
         shares = (
             select(JobRow.team_id, func.count().label("units"))
             .join(UnitRow, UnitRow.job_id == JobRow.id)

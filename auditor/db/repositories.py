@@ -15,6 +15,7 @@ from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResu
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.submission import TargetCard
 from auditor.db.account_models import AnswerRow, TrailRow
+from auditor.db.locks import take_turns
 from auditor.db.models import Base, JobRow, OutboxRow, SubmissionRow, UnitRow
 from auditor.db.queue import claimed
 from auditor.db.rows import job_of, json_of, unit_of
@@ -144,7 +145,8 @@ class SqlJobs:
         return [job_of(row) for row in self._session.scalars(query)]
 
     def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
-        """The team's newest job for this work."""
+        """The team's newest job for this work, which nobody else begins until the transaction ends."""
+        take_turns(self._session, f"work {team_id} {fingerprint}")
         query = select(JobRow).where(JobRow.fingerprint == fingerprint, JobRow.team_id == team_id, *self._own)
         row = self._session.scalars(query.order_by(JobRow.created_at.desc(), JobRow.id).limit(1)).first()
         return None if row is None else job_of(row)

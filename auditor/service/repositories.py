@@ -70,7 +70,10 @@ class Jobs(Protocol):
         ...
 
     def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
-        """The team's newest job for exactly this work; what another team did is not told."""
+        """The team's newest job for exactly this work; what another team did is not told.
+
+        Whoever else asks waits until the transaction ends, so that no two find none and both make one.
+        """
         ...
 
     def set_state(self, job_id: str, state: JobState, *, error: Failed | None, finished_at: datetime | None) -> None:

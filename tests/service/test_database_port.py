@@ -198,6 +198,25 @@ def test_two_units_that_end_together_see_each_other(filled):
     assert sorted(seen) == [1, 2]
 
 
+def test_the_same_work_that_many_begin_at_once_is_one_job(filled):
+    barrier = threading.Barrier(8)
+
+    def begin(number):
+        for work in range(5):
+            barrier.wait()
+            with filled() as tx:
+                if tx.jobs.with_fingerprint(f"{work:064x}", LOCAL_TEAM) is None:
+                    tx.jobs.add(replace(JOB, id=f"{work}{number:031x}", fingerprint=f"{work:064x}"))
+
+    threads = [threading.Thread(target=begin, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with filled() as tx:
+        assert len(tx.jobs.latest(99)) == 1 + 5
+
+
 def test_only_the_holder_of_a_claim_can_settle_it(filled):
     result = UnitResult(value={"a": 1}, outputs={"o": "b" * 64}, seconds=2.5, peak_memory_bytes=7)
     with filled() as tx:
