@@ -52,17 +52,17 @@ class SqlTable(Generic[R]):
             name = getattr(record, "name", "")
             raise Conflict(f"there is a {record.NOUN}{f' {name!r}' if name else ''} already") from None
 
-    def get(self, record_id: str) -> R:
-        """By id."""
-        found = self.find(id=record_id)
+    def get(self, record_id: str, *, lock: bool = False) -> R:
+        """By id; `lock` holds the row against others who lock or change it, and lets rows be added that refer to it."""
+        query = self._select({"id": record_id})
+        found = self._first(query.with_for_update(key_share=True) if lock else query)
         if found is None:
             raise NotFound(f"there is no {self._record.NOUN} '{record_id}'")
         return found
 
     def find(self, **equal: Any) -> R | None:
         """The one with these values."""
-        row = self._session.scalars(self._select(equal).limit(1)).first()
-        return None if row is None else self._record_of(row)
+        return self._first(self._select(equal).limit(1))
 
     def page(self, limit: int, after: Place | None = None, **equal: Any) -> Sequence[R]:
         """Newest first."""
@@ -87,6 +87,10 @@ class SqlTable(Generic[R]):
     def _select(self, equal: Mapping[str, Any]) -> Select[Any]:
         query: Select[Any] = select(self._row).where(*self._conditions(equal))
         return query.execution_options(populate_existing=True)
+
+    def _first(self, query: Select[Any]) -> R | None:
+        row = self._session.scalars(query).first()
+        return None if row is None else self._record_of(row)
 
     def _conditions(self, equal: Mapping[str, Any]) -> list[Any]:
         found = [getattr(self._row, name) == _plain(value) for name, value in equal.items()]

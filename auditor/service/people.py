@@ -151,18 +151,12 @@ class People:
         Raises:
             NotSignedIn: with one and the same answer whatever was wrong.
         """
-        now = self._clock.now()
         with self._database() as tx:
             team = tx.teams.find(name=request.team)
             user = None if team is None else tx.users.find(team_id=team.id, name=request.name)
         right = _verify(request.password, None if user is None else user.password_hash)
-        locked = user is not None and user.locked_until is not None and user.locked_until > now
-        if user is None or team is None or user.disabled or locked or not right:
-            if user is not None and not locked:
-                self._count_failure(user)
+        if user is None or team is None or not self._takes_password(user.id, right=right):
             raise NotSignedIn(_WRONG)
-        with self._database() as tx:
-            tx.users.change(user.id, failures=0, locked_until=None)
         return self.open_session(user, team)
 
     def open_session(self, user: User, team: Team, *, by: str = "password") -> tuple[str, Identity]:
@@ -177,13 +171,20 @@ class People:
             note(tx, user, "session.start", user.name, now, by=by)
         return secret, _of_session(user, team, secret)
 
-    def _count_failure(self, user: User) -> None:
+    def _takes_password(self, user_id: str, *, right: bool) -> bool:
+        """Whether a password lets somebody in. Wrong ones are counted, also those that come at the same moment."""
         now = self._clock.now()
         with self._database() as tx:
-            failures = tx.users.get(user.id).failures + 1
+            user = tx.users.get(user_id, lock=True)
+            if user.locked_until is not None and user.locked_until > now:
+                return False
+            if right and not user.disabled:
+                return tx.users.change(user.id, failures=0, locked_until=None)
+            failures = user.failures + 1
             locked = now + LOCKED_FOR if failures >= LOCK_AFTER else None
             tx.users.change(user.id, failures=0 if locked else failures, locked_until=locked)
             note(tx, user, "session.refused", user.name, now, locked="yes" if locked else "no")
+            return False
 
     def sign_out(self, secret: str) -> None:
         """End a session."""

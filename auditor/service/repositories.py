@@ -210,8 +210,8 @@ class Table(Protocol[R]):
         """Insert; raises Conflict where a unique field is taken."""
         ...
 
-    def get(self, record_id: str) -> R:
-        """By id; raises NotFound."""
+    def get(self, record_id: str, *, lock: bool = False) -> R:
+        """By id; raises NotFound. With `lock`, others who lock the row wait until the transaction ends."""
         ...
 
     def find(self, **equal: Any) -> R | None:

@@ -71,6 +71,7 @@ class TeamAffairs:
             values |= self._invited(change.openid)
             told["openid"] = _told(change.openid)
         with self._transactions() as tx:
+            tx.teams.get(self._me.team.id, lock=True)  # of two admins who demote each other, the second is refused
             user = tx.users.get(user_id)
             if change.openid is not None:
                 self._require_free(tx, replace(user, **self._invited(change.openid)))
@@ -81,7 +82,8 @@ class TeamAffairs:
             if "password_hash" in values or change.openid is not None or change.disabled:
                 _end_sessions(tx, user)
             self._note(tx, "user.change", user.name, **told)
-            if "password_hash" in values or (change.openid is not None and user.subject is not None):
+            was_bound = change.openid is not None and user.subject is not None
+            if was_bound or "password_hash" in values:
                 self._revoke_tokens(tx, user)
             return tx.users.get(user.id)
 

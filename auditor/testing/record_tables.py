@@ -37,8 +37,8 @@ class InMemoryTable(Generic[R]):
             raise Conflict(f"there is a {record.NOUN}{f' {name!r}' if name else ''} already")
         self._rows[record.id] = record
 
-    def get(self, record_id: str) -> R:
-        """By id."""
+    def get(self, record_id: str, *, lock: bool = False) -> R:
+        """By id; a transaction holds everything anyway."""
         found = self.find(id=record_id)
         if found is None:
             raise NotFound(f"there is no {self._record.NOUN} '{record_id}'")
