@@ -55,7 +55,7 @@ class TeamAffairs:
         """A new password, another way in through the provider, or a disabled account ends the person's sessions.
 
         A new password, or another way in than the one through which somebody has come, also revokes their tokens: they
-        may have been made by whom they were not meant for.
+        may have been made by whom they were not meant for. So does a disabled account, which may be enabled again.
 
         Raises:
             NotFound: no such person in the team.
@@ -83,7 +83,7 @@ class TeamAffairs:
                 _end_sessions(tx, user)
             self._note(tx, "user.change", user.name, **told)
             was_bound = change.openid is not None and user.subject is not None
-            if was_bound or "password_hash" in values:
+            if was_bound or user.disabled or change.disabled or "password_hash" in values:
                 self._revoke_tokens(tx, user)
             return tx.users.get(user.id)
 

@@ -221,6 +221,19 @@ def test_a_password_that_an_admin_sets_revokes_the_tokens_that_were_made_with_th
     assert told == [(made["token"]["id"], "ann")]
 
 
+def test_a_person_who_is_enabled_again_has_no_token_of_before(fresh, ann):
+    bob = good(ann.post("/users", json={"name": "bob", "role": "submitter", "password": PASSWORD}))
+    with fresh.browser() as browser:
+        me = good(browser.post("/session", json={"name": "bob", "password": PASSWORD}))
+        made = good(browser.post("/tokens", json={"name": "ci"}, headers={"X-CSRF-Token": me["csrf_token"]}))
+        for disabled in (True, False):
+            good(ann.patch(f"/users/{bob['id']}", json={"disabled": disabled}))
+            problem(browser.get("/session"), 401, "not_signed_in")
+    with fresh.browser() as script:
+        script.headers["Authorization"] = f"Bearer {made['secret']}"
+        problem(script.get("/session"), 401, "not_signed_in")
+
+
 def test_a_team_keeps_an_admin(fresh, ann):
     (me,) = good(ann.get("/users"))["items"]
     for change in ({"role": "reviewer"}, {"disabled": True}):
