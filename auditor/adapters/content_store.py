@@ -94,7 +94,8 @@ class ContentStore:
                 yield self._plain(digest, source)
         except NotFound:
             raise NotFound(
-                f"artifact {digest[:80]} is not in the store", remedy="Submit the audit again with `--fresh`."
+                f"artifact {digest[:80]} is not in the store",
+                remedy="The team's retention may have deleted it: submit model and data again with `--fresh`.",
             ) from None
 
     def _plain(self, digest: str, source: Readable) -> Readable:

@@ -159,6 +159,10 @@ class Executor:
             peak_memory_bytes=finished.peak_memory_bytes,
         )
 
+    def has_stored(self, digest: str) -> bool:
+        """Whether units can still be given this artifact."""
+        return self._store.exists(digest)
+
     def announce(self) -> None:
         """Send what the outbox holds; what cannot be sent stays there for the next time."""
         with self._transactions() as tx:

@@ -10,7 +10,7 @@ from typing import Any
 
 from auditor.contracts.base import code_digest, digest_of
 from auditor.contracts.jobs import JobKind, JobState, JobView, UnitState, UnitView
-from auditor.errors import NotFound, RunnerDied, StorageFailure, WaitTimeout
+from auditor.errors import Conflict, NotFound, RunnerDied, StorageFailure, WaitTimeout
 from auditor.service.advance import advance, stop_if_idle
 from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.failures import failure_of
@@ -73,6 +73,7 @@ class Jobs:
         *,
         new_submission: bool,
         fresh: bool,
+        again: bool = False,
         priority: int = 0,
         request_id: str | None = None,
     ) -> Started:
@@ -86,14 +87,21 @@ class Jobs:
             submission: what it works on.
             new_submission: the submission is stored with it.
             fresh: make a new job in any case.
+            again: make a new job unless the newest one that does this work is unfinished.
             priority: of jobs that wait, those with a higher one go first.
             request_id: becomes the id of a new job, so that no request makes two; see `of_request`.
+
+        Raises:
+            Conflict: a new job would need files that the team's retention has deleted.
         """
         fingerprint = digest_of({"kind": kind.value, "payload": dict(payload), "code": code_digest()})
         with self._transactions() as tx:
             made = _made_by(tx, request_id)
             found = None if fresh or made is not None else tx.jobs.with_fingerprint(fingerprint, submission.team_id)
+            if again and found is not None and found.state in TERMINAL:
+                found = None
             if made is None and found is None:
+                self._require_files(payload)
                 job = Job(
                     id=request_id or secrets.token_hex(16),
                     kind=kind,
@@ -118,6 +126,15 @@ class Jobs:
             return Started(found.id, reused=True, state=state)
         self._executor.announce()
         return Started(job.id, reused=False, state=job.state)
+
+    def _require_files(self, payload: Mapping[str, Any]) -> None:
+        files = [item for key in ("inputs", "data") for item in payload.get(key, {}).items()]
+        missing = sorted({name for name, digest in files if not self._executor.has_stored(digest)})
+        if missing:
+            raise Conflict(
+                f"the team's retention has deleted what this needs of the audit before: {', '.join(missing)}",
+                remedy="Submit the model again, with its data.",
+            )
 
     def of_request(self, request_id: str | None) -> Started | None:
         """The job that this request made, even with `fresh`, if it was here before: its answer may have been lost."""

@@ -198,8 +198,24 @@ def test_a_running_job_shows_neither_zeros_nor_a_verdict(house):
         hold(house.settings.home)
         again = visitor.post(f"{job}/rerun").headers["location"]
         assert urlsplit(again).path != job
+        assert visitor.post(f"{job}/rerun").headers["location"] == f"{urlsplit(again).path}?done=reused"
         let_go(house.settings.home)
         wait_for(lambda: "Read the report" in visitor.page(urlsplit(again).path).text)
+
+
+def test_an_audit_whose_files_are_no_longer_stored_is_not_run_again(house):
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        answer = visitor.post(
+            "/submit", {"manifest": "model:\n  name: kept-short\n"}, files={"model_file": ("m.onnx", b"kept short")}
+        )
+        job = urlsplit(answer.headers["location"]).path
+        wait_for(lambda: "Read the report" in visitor.page(job).text)
+        with house.services.database() as tx:
+            submission = tx.submissions.get(tx.jobs.get(job.rpartition("/")[2]).submission_id)
+        house.services.store.delete(submission.inputs["model"])
+        answer = visitor.post(f"{job}/rerun")
+    assert answer.status_code == 409
+    assert "retention has deleted what this needs" in parsed(answer.text).text
 
 
 def test_a_failed_job_says_what_to_do(house):

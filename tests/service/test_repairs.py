@@ -4,7 +4,7 @@ import pytest
 from repair_house import House
 
 from auditor.contracts.manifest import Manifest
-from auditor.errors import InvalidInput
+from auditor.errors import Conflict, InvalidInput
 from auditor.testing.reports import sample_report
 from remediation.offers import OFFERS
 from remediation.service import RepairRequest
@@ -151,6 +151,18 @@ def test_attackers_erase_as_much_as_the_defense_did(tmp_path, area, erased):
 def test_what_the_defense_will_refuse_changes_no_attack(tmp_path, params):
     house = House(tmp_path, public=True)
     assert house.start(defense="calor", params=params).plan.attacks == house.start(defense="calor").plan.attacks
+
+
+def test_a_repair_whose_images_retention_has_deleted_is_refused_unless_it_is_there(tmp_path):
+    house = House(tmp_path, public=True)
+    payload = house.start()
+    del house.store.blobs[payload.data["fit.npz"]]
+    assert house.repairs.start(RepairRequest(house.audit)).reused
+    with pytest.raises(
+        Conflict, match=r"retention has deleted what this needs of the audit before: fit\.npz"
+    ) as refused:
+        house.start(search="sweep")
+    assert "with its data" in refused.value.remedy
 
 
 def test_a_request_that_is_made_again_finds_the_repair_it_made_even_with_fresh(tmp_path):

@@ -67,13 +67,15 @@ def resume(job_id: str, caller: TheCaller) -> Response:
 
 @router.post("/jobs/{job_id}/rerun")
 def rerun(job_id: str, caller: TheCaller) -> Response:
-    """Do the same work again, as a new job."""
+    """Do the same work again, as a new job; sent twice, it is one."""
     with caller.transactions() as tx:
         job = tx.jobs.get(job_id)
         submission = tx.submissions.get(job.submission_id)
-    started = caller.services.jobs.start(job.kind, job.payload, submission, new_submission=False, fresh=True)
+    started = caller.services.jobs.start(
+        job.kind, job.payload, submission, new_submission=False, fresh=False, again=True
+    )
     with caller.transactions() as tx:
         note(tx, caller.me.user, "job.rerun", job.id, caller.services.clock.now(), job=started.job_id)
     if caller.server.background is not None:
         caller.server.background.wake()
-    return go(f"/jobs/{started.job_id}", "rerun")
+    return go(f"/jobs/{started.job_id}", "reused" if started.reused else "rerun")
