@@ -14,7 +14,7 @@ from auditor.db.unit_of_work import summary_of
 from auditor.errors import StorageFailure
 
 HEAD = "0005"
-"""The revision that this version of the code needs."""
+"""The revision that this version of the code needs; a higher one is of a newer version."""
 
 
 def alembic_config(engine: Engine) -> Config:
@@ -26,9 +26,11 @@ def alembic_config(engine: Engine) -> Config:
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the schema to `HEAD`; does nothing when it is there."""
-    if revision(engine) == HEAD:
+    """Bring the schema to `HEAD`; does nothing when it is there. Raises StorageFailure when it is beyond."""
+    found = revision(engine)
+    if found == HEAD:
         return
+    _refuse_newer(found)
     try:
         command.upgrade(alembic_config(engine), "head")
     except SQLAlchemyError as error:
@@ -38,10 +40,19 @@ def upgrade(engine: Engine) -> None:
 def require_head(engine: Engine) -> None:
     """Raise StorageFailure when the schema is not at `HEAD`."""
     found = revision(engine)
+    _refuse_newer(found)
     if found != HEAD:
         raise StorageFailure(
             f"the database schema is at '{found or 'nothing'}', this version needs '{HEAD}'",
-            remedy="Run `alembic upgrade head` (`make migrate`) with AUDITOR_DATABASE_URL set.",
+            remedy="Run `auditor migrate` with AUDITOR_DATABASE_URL set.",
+        )
+
+
+def _refuse_newer(found: str | None) -> None:
+    if found is not None and found > HEAD:
+        raise StorageFailure(
+            f"the database was made by a newer version: its schema is at '{found}', this version knows '{HEAD}'",
+            remedy="Install that version again, or restore a backup that was made before it.",
         )
 
 

@@ -61,9 +61,20 @@ def test_an_empty_database_is_not_up_to_date(sqlite_url):
     assert revision(engine) is None
     with pytest.raises(StorageFailure, match="'nothing'") as caught:
         require_head(engine)
-    assert "migrate" in caught.value.remedy
+    assert "`auditor migrate`" in caught.value.remedy
     upgrade(engine)
     require_head(engine)
+    engine.dispose()
+
+
+def test_a_database_of_a_newer_version_is_left_alone_and_says_so(sqlite_url):
+    engine = build_engine(sqlite_url)
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0099'"))
+    for use in (upgrade, require_head):
+        with pytest.raises(StorageFailure, match="newer version: its schema is at '0099'"):
+            use(engine)
     engine.dispose()
 
 
