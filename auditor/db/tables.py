@@ -15,7 +15,7 @@ from auditor.contracts.people import Role
 from auditor.db.models import Base
 from auditor.errors import Conflict, NotFound
 from auditor.service.accounts import Record
-from auditor.service.repositories import Place
+from auditor.service.repositories import GIVEN, Place
 
 R = TypeVar("R", bound=Record)
 
@@ -93,7 +93,7 @@ class SqlTable(Generic[R]):
         return None if row is None else self._record_of(row)
 
     def _conditions(self, equal: Mapping[str, Any]) -> list[Any]:
-        found = [getattr(self._row, name) == _plain(value) for name, value in equal.items()]
+        found = [_has(getattr(self._row, name), value) for name, value in equal.items()]
         return found if self._team_id is None else [*found, self._owner == self._team_id]
 
     def _changed(self, change: Any) -> bool:
@@ -109,6 +109,10 @@ def after_place(created_at: Any, row_id: Any, place: Place) -> Any:
     """Rows that come after `place` in a list that is newest first."""
     time, last = place
     return or_(created_at < time, and_(created_at == time, row_id < last))
+
+
+def _has(column: Any, value: Any) -> Any:
+    return column.is_not(None) if value is GIVEN else column == _plain(value)
 
 
 def _plain(value: Any) -> Any:

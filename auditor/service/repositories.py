@@ -27,6 +27,8 @@ from auditor.service.records import Job, QueuedUnit, Statistics, StoredReport, S
 R = TypeVar("R", bound=Record)
 Place = tuple[datetime, str]
 """Time and id of the last row of a page: the next one goes on after it."""
+GIVEN = object()
+"""As a value that a row must have: any but None."""
 
 
 class Submissions(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from auditor.errors import Conflict, InvalidInput, NotFound
 from auditor.service.accounts import Team, Token, User
 from auditor.service.people import Identity, digest_of_secret, hash_password, new_secret
 from auditor.service.ports import Clock
-from auditor.service.repositories import Database, UnitOfWork
+from auditor.service.repositories import GIVEN, Database, Place, UnitOfWork
 from auditor.service.trail import note
 
 
@@ -93,6 +94,14 @@ class TeamAffairs:
             tx.users.change(self._me.user.id, password_hash=hash_password(password))
             _end_sessions(tx, self._me.user)
             self._note(tx, "user.change", self._me.user.name, password="changed")  # noqa: S106
+
+    def tokens(self, limit: int, after: Place | None = None) -> Sequence[tuple[Token, str]]:
+        """One's own, as an admin those of all people of the team; newest first, with the person's name."""
+        of = GIVEN if self._me.user.role is Role.ADMIN else self._me.user.id
+        with self._transactions() as tx:
+            tokens = tx.tokens.page(limit, after, user_id=of)
+            names = {user_id: tx.users.get(user_id).name for user_id in {str(token.user_id) for token in tokens}}
+        return [(token, names[str(token.user_id)]) for token in tokens]
 
     def make_token(self, request: NewToken) -> tuple[Token, str]:
         """A token for oneself, and its secret, which is told this once.

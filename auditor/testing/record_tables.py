@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from auditor.errors import Conflict, NotFound
 from auditor.service.accounts import Record
-from auditor.service.repositories import Place
+from auditor.service.repositories import GIVEN, Place
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -78,7 +78,11 @@ class InMemoryTable(Generic[R]):
 
     def _matching(self, equal: Mapping[str, Any]) -> list[R]:
         own = (row for row in self._rows.values() if self._team_id in (None, getattr(row, row.OWNER)))
-        return [row for row in own if all(getattr(row, name) == value for name, value in equal.items())]
+        return [row for row in own if all(_has(getattr(row, name), value) for name, value in equal.items())]
+
+
+def _has(found: Any, value: Any) -> bool:
+    return found is not None if value is GIVEN else bool(found == value)
 
 
 def page_of(rows: Sequence[T], limit: int, after: Place | None, place: Callable[[T], Place]) -> Sequence[T]:

@@ -65,6 +65,15 @@ def test_the_bootstrap_token_makes_one_admin_once(fresh):
             problem(browser.post("/bootstrap", json=body | {"token": token, "name": "eve"}), 401, "not_signed_in")
 
 
+def test_bootstrap_tokens_used_or_not_keep_no_admin_from_the_tokens(fresh, ann):
+    fresh.people().make_bootstrap_token()
+    made = good(ann.post("/tokens", json={"name": "ci"}))["token"]
+    assert good(ann.get("/tokens"))["items"] == [made]
+    page = ann.get(f"{fresh.url}/account")
+    assert page.status_code == 200
+    assert "bootstrap" not in page.text
+
+
 @pytest.mark.parametrize(
     ("host", "reached"),
     [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("localhost", "localhost")],  # noqa: S104

@@ -26,6 +26,7 @@ from auditor.service.accounts import (
     User,
 )
 from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.repositories import GIVEN
 from auditor.testing.database import InMemoryTransactions
 from auditor.testing.reports import sample_target
 
@@ -235,6 +236,14 @@ def test_a_change_with_a_condition_happens_once(database):
         assert tx.tokens.change(token, {"revoked_at": None}, revoked_at=NOW)
         assert not tx.tokens.change(token, {"revoked_at": None}, revoked_at=NOW)
         assert tx.tokens.get(token).revoked_at == NOW
+
+
+def test_rows_can_be_asked_for_whose_value_is_any_but_none(database):
+    with database() as tx:
+        tx.tokens.add(record("tokens", 1))
+        tx.tokens.add(replace(record("tokens", 2), user_id=None))
+    with database.of_team(OURS)() as tx:
+        assert [row.id for row in tx.tokens.page(10, user_id=GIVEN)] == [record("tokens", 1).id]
 
 
 @pytest.mark.parametrize("taken", [{"email": "1@example.com"}, {"issuer": "https://id.example", "subject": "s-1"}])

@@ -15,14 +15,12 @@ from auditor.contracts.people import (
     Me,
     NewToken,
     Password,
-    Role,
     Scope,
     SignIn,
     TokenView,
     UserView,
 )
 from auditor.contracts.service import Page
-from auditor.service.accounts import Token
 from auditor.service.people import SESSION_LIFE, Identity
 
 router = APIRouter(tags=["sign-in"], route_class=GuardedRoute)
@@ -100,14 +98,7 @@ def change_own_password(body: NewPassword, caller: TheCaller) -> None:
 @router.get("/tokens")
 def list_tokens(caller: TheCaller, limit: Limit = 50, after: After = None) -> Page[TokenView]:
     """One's own tokens; as an admin, those of the team."""
-    own = {} if caller.me.user.role is Role.ADMIN else {"user_id": caller.me.user.id}
-    with caller.transactions() as tx:
-        names = {user.id: user.name for user in tx.users.page(10_000)}
-
-        def view(token: Token) -> TokenView:
-            return token_view(token, names.get(token.user_id or "", "(the first admin)"))
-
-        return page_of(lambda n, place: tx.tokens.page(n, place, **own), view, place_of, limit, after)
+    return page_of(caller.affairs.tokens, lambda row: token_view(*row), lambda row: place_of(row[0]), limit, after)
 
 
 @router.post("/tokens", status_code=201)
