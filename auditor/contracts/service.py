@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, StringConstraints
 
 from auditor.contracts.base import Contract
 from auditor.contracts.jobs import JobKind, JobState
@@ -176,7 +176,7 @@ class NewWaiver(Contract):
     finding: Finding
     """What it covers: `attack:KEY`, `class:NAME` or `rule:E3.x`."""
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    reason: str = Field(min_length=10, max_length=2000, pattern=PLAIN)
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=10, max_length=2000, pattern=PLAIN)]
     days: int = Field(ge=1, le=366)
     """Until it expires."""
     up_to: RiskLevel = RiskLevel.HIGH

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 from auditor.contracts.gate import Approval, FindingState
 from auditor.contracts.jobs import JobKind, JobState
@@ -29,6 +32,7 @@ from auditor.service.trail import note
 R = TypeVar("R")
 _MANY = 10_000
 """Waivers of one model."""
+_POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 APPROVE_ONE = "A reviewer approves a complete audit on its page, or with PUT /api/v1/baselines/MODEL."
 
 
@@ -48,8 +52,14 @@ class Reviews:
         self._clock = clock
         self._me = me
 
-    def write_policy(self, name: str, policy: Policy) -> NamedPolicy:
-        """Store a policy under a name, in place of the one that was there."""
+    def write_policy(self, policy: Policy) -> NamedPolicy:
+        """Store a policy under its name, in place of the one that was there.
+
+        Raises InvalidInput where no audit could ask for it by that name.
+        """
+        name = policy.name
+        if not _POLICY_NAME.fullmatch(name):
+            raise InvalidInput(f"name: '{name[:100]}' is not made of letters, digits, . _ @ and -")
         record = NamedPolicy(
             secrets.token_hex(16),
             self._clock.now(),
@@ -171,7 +181,8 @@ class Reviews:
             return self._with_waivers(tx, report, baseline)
 
     def _with_waivers(self, tx: UnitOfWork, report: AuditReport, baseline: Compared | None = None) -> AuditReport:
-        waivers = tuple(waiver_of(record) for record in tx.waivers.page(_MANY, model=report.target.name))
+        stored = tx.waivers.page(_MANY, model=report.target.name)
+        waivers = tuple(waiver for record in stored if (waiver := waiver_of(record)) is not None)
         if not waivers and baseline is None:
             return report
         today = self._clock.now().date()
@@ -193,18 +204,15 @@ class Reviews:
             note(tx, self._me.user, what, subject, self._clock.now(), **detail)
 
 
-def waiver_of(record: StoredWaiver) -> Waiver:
-    """A stored waiver as the gate reads it."""
-    return Waiver(
-        id=record.id,
-        finding=record.finding,
-        model=record.model,
-        reason=record.reason,
-        approver=record.approver,
-        created=record.created_at.date(),
-        expires=(record.expires_at - timedelta(microseconds=1)).date(),
-        up_to=RiskLevel(record.up_to),
-    )
+def waiver_of(record: StoredWaiver) -> Waiver | None:
+    """A stored waiver as the gate reads it; None where it is not one, such as one without a reason."""
+    given = {name: getattr(record, name) for name in ("id", "finding", "model", "reason", "approver", "up_to")}
+    given["created"] = record.created_at.date()
+    given["expires"] = (record.expires_at - timedelta(microseconds=1)).date()
+    try:
+        return Waiver.model_validate(given)
+    except ValidationError:
+        return None
 
 
 def approval_of(record: Baseline) -> Approval:

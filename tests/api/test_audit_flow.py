@@ -1,7 +1,9 @@
 """From an upload to a report and its pictures, over real HTTP, with the runner in a process of its own."""
 
 import json
+import secrets
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from api_house import OTHERS, good, problem
@@ -13,6 +15,7 @@ from auditor.contracts.people import Role
 from auditor.contracts.policy import Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.formats import FORMATS
+from auditor.service.accounts import StoredWaiver
 from auditor.service.records import LOCAL_TEAM
 from auditor.testing.handlers import hold, let_go, wait_for
 
@@ -304,6 +307,34 @@ def test_the_teams_waivers_decide_in_every_format(place, client, reviewer):
     for row in made:
         assert reviewer.delete(f"/waivers/{row['id']}").status_code == 204
     assert AuditReport.model_validate_json(read()).decision.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("blank", [" ", "\u2028", "\u3000"])
+def test_a_waiver_of_a_blank_reason_is_refused(reviewer, blank):
+    waiver = {"finding": "attack:ppa", "model": "m", "days": 3}
+    problem(reviewer.post("/waivers", json=waiver | {"reason": blank * 12}), 422, "invalid_input")
+    padded = waiver | {"reason": f"short{blank * 12}"}
+    problem(reviewer.post("/waivers", json=padded), 422, "invalid_input")
+
+
+def test_a_stored_waiver_without_a_reason_lets_nothing_through_and_hides_no_report(place, client):
+    things, now = specimen(place, LOCAL_TEAM), place.services.clock.now()
+    before = client.get(f"/reports/{things.ids['job_id']}").content
+    report, lasting = AuditReport.model_validate_json(before), now + timedelta(days=3)
+    for finding in report.decision.having(FindingState.FAILING):
+        made = StoredWaiver(
+            secrets.token_hex(16), now, LOCAL_TEAM, finding.key, report.target.name, " " * 12, "ann", lasting
+        )
+        with place.services.database() as tx:
+            tx.waivers.add(made)
+    for name in FORMATS:
+        assert client.get(f"/reports/{things.ids['job_id']}", params={"format": name}).status_code == 200
+    assert client.get(f"/reports/{things.ids['job_id']}").content == before
+
+
+def test_no_policy_is_stored_under_a_name_that_no_audit_can_ask_for(reviewer):
+    for name in ("x y", "x" * 101):
+        problem(reviewer.put(f"/policies/{name}", json={"name": name}), 422, "invalid_input")
 
 
 def test_every_decision_is_in_the_audit_log(place, client, reviewer):

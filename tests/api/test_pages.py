@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +13,7 @@ from pages_house import HOSTILE, Visitor, audited, parsed, settle, told
 from auditor.contracts.people import Role
 from auditor.contracts.policy import Verdict
 from auditor.report.wording import headline, meaning
+from auditor.service.accounts import StoredWaiver
 from auditor.service.records import LOCAL_TEAM
 from auditor.testing.handlers import hold, let_go, wait_for
 from auditor.testing.reports import sample_gallery, sample_report
@@ -104,6 +106,15 @@ def test_a_finding_is_waived_shown_and_counted_again(house, reviewer):
     assert withdraw
     assert reviewer.post(withdraw[0]).status_code == 303
     assert lines(house, 2) == ["waiver.withdraw", "waiver.create"]
+
+
+def test_a_stored_waiver_that_is_none_is_shown_as_not_valid(house, reviewer):
+    report = sample_report(Verdict.FAIL)
+    ids, now = audited(house, report), house.services.clock.now()
+    given = ("attack:ppa", ids["model"], " " * 12, "ann", now + timedelta(days=3))
+    with house.services.database() as tx:
+        tx.waivers.add(StoredWaiver(secrets.token_hex(16), now, LOCAL_TEAM, *given))
+    assert "(not valid)" in reviewer.page(f"/audits/{ids['report_id']}").text
 
 
 def lines(house, n):

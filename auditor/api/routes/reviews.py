@@ -37,7 +37,7 @@ def write_policy(name: str, body: Policy, caller: TheCaller) -> PolicyView:
     """Store a policy under its name, in place of the one that was there. Reports keep the policy they were made by."""
     if body.name != name:
         raise InvalidInput(f"name: the policy calls itself '{body.name}', the address '{name}'")
-    return policy_view(caller.reviews.write_policy(name, body))
+    return policy_view(caller.reviews.write_policy(body))
 
 
 @router.delete("/policies/{name}", status_code=204)

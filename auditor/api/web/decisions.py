@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from auditor.api.references import full_audits, reference_of
@@ -13,6 +14,7 @@ from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewRemediation, NewWaiver
 from auditor.service.accounts import StoredWaiver
 from auditor.service.records import StoredReport
+from auditor.service.reviews import waiver_of
 from remediation.advice import advise
 
 SEARCHES = {"fisher": "what the layer scores and the depth propose", "sweep": "every boundary (long)"}
@@ -35,13 +37,20 @@ def shown_decisions(caller: Caller, entry: StoredReport, report: AuditReport) ->
         others = [row for row in full_audits(tx.reports.page(500)) if row.name == entry.name]
     return {
         "waivable": waivable(report),
-        "waivers": [(waiver, waiver.expires_at > now) for waiver in waivers],
+        "waivers": [(waiver, _lapsed(waiver, now)) for waiver in waivers],
         "baseline": baseline,
         "is_baseline": baseline is not None and baseline.digest == entry.digest,
         "others": [row for row in others if reference_of(row) != reference_of(entry)][:20],
         "advice": advise(report),
         "searches": SEARCHES,
     }
+
+
+def _lapsed(waiver: StoredWaiver, now: datetime) -> str:
+    """Why it lets nothing through; empty while it may."""
+    if waiver.expires_at <= now:
+        return "expired"
+    return "" if waiver_of(waiver) is not None else "not valid"
 
 
 def waivable(report: AuditReport) -> tuple[Waivable, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from auditor.contracts.policy import Policy
 from auditor.errors import AuditorError, InvalidInput
 
 router = APIRouter(route_class=PageRoute)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 _EXAMPLE = "name: release\nversion: '1'\nfail_on: medium\n"
 
 
@@ -40,8 +38,7 @@ def write_policy(request: Request, caller: TheCaller, form: TheForm) -> Response
     """Store a policy under the name that it gives itself."""
     text = form.text("policy")
     try:
-        policy = _read(text)
-        caller.reviews.write_policy(policy.name, policy)
+        caller.reviews.write_policy(_read(text))
     except InvalidInput as error:
         return _policies(request, caller, text, error)
     return go("/policies", "written")
@@ -51,10 +48,7 @@ def _read(text: str) -> Policy:
     with tempfile.TemporaryDirectory(prefix="auditor-policy-") as folder:
         path = Path(folder) / "policy.yaml"
         path.write_text(text, "utf-8")
-        policy = read_contract(path, Policy)
-    if not _NAME.fullmatch(policy.name):
-        raise InvalidInput(f"policy.yaml: name: '{policy.name[:100]}' is not made of letters, digits, . _ @ and -")
-    return policy
+        return read_contract(path, Policy)
 
 
 @router.post("/policies/{name}/remove")
