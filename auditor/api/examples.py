@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from auditor.contracts.access import Access
@@ -169,7 +170,7 @@ _WAIVER = WaiverView(
     reason="The internal pilot ends in May; the repair is planned for the release after it.",
     approver="bob",
     created=_LATER,
-    expires="2030-05-30T11:12:00Z",
+    expires=date(2030, 5, 29),
     up_to=RiskLevel.HIGH,
 )
 _LINE = TrailEntry(

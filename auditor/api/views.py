@@ -150,6 +150,6 @@ def waiver_view(record: StoredWaiver) -> WaiverView:
         reason=record.reason,
         approver=record.approver,
         created=record.created_at.isoformat(),
-        expires=record.expires_at.isoformat(),
+        expires=record.last_day,
         up_to=RiskLevel(record.up_to),
     )

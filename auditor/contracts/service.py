@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Generic, TypeVar
 
 from pydantic import Field, JsonValue, StringConstraints
@@ -192,7 +193,8 @@ class WaiverView(Contract):
     reason: str
     approver: str
     created: ISO8601
-    expires: ISO8601
+    expires: date
+    """The last day on which it counts (UTC)."""
     up_to: RiskLevel
 
 

@@ -6,7 +6,7 @@ Each record is one row: its fields are the columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any, ClassVar
 
 from auditor.contracts.people import Role
@@ -206,7 +206,7 @@ class Baseline(Record):
 
 @dataclass(frozen=True)
 class StoredWaiver(Record):
-    """A finding that is let through until `expires_at`."""
+    """A finding that is let through until `expires_at`, the end of a day."""
 
     NOUN = "waiver"
 
@@ -217,6 +217,11 @@ class StoredWaiver(Record):
     approver: str
     expires_at: datetime
     up_to: str = RiskLevel.HIGH
+
+    @property
+    def last_day(self) -> date:
+        """On which it still counts (UTC)."""
+        return (self.expires_at - timedelta(microseconds=1)).date()
 
 
 @dataclass(frozen=True)

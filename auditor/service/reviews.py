@@ -207,8 +207,7 @@ class Reviews:
 def waiver_of(record: StoredWaiver) -> Waiver | None:
     """A stored waiver as the gate reads it; None where it is not one, such as one without a reason."""
     given = {name: getattr(record, name) for name in ("id", "finding", "model", "reason", "approver", "up_to")}
-    given["created"] = record.created_at.date()
-    given["expires"] = (record.expires_at - timedelta(microseconds=1)).date()
+    given |= {"created": record.created_at.date(), "expires": record.last_day}
     try:
         return Waiver.model_validate(given)
     except ValidationError:

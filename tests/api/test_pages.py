@@ -2,11 +2,12 @@
 
 import re
 import secrets
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
-from api_house import PASSWORD
+from api_house import PASSWORD, good
 from api_specimen import specimen
 from pages_house import HOSTILE, Visitor, audited, parsed, settle, told
 
@@ -106,6 +107,24 @@ def test_a_finding_is_waived_shown_and_counted_again(house, reviewer):
     assert withdraw
     assert reviewer.post(withdraw[0]).status_code == 303
     assert lines(house, 2) == ["waiver.withdraw", "waiver.create"]
+
+
+def test_the_last_day_of_a_waiver_is_the_same_wherever_it_is_named(house, reviewer):
+    report = sample_report(Verdict.FAIL)
+    ids = audited(house, report)
+    address, last = f"/audits/{ids['report_id']}", house.services.clock.now().date() + timedelta(days=5)
+    with house.services.database() as tx:  # the gate goes by the name in the report, the list by that of the entry
+        entry = tx.reports.find(ids["job_id"])
+        tx.reports.add(replace(entry, name=report.target.name))
+    fields = {"finding": "attack:ppa", "reason": "Retrained next week", "days": "5"}
+    assert reviewer.post(f"{address}/waivers", fields).status_code == 303
+    text = reviewer.page(address).text
+    assert f"until {last}: Retrained next week" in text, "section of the gate"
+    assert f"attack:ppa {last} {house.users[LOCAL_TEAM, Role.REVIEWER].name} Retrained next week" in text, "list"
+    with house.client(Role.REVIEWER) as client:
+        (row,) = good(client.get("/waivers", params={"model": report.target.name}))["items"]
+    assert row["expires"] == str(last)
+    reviewer.post(f"{address}/waivers/{row['id']}/withdraw")
 
 
 def test_a_stored_waiver_that_is_none_is_shown_as_not_valid(house, reviewer):
