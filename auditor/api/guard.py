@@ -106,14 +106,9 @@ def needs_encryption(request: Request) -> bool:
 def _identify(server: Server, request: Request, right: Right) -> Identity | None:
     """Who asks; a session's changes must carry the token that no other site can know."""
     address = request.client.host if request.client else "unknown"
-    secret = _bearer(request)
-    if secret is not None:
-        identity = server.people.of_token(secret)
-    else:
-        cookie = request.cookies.get(COOKIE)
-        identity = None if cookie is None else server.people.of_session(cookie)
+    identity = identity_of(request)
     if identity is None:
-        tries_to_prove = secret is not None or (right.role is None and request.method not in _SAFE)
+        tries_to_prove = _bearer(request) is not None or (right.role is None and request.method not in _SAFE)
         (server.sign_ins if tries_to_prove else server.requests).take(address)
         return None
     server.requests.take(identity.key)
@@ -122,6 +117,15 @@ def _identify(server: Server, request: Request, right: Right) -> Identity | None
         if not hmac.compare_digest(given.encode(), identity.csrf_token.encode()):
             raise NotAllowed("the header X-CSRF-Token is missing or wrong", remedy="`GET /api/v1/session` tells it.")
     return identity
+
+
+def identity_of(request: Request) -> Identity | None:
+    """Whose token or session the request carries; None where it is not valid, or no longer."""
+    people, secret = server_of(request).people, _bearer(request)
+    if secret is not None:
+        return people.of_token(secret)
+    cookie = request.cookies.get(COOKIE)
+    return None if cookie is None else people.of_session(cookie)
 
 
 def _bearer(request: Request) -> str | None:

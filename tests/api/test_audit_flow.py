@@ -169,6 +169,25 @@ def test_events_tell_the_whole_state_and_nothing_twice(place, client):
     assert events(client, job, **{"Last-Event-ID": "long ago"}) == [told[-1]]
 
 
+def test_events_end_when_the_person_is_disabled(place, client):
+    job = place.audit(client, "slow-watched")
+    person = place.users[LOCAL_TEAM, Role.SUBMITTER]
+    try:
+        with client.stream("GET", f"/jobs/{job}/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("id: ")
+            with place.services.database() as tx:
+                tx.users.change(person.id, disabled=True)
+            *_, event, data, _end = lines
+        assert event == "event: problem"
+        assert json.loads(data.removeprefix("data: "))["code"] == "not_signed_in"
+    finally:
+        with place.services.database() as tx:
+            tx.users.change(person.id, disabled=False)
+        let_go(place.settings.home)
+    assert place.wait(client, job)["state"] == "done"
+
+
 def test_lists_come_in_parts_that_miss_nothing(place, client):
     jobs = {specimen(place, LOCAL_TEAM).ids["job_id"] for _ in range(4)}
     seen, after = [], None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from auditor.api.guard import GuardedRoute
+from auditor.api.guard import GuardedRoute, identity_of
 from auditor.api.pages import After, Limit, page_of
+from auditor.api.rights import RIGHTS, require
 from auditor.api.server import Caller, TheCaller
 from auditor.contracts.base import digest_of
 from auditor.contracts.jobs import JobKind, JobView
@@ -76,19 +77,25 @@ def _note(caller: Caller, what: str, view: JobView) -> None:
 def follow_job(
     job_id: str,
     caller: TheCaller,
+    request: Request,
     last_event_id: Annotated[str | None, Header(max_length=100)] = None,
 ) -> Response:
     """Server-sent events: the whole state of the job (event `job`) whenever it has changed, until it ends.
 
     An event's id is a hash of the state it tells, so a client that comes back with `Last-Event-ID` is told at once what
-    it missed, and nothing twice.
+    it missed, and nothing twice. Whoever may no longer see the job is told so (event `problem`), and nothing further.
     """
     first = caller.services.jobs.status(job_id)
-    events = _events(caller, first, last_event_id)
+
+    def look() -> JobView:
+        require(RIGHTS["GET", "/jobs/{job_id}/events"], identity_of(request))
+        return caller.services.jobs.status(first.id)
+
+    events = _events(first, look, last_event_id)
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def _events(caller: Caller, view: JobView, seen: str | None) -> AsyncIterator[str]:
+async def _events(view: JobView, look: Callable[[], JobView], seen: str | None) -> AsyncIterator[str]:
     quiet = 0.0
     while True:
         mark = digest_of(view)[:32]
@@ -103,7 +110,7 @@ async def _events(caller: Caller, view: JobView, seen: str | None) -> AsyncItera
         await anyio.sleep(POLL_S)
         quiet += POLL_S
         try:
-            view = await run_in_threadpool(caller.services.jobs.status, view.id)
+            view = await run_in_threadpool(look)
         except AuditorError as error:
             yield f"event: problem\ndata: {json.dumps({'code': error.code, 'detail': error.message})}\n\n"
             return
