@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     """Largest file that may be uploaded."""
     requests_per_minute: int = 600
     """Requests of one token or session, in each API process, before it is told to wait."""
+    trusted_proxies: str = ""
+    """Addresses or networks of proxies whose `X-Forwarded-For` is believed, separated by commas; `*`: any.
+
+    Unset means none: limits by address then count all who come through a proxy together.
+    """
     concurrent_checks: int = 2
     """Submissions that one API process checks at a time; others wait."""
     public_url: str | None = None

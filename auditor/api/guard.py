@@ -108,8 +108,8 @@ def _identify(server: Server, request: Request, right: Right) -> Identity | None
     address = request.client.host if request.client else "unknown"
     identity = identity_of(request)
     if identity is None:
-        tries_to_prove = _bearer(request) is not None or (right.role is None and request.method not in _SAFE)
-        (server.sign_ins if tries_to_prove else server.requests).take(address)
+        limit = server.sign_ins if right.role is None and request.method not in _SAFE else server.requests
+        (limit if _bearer(request) is None else server.wrong_tokens).take(address)
         return None
     server.requests.take(identity.key)
     if identity.csrf_token is not None and request.method not in _SAFE and right.role is not None:

@@ -27,8 +27,8 @@ from auditor.service.team import TeamAffairs
 from auditor.service.uploads import Uploads
 from auditor.settings import Settings
 
-SIGN_INS_PER_MINUTE = 20
-"""Attempts to prove who one is, by address."""
+PROOFS_PER_MINUTE = 20
+"""Attempts to prove who one is, by address; those with tokens are counted apart, so that none keeps people out."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Server:
         settings: where things are.
         key: signs addresses of pictures.
         background: runs units where no worker does.
+        requests: by token, session, or address of who has none.
+        sign_ins: attempts by address, with a password or through a provider.
+        wrong_tokens: requests by address, with a token that is not valid.
         openid: where people may sign in too.
     """
 
@@ -49,6 +52,7 @@ class Server:
     background: Background | None
     requests: RateLimit
     sign_ins: RateLimit
+    wrong_tokens: RateLimit
     openid: OpenIdProvider | None = None
     checks: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
 
@@ -73,7 +77,8 @@ def build_server(services: Services, settings: Settings) -> Server:
         key=_signing_key(settings),
         background=Background(services.jobs, services.executor) if services.in_place else None,
         requests=RateLimit(settings.requests_per_minute, time.monotonic),
-        sign_ins=RateLimit(SIGN_INS_PER_MINUTE, time.monotonic),
+        sign_ins=RateLimit(PROOFS_PER_MINUTE, time.monotonic),
+        wrong_tokens=RateLimit(PROOFS_PER_MINUTE, time.monotonic),
         openid=None if provider is None else OpenIdProvider(provider, services.clock),
         checks=anyio.CapacityLimiter(settings.concurrent_checks),
     )

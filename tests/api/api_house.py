@@ -23,9 +23,10 @@ OTHERS = "0" * 31 + "2"
 
 
 @contextmanager
-def serving(app, listening=None):
+def serving(app, listening=None, **options):
     """Address of `app`, served by uvicorn in a thread, on a socket that listens already if there is one."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
+    options = {"log_level": "warning", "lifespan": "on"} | options
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **options))
     thread = threading.Thread(target=server.run, args=(listening and [listening],))
     thread.start()
     try:

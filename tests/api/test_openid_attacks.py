@@ -24,7 +24,7 @@ from openid_house import (
 )
 from pages_house import parsed, told
 
-from auditor.api.server import SIGN_INS_PER_MINUTE
+from auditor.api.server import PROOFS_PER_MINUTE
 from auditor.api.web.journey import LIFE, begun, opened
 from auditor.contracts.people import Role
 from auditor.service.people import digest_of_secret
@@ -328,7 +328,7 @@ def test_without_the_provider_passwords_still_work(house, browser, silent):
 
 def test_guessing_is_slowed_down_on_the_way_back_too(house, provider):
     with Browser(house.url) as browser:
-        answers = [browser.client.get(CALLBACK, params={"code": "x"}) for _ in range(SIGN_INS_PER_MINUTE + 1)]
+        answers = [browser.client.get(CALLBACK, params={"code": "x"}) for _ in range(PROOFS_PER_MINUTE + 1)]
     assert [answer.status_code for answer in answers[:3]] == [401] * 3
     assert answers[-1].status_code == 429
 

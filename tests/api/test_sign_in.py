@@ -9,7 +9,8 @@ import pytest
 from api_house import HANDLERS, PASSWORD, good, problem, serving
 
 from auditor.api.app import build_app
-from auditor.api.serving import tell_bootstrap
+from auditor.api.server import PROOFS_PER_MINUTE
+from auditor.api.serving import tell_bootstrap, uvicorn_options
 from auditor.bootstrap import build_services
 from auditor.client.credentials import check_url
 from auditor.service.people import LOCK_AFTER, LOCKED_FOR, People
@@ -257,6 +258,42 @@ def test_guessing_is_slowed_down(fresh, monkeypatch):
     assert 0 < len(refused) < 10
     problem(refused[0], 429, "too_many_requests")
     assert int(refused[0].headers["retry-after"]) >= 1
+
+
+def test_wrong_tokens_keep_nobody_at_their_address_from_signing_in(fresh, ann):
+    with fresh.browser() as browser:
+        statuses = {
+            browser.get("/jobs", headers={"Authorization": "Bearer aud_old"}).status_code
+            for _ in range(2 * PROOFS_PER_MINUTE)
+        }
+        assert statuses == {401, 429}
+        good(browser.post("/session", json={"name": "ann", "password": PASSWORD}))
+
+
+@pytest.mark.parametrize(("trusted", "refused"), [("", True), ("127.0.0.1", False), ("10.0.0.0/8", True)])
+def test_guessing_is_counted_by_an_address_that_only_a_trusted_proxy_may_name(fresh, trusted, refused):
+    options = uvicorn_options(Settings(trusted_proxies=trusted)) | {"log_level": "warning"}
+    with (
+        serving(fresh.app, lifespan="off", **options) as url,
+        httpx.Client(base_url=f"{url}/api/v1", timeout=60) as browser,
+    ):
+        statuses = [
+            browser.post(
+                "/bootstrap",
+                json={"token": "aud_wrong", "name": "eve", "password": NEW},
+                headers={"X-Forwarded-For": f"192.0.2.{number}"},
+            ).status_code
+            for number in range(PROOFS_PER_MINUTE + 5)
+        ]
+    assert (429 in statuses) is refused
+
+
+def test_the_log_of_requests_holds_no_query(fresh, capsys):
+    with serving(fresh.app, lifespan="off", **uvicorn_options(Settings())) as url:
+        httpx.get(f"{url}/api/v1/reports/abcd/pictures/0-original-0?expires=1&signature=secret")
+    told = "".join(capsys.readouterr())
+    assert '"GET /api/v1/reports/abcd/pictures/0-original-0 HTTP/1.1" 401' in told
+    assert "secret" not in told
 
 
 def test_a_new_team_is_alone_with_its_admin(fresh, ann):
