@@ -114,10 +114,16 @@ class Services:
             raise NotFound(f"the remediation '{job_id}' kept no model", remedy="Its report says why.")
         self.store.get_path(digest, path)
 
-    def of_team(self, team_id: str) -> Services:
-        """The same use-cases in a world in which no other team's audits exist."""
+    def of_team(self, team_id: str, submitter: str) -> Services:
+        """The same use-cases for a person, in a world in which no other team's audits exist."""
         transactions = self.database.of_team(team_id)
-        jobs = Jobs(transactions=transactions, executor=self.executor, clock=self.clock, pipelines=self.pipelines)
+        jobs = Jobs(
+            transactions=transactions,
+            executor=self.executor,
+            clock=self.clock,
+            pipelines=self.pipelines,
+            submitter=submitter,
+        )
         audits = Audits(
             store=self.store, transactions=transactions, executor=self.executor, jobs=jobs, clock=self.clock
         )

@@ -118,7 +118,7 @@ class Caller:
         self.server = server
         self.me = identity
         self.request_id = request_id
-        self.services: Services = server.services.of_team(identity.team.id)
+        self.services: Services = server.services.of_team(identity.team.id, identity.user.name)
         self.transactions: Transactions = server.services.database.of_team(identity.team.id)
 
     @property

@@ -167,6 +167,8 @@ class JobView(Contract):
     id: str
     kind: JobKind
     name: str
+    submitter: str = ""
+    """The person's name; empty: submitted without a server, or by an older version."""
     state: JobState
     """`running` only while a unit of it runs under a live lease; between units, or when its worker died, `queued`."""
     stalled: bool = False

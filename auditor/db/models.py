@@ -102,6 +102,7 @@ class JobRow(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     team_id: Mapped[str] = mapped_column(String(32), server_default=LOCAL_TEAM)
     priority: Mapped[int] = mapped_column(Integer, server_default="0")
+    submitter: Mapped[str] = mapped_column(String(100), server_default="")
 
 
 class UnitRow(Base):

@@ -113,6 +113,7 @@ class SqlJobs:
             finished_at=job.finished_at,
             team_id=job.team_id,
             priority=job.priority,
+            submitter=job.submitter,
         )
         self._session.add(row)
         self._session.flush()

@@ -25,6 +25,7 @@ def job_of(row: JobRow) -> Job:
         finished_at=row.finished_at,
         team_id=row.team_id,
         priority=row.priority,
+        submitter=row.submitter,
     )
 
 

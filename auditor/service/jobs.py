@@ -55,15 +55,23 @@ class Jobs:
         executor: runs units.
         clock: the time.
         pipelines: how each kind of job runs.
+        submitter: the person in whose name jobs are created.
     """
 
     def __init__(
-        self, *, transactions: Transactions, executor: Executor, clock: Clock, pipelines: Mapping[JobKind, Pipeline]
+        self,
+        *,
+        transactions: Transactions,
+        executor: Executor,
+        clock: Clock,
+        pipelines: Mapping[JobKind, Pipeline],
+        submitter: str = "",
     ) -> None:
         self._transactions = transactions
         self._executor = executor
         self._clock = clock
         self._pipelines = pipelines
+        self._submitter = submitter
 
     def start(
         self,
@@ -112,6 +120,7 @@ class Jobs:
                     created_at=self._clock.now(),
                     team_id=submission.team_id,
                     priority=priority,
+                    submitter=self._submitter,
                 )
                 if new_submission:
                     tx.submissions.add(submission)

@@ -43,6 +43,7 @@ class Job:
         error: why it failed.
         team_id: who owns it.
         priority: of two jobs that wait, the one with the higher number goes first.
+        submitter: the person's name; empty: submitted without a server.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Job:
     finished_at: datetime | None = None
     team_id: str = LOCAL_TEAM
     priority: int = 0
+    submitter: str = ""
 
 
 @dataclass(frozen=True)

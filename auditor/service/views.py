@@ -39,6 +39,7 @@ def job_view(job: Job, units: Sequence[Unit], reports: Sequence[StoredReport], l
         id=job.id,
         kind=job.kind,
         name=job.name,
+        submitter=job.submitter,
         state=JobState.QUEUED if idle else job.state,
         stalled=idle and job.id in line.stalled,
         priority=job.priority,

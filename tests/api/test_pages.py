@@ -90,6 +90,19 @@ def test_the_audit_page_says_what_the_report_says(house, reviewer, verdict):
         assert client.get(f"/reports/{ids['report_id']}").json()["verdict"]["verdict"] == verdict
 
 
+def test_who_submitted_and_which_file_stand_at_the_top(house, reviewer):
+    with house.client(Role.SUBMITTER) as client:
+        job = house.audit(client, f"named-{secrets.token_hex(4)}")
+        assert house.wait(client, job)["submitter"] == house.users[LOCAL_TEAM, Role.SUBMITTER].name
+        digest = client.get(f"/reports/{job}").json()["target"]["digest"]
+    (top,) = reviewer.page(f"/audits/{job}").all("header")
+    assert f"Model file sha256 {digest} · submitted by submitter-l" in top.text
+    (top,) = reviewer.page(f"/jobs/{job}").all("header")
+    assert "by submitter-l" in top.text
+    again = reviewer.post(f"/jobs/{job}/rerun").headers["location"].partition("?")[0]
+    assert "by reviewer-l" in reviewer.page(again).text
+
+
 def test_a_finding_is_waived_shown_and_counted_again(house, reviewer):
     ids = audited(house, sample_report(Verdict.FAIL))
     address = f"/audits/{ids['report_id']}"

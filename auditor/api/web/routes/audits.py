@@ -51,11 +51,14 @@ def _audit(
         report = caller.reviews.decided(stored, against_baseline=against_baseline)
     except (InvalidInput, NotFound) as problem:
         error, report = problem, caller.reviews.decided(stored)
+    with caller.transactions() as tx:
+        submitter = tx.jobs.get(entry.job_id).submitter
     return page(
         request,
         "audit.html.j2",
         section="models",
         entry=entry,
+        submitter=submitter,
         formats=list(FORMATS),
         typed=typed or {},
         against="baseline=approved" if report.decision.baseline is not None else "",
