@@ -36,7 +36,7 @@ _WORDS = "four words nobody guesses"
 BODIES: Mapping[tuple[str, str], dict[str, Any]] = {
     ("POST", "/bootstrap"): {"token": "aud_the-one-that-serve-printed", "name": "ann", "password": _WORDS},
     ("POST", "/session"): {"team": "local", "name": "ann", "password": _WORDS},
-    ("PUT", "/session/password"): {"password": _WORDS},
+    ("PUT", "/session/password"): {"password": _WORDS, "current": "the words of before"},
     ("POST", "/tokens"): {"name": "ci", "scopes": ["read", "submit"], "days": 90},
     ("POST", "/users"): {"name": "bob", "role": "reviewer", "openid": {"email": "bob@example.org"}},
     ("PATCH", "/users/{user_id}"): {"role": "admin"},

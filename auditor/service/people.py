@@ -154,10 +154,15 @@ class People:
         with self._database() as tx:
             team = tx.teams.find(name=request.team)
             user = None if team is None else tx.users.find(team_id=team.id, name=request.name)
-        right = _verify(request.password, None if user is None else user.password_hash)
-        if user is None or team is None or not self._takes_password(user.id, right=right):
+        right = self.is_password_of(user, request.password)
+        if user is None or team is None or not right:
             raise NotSignedIn(_WRONG)
         return self.open_session(user, team)
+
+    def is_password_of(self, user: User | None, password: str) -> bool:
+        """Whether somebody proves with it who they are; a wrong one counts, and after some none is taken."""
+        right = _verify(password, None if user is None else user.password_hash)
+        return user is not None and self._takes_password(user.id, right=right)
 
     def open_session(self, user: User, team: Team, *, by: str = "password") -> tuple[str, Identity]:
         """A session for someone who proved who they are, `by` a password or otherwise."""

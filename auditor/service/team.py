@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Any
 
 from auditor.contracts.people import NewTeam, NewToken, NewUser, OpenIdInvitation, Retention, Role, Scope, UserChange
-from auditor.errors import Conflict, InvalidInput, NotFound
+from auditor.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from auditor.service.accounts import Team, Token, User
-from auditor.service.people import Identity, digest_of_secret, hash_password, new_secret
+from auditor.service.people import Identity, People, digest_of_secret, hash_password, new_secret
 from auditor.service.ports import Clock
 from auditor.service.repositories import GIVEN, Database, Place, UnitOfWork
 from auditor.service.trail import note
@@ -88,8 +88,21 @@ class TeamAffairs:
                 self._revoke_tokens(tx, user)
             return tx.users.get(user.id)
 
-    def change_own_password(self, password: str) -> None:
-        """Ends all of one's own sessions."""
+    def change_own_password(self, password: str, current: str | None) -> None:
+        """Ends all of one's own sessions.
+
+        Raises NotAllowed where `current` is not one's password of now, or one has none and asks with a token.
+        """
+        with self._transactions() as tx:
+            me = tx.users.get(self._me.user.id)
+        if me.password_hash is None and self._me.csrf_token is None:
+            raise NotAllowed("a first password is not set with a token", remedy="Sign in, or ask an admin.")
+        people = People(database=self._database, clock=self._clock)
+        if me.password_hash is not None and not people.is_password_of(me, current or ""):
+            raise NotAllowed(
+                "the current password is missing or wrong, or too many wrong ones came before",
+                remedy="Give it too; after five wrong passwords none is taken for 15 minutes.",
+            )
         with self._transactions() as tx:
             tx.users.change(self._me.user.id, password_hash=hash_password(password))
             _end_sessions(tx, self._me.user)

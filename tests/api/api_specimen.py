@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
+from api_house import PASSWORD
+
 from auditor.contracts.base import canonical_json, digest_of
 from auditor.contracts.jobs import AuditJob, JobKind, JobState, UnitResult, UnitSpec, UnitState
 from auditor.contracts.manifest import Manifest
@@ -188,7 +190,7 @@ def _bodies(report_id, job_id, upload, name):
     return {
         ("POST", "/bootstrap"): {"token": "aud_wrong", "name": new, "password": password},
         ("POST", "/session"): {"team": "local", "name": new, "password": password},
-        ("PUT", "/session/password"): {"password": "correct horse battery"},
+        ("PUT", "/session/password"): {"password": PASSWORD, "current": PASSWORD},
         ("POST", "/tokens"): {"name": new, "scopes": ["read"]},
         ("POST", "/users"): {"name": new, "role": "reviewer", "password": password},
         ("PATCH", "/users/{user_id}"): {"role": "reviewer"},

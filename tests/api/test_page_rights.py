@@ -49,7 +49,7 @@ def fields(things, method, path):
         "/data-sets": {"name": new},
         "/policies": {"policy": f"name: {new}\n"},
         "/account/tokens": {"name": new, "scopes": ["read"], "days": "3"},
-        "/account/password": {"password": "correct horse battery"},
+        "/account/password": {"password": "correct horse battery", "current": "correct horse battery"},
         "/admin/users": {"name": new, "role": "reviewer", "password": PASSWORD},
         "/admin/users/{user_id}": {"role": "reviewer", "disabled": "no"},
         "/admin/retention": {"pictures_days": "", "private_data_days": ""},

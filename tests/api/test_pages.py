@@ -90,6 +90,12 @@ def test_the_audit_page_says_what_the_report_says(house, reviewer, verdict):
         assert client.get(f"/reports/{ids['report_id']}").json()["verdict"]["verdict"] == verdict
 
 
+def test_the_page_asks_for_the_current_password(house, admin):
+    assert [item.get("name") for item in admin.page("/account").all("input")].count("current") == 1
+    root = told(admin.post("/account/password", {"password": "another long password", "current": "wrong"}), 403)
+    assert "the current password is missing or wrong" in root.text
+
+
 def test_who_submitted_and_which_file_stand_at_the_top(house, reviewer):
     with house.client(Role.SUBMITTER) as client:
         job = house.audit(client, f"named-{secrets.token_hex(4)}")

@@ -202,11 +202,38 @@ def test_a_session_ends_with_its_time_with_signing_out_and_with_the_password(fre
         problem(browser.get("/session"), 401, "not_signed_in")
     with fresh.browser() as other:
         good(other.post("/session", json={"name": "ann", "password": PASSWORD}))
-        good(ann.put("/session/password", json={"password": NEW}))
+        good(ann.put("/session/password", json={"password": NEW, "current": PASSWORD}))
         problem(other.get("/session"), 401, "not_signed_in")
         me = good(other.post("/session", json={"name": "ann", "password": NEW}))
         fresh.clock.sleep(timedelta(hours=13).total_seconds())
         problem(other.get("/session"), 401, "not_signed_in")
+
+
+def test_a_password_is_changed_by_whoever_knows_the_one_before(fresh, ann):
+    with fresh.browser() as script:
+        script.headers["Authorization"] = (
+            f"Bearer {good(ann.post('/tokens', json={'name': 'ci', 'scopes': ['admin']}))['secret']}"
+        )
+        for asks in (ann, script):
+            for current in ({}, {"current": None}, {"current": NEW}):
+                problem(asks.put("/session/password", json={"password": NEW} | current), 403, "not_allowed")
+            fresh.clock.sleep(LOCKED_FOR.total_seconds())
+        for _ in range(LOCK_AFTER):
+            script.put("/session/password", json={"password": NEW, "current": "guessed"})
+        problem(script.put("/session/password", json={"password": NEW, "current": PASSWORD}), 403, "not_allowed")
+        fresh.clock.sleep(LOCKED_FOR.total_seconds())
+        good(script.put("/session/password", json={"password": NEW, "current": PASSWORD}))
+
+
+def test_a_first_password_is_set_in_a_session_and_not_with_a_token(fresh, ann):
+    (me,) = good(ann.get("/users"))["items"]
+    token = good(ann.post("/tokens", json={"name": "ci", "scopes": ["admin"]}))["secret"]
+    with fresh.services.database() as tx:
+        tx.users.change(me["id"], password_hash=None)
+    with fresh.browser() as script:
+        script.headers["Authorization"] = f"Bearer {token}"
+        problem(script.put("/session/password", json={"password": NEW}), 403, "not_allowed")
+    good(ann.put("/session/password", json={"password": NEW}))
 
 
 def test_a_password_that_an_admin_sets_revokes_the_tokens_that_were_made_with_the_old_one(fresh, ann):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
 from auditor.api.guard import COOKIE, GuardedRoute, needs_encryption
 from auditor.api.pages import After, Limit, page_of
@@ -30,6 +31,8 @@ class NewPassword(Contract):
     """One's own new password."""
 
     password: Password
+    current: str | None = Field(default=None, max_length=200)
+    """The one of now; None: one has none yet."""
 
 
 @router.post("/bootstrap", status_code=201)
@@ -92,7 +95,7 @@ def sign_out(caller: TheCaller, request: Request, response: Response) -> None:
 @router.put("/session/password", status_code=204)
 def change_own_password(body: NewPassword, caller: TheCaller) -> None:
     """Change one's own password; ends all one's sessions."""
-    caller.affairs.change_own_password(body.password)
+    caller.affairs.change_own_password(body.password, body.current)
 
 
 @router.get("/tokens")

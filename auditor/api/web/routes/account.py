@@ -15,7 +15,7 @@ from auditor.api.web.guard import PageRoute
 from auditor.api.web.render import forget_session, go, page, problems_of
 from auditor.contracts.people import NewToken, Scope
 from auditor.contracts.problems import problems_in
-from auditor.errors import InvalidInput
+from auditor.errors import InvalidInput, NotAllowed
 
 router = APIRouter(route_class=PageRoute)
 _REMEDY = "Correct what is listed and send the form again."
@@ -69,9 +69,11 @@ def revoke_token(token_id: str, caller: TheCaller) -> Response:
 def change_password(request: Request, caller: TheCaller, form: TheForm) -> Response:
     """Change one's own password; ends all one's sessions."""
     try:
-        wanted = NewPassword(password=form.raw("password"))
+        wanted = NewPassword(password=form.raw("password"), current=form.raw("current"))
+        caller.affairs.change_own_password(wanted.password, wanted.current)
     except ValidationError as error:
         wrong = InvalidInput(problems_in(error, NewPassword), remedy=_REMEDY)
         return _account(request, caller, **problems_of(wrong))
-    caller.affairs.change_own_password(wanted.password)
+    except NotAllowed as error:
+        return _account(request, caller, **problems_of(error))
     return forget_session(go("/sign-in", "password"))
