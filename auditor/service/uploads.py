@@ -14,6 +14,8 @@ from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.repositories import Database
 from auditor.service.trail import note
 
+_AT_ONCE, _IN_TURN = "another part of this file came at the same time", "Send one after the other."
+
 
 class Part:
     """Bytes that are being written to a file, from `offset` on.
@@ -125,17 +127,19 @@ class Uploads:
         part.close()
         with self._transactions() as tx:
             if not tx.uploads.change(upload_id, {"received": started_at, "complete": False}, received=part.offset):
-                raise Conflict("another part of this file came at the same time", remedy="Send one after the other.")
+                raise Conflict(_AT_ONCE, remedy=_IN_TURN)
             upload = tx.uploads.get(upload_id)
         return self._finish(upload) if upload.received == upload.size else upload
 
     def _finish(self, upload: Upload) -> Upload:
         path = self._path(upload)
-        digest = digest_of_file(path)
+        try:
+            digest = digest_of_file(path)
+        except FileNotFoundError:
+            self._start_over(upload)
+            raise Conflict(_AT_ONCE, remedy=_IN_TURN) from None
         if digest != upload.sha256:
-            with self._transactions() as tx:
-                tx.uploads.change(upload.id, received=0)
-            path.unlink(missing_ok=True)
+            self._start_over(upload)
             raise InvalidInput(
                 f"the bytes that came have sha256 {digest}, but {upload.sha256} was announced",
                 remedy="Send the file again from its first byte.",
@@ -146,6 +150,12 @@ class Uploads:
             note(tx, self._me.user, "upload.complete", upload.id, self._clock.now(), name=upload.name, sha256=digest)
         path.unlink(missing_ok=True)
         return self.get(upload.id)
+
+    def _start_over(self, upload: Upload) -> None:
+        """Throw away what came."""
+        with self._transactions() as tx:
+            tx.uploads.change(upload.id, {"complete": False}, received=0)
+        self._path(upload).unlink(missing_ok=True)
 
     def remove(self, upload_id: str) -> None:
         """Forget an upload; a data set made of it, and audits, keep their bytes."""

@@ -7,8 +7,10 @@ from urllib.parse import urlsplit
 import pytest
 from api_house import good, problem
 
+from auditor.api.server import Caller
 from auditor.contracts.people import Role
-from auditor.errors import NotFound
+from auditor.errors import Conflict, InvalidInput, NotFound
+from auditor.service.records import LOCAL_TEAM
 from auditor.testing.handlers import wait_for
 
 DATA = bytes(range(256)) * 100
@@ -42,6 +44,23 @@ def test_a_part_that_does_not_follow_is_refused_with_where_to_go_on(client):
         body = problem(client.put(f"/uploads/{upload}", params={"offset": offset}, content=b"x"), 409, "conflict")
         assert "100" in body["detail"]
     assert good(client.get(f"/uploads/{upload}"))["received"] == 100
+
+
+def test_of_two_whole_files_at_once_the_second_does_not_meet_what_the_first_took_away(house, client):
+    """Both are written to the same place; the first is found wrong and thrown away before the second has ended."""
+    upload = good(client.post("/uploads", json=announced(DATA)))["id"]
+    uploads = Caller(
+        house.app.state.server, house.app.state.server.people.of_token(house.tokens[LOCAL_TEAM, Role.SUBMITTER])
+    ).uploads
+    parts = [uploads.open_part(upload, 0) for _ in range(2)]
+    for part, data in zip(parts, (DATA, DATA[::-1]), strict=True):
+        part.write(data)
+    with pytest.raises(InvalidInput):
+        uploads.close_part(upload, 0, parts[0])
+    with pytest.raises(Conflict):
+        uploads.close_part(upload, 0, parts[1])
+    assert good(client.get(f"/uploads/{upload}"))["received"] == 0
+    assert good(client.put(f"/uploads/{upload}", params={"offset": 0}, content=DATA))["complete"]
 
 
 def test_what_came_before_a_broken_connection_counts(house, client):
