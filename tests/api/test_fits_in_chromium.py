@@ -1,6 +1,8 @@
 """No page runs out of its paper or its screen: looked at in a real browser, with names as long as they may be."""
 
 import secrets
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from pages_house import Visitor, audited, settle
@@ -11,6 +13,8 @@ from auditor.contracts.people import Role
 from auditor.contracts.policy import Verdict
 from auditor.report.render_html import render_html
 from auditor.report.render_repair_html import render_repair_html
+from auditor.service.accounts import StoredWaiver
+from auditor.service.records import LOCAL_TEAM
 from auditor.testing.reports import (
     measured,
     sample_attacks,
@@ -95,7 +99,17 @@ def window(house, chromium):
 
 @pytest.fixture(scope="module")
 def ids(house):
-    return audited(house, long_report(), sample_gallery())
+    """The second of two audits of a model, which is waived and the baseline; nothing can be broken at a space."""
+    report, now = long_report(), house.services.clock.now()
+    name = report.target.name
+    audits = [audited(house, report, sample_gallery()) for _ in range(2)]
+    with house.services.database() as tx:
+        for ids in audits:
+            tx.reports.add(replace(tx.reports.find(ids["job_id"]), name=name))
+        tx.baselines.change(tx.baselines.find(name=ids["model"]).id, name=name)
+        given = ("attack:ppa", name, "w" * 1500, "a" * 100, now + timedelta(days=3))
+        tx.waivers.add(StoredWaiver(secrets.token_hex(16), now, LOCAL_TEAM, *given))
+    return ids | {"model": name}
 
 
 FILES = {

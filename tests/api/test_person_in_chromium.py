@@ -296,6 +296,16 @@ def test_the_pages_work_with_the_keyboard_and_on_a_telephone(browser):
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+def test_the_focus_ring_is_around_one_field_alone(chromium, address):
+    context = chromium.new_context(base_url=address)
+    page = context.new_page()
+    page.goto("/sign-in")
+    page.get_by_label("Name").focus()
+    ringed = "[...document.querySelectorAll('*')].filter((e) => getComputedStyle(e).outlineStyle != 'none')"
+    assert page.evaluate(f"{ringed}.map((e) => e.id)") == [page.get_by_label("Name").get_attribute("id")]
+    context.close()
+
+
 def test_a_job_is_followed_without_javascript(chromium, address, home, tmp_path):
     from playwright.sync_api import expect
 
