@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 from fastapi import Query
@@ -53,9 +52,10 @@ def _cursor(place: Place) -> str:
 def _place(cursor: str) -> Place:
     try:
         time, _, last = base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii").partition(" ")
-        place = datetime.fromisoformat(time), last
-    except (ValueError, binascii.Error):
+        moment = datetime.fromisoformat(time)
+        place = (moment.astimezone(UTC), last) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
         place = None
-    if place is None or place[0].tzinfo is None or not _ID.fullmatch(place[1]):
+    if place is None or not _ID.fullmatch(place[1]):
         raise InvalidInput("query.after: not the `next` of another part", remedy="Leave it out for the first part.")
     return place

@@ -114,7 +114,7 @@ class NewUser(Contract):
     name: Name
     role: Role = Role.SUBMITTER
     password: Password | None = None
-    """None: signs in another way, or by tokens that an admin makes."""
+    """None: signs in another way."""
     openid: OpenIdInvitation | None = None
 
 

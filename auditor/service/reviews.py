@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TypeVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,7 +18,7 @@ from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewWaiver
 from auditor.contracts.waiver import Waiver
-from auditor.errors import InvalidInput, NotFound
+from auditor.errors import Conflict, InvalidInput, NotFound
 from auditor.risk.baseline import shortcomings
 from auditor.risk.gate import Baseline as Compared
 from auditor.risk.gate import decide_gate
@@ -29,11 +30,27 @@ from auditor.service.records import StoredReport
 from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.trail import note
 
+P = ParamSpec("P")
 R = TypeVar("R")
 _MANY = 10_000
 """Waivers of one model."""
+_TURNS = 9
+"""So many other requests for one name may come at the same time."""
 _POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 APPROVE_ONE = "A reviewer approves a complete audit on its page, or with PUT /api/v1/baselines/MODEL."
+
+
+def _in_turn(write: Callable[P, R]) -> Callable[P, R]:
+    """`write` replaces what has a name; it does so again where another request put something there meanwhile."""
+
+    @wraps(write)
+    def written(*args: P.args, **given: P.kwargs) -> R:
+        for _ in range(_TURNS):
+            with suppress(Conflict):
+                return write(*args, **given)
+        return write(*args, **given)
+
+    return written
 
 
 class Reviews:
@@ -52,6 +69,7 @@ class Reviews:
         self._clock = clock
         self._me = me
 
+    @_in_turn
     def write_policy(self, policy: Policy) -> NamedPolicy:
         """Store a policy under its name, in place of the one that was there.
 
@@ -80,6 +98,7 @@ class Reviews:
         with self._noted("policy.remove", name) as tx:
             tx.policies.remove(found_by_name(tx.policies.find(name=name), "policy", name).id)
 
+    @_in_turn
     def approve(self, model: str, reference: str) -> Baseline:
         """Make an audit the one that later ones of this model are compared with.
 

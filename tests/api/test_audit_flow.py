@@ -1,5 +1,6 @@
 """From an upload to a report and its pictures, over real HTTP, with the runner in a process of its own."""
 
+import base64
 import json
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -202,7 +203,8 @@ def test_lists_come_in_parts_that_miss_nothing(place, client):
     assert jobs <= set(seen)
     times = [good(client.get(f"/jobs/{job}"))["created_at"] for job in seen]
     assert times == sorted(times, reverse=True)
-    for nonsense in ("x", "AAAA", "MjAzMC0wMS0wMSB4", after or "====="):
+    before_all_time = base64.b64encode(b"0001-01-01T00:00:00+23:59 a").decode()
+    for nonsense in ("x", "AAAA", "MjAzMC0wMS0wMSB4", before_all_time, after or "====="):
         problem(client.get("/jobs", params={"after": nonsense}), 422, "invalid_input")
 
 
@@ -238,6 +240,8 @@ def test_a_report_comes_in_every_format_and_is_not_sent_twice(place, client):
         tags.add(tag)
         same = client.get(address, params={"format": fmt}, headers={"If-None-Match": f'"other", {tag}'})
         assert (same.status_code, same.content) == (304, b"")
+        for known in (f"W/{tag}", f'"x",W/{tag}', "*"):
+            assert client.get(address, params={"format": fmt}, headers={"If-None-Match": known}).status_code == 304
         assert client.get(address, params={"format": fmt}, headers={"If-None-Match": '"x"'}).status_code == 200
     assert len(tags) == len(FORMATS)
     assert PNG not in client.get(address, params={"format": "html"}).content
@@ -349,6 +353,16 @@ def test_a_stored_waiver_without_a_reason_lets_nothing_through_and_hides_no_repo
     for name in FORMATS:
         assert client.get(f"/reports/{things.ids['job_id']}", params={"format": name}).status_code == 200
     assert client.get(f"/reports/{things.ids['job_id']}").content == before
+
+
+def test_decisions_under_one_name_at_once_replace_each_other(place, reviewer):
+    ids = specimen(place, LOCAL_TEAM).ids
+    asked = {f"/policies/{ids['name']}": {"name": ids["name"]}, f"/baselines/{ids['model']}": {"report": ids["job_id"]}}
+    for address, body in asked.items():
+        good(reviewer.delete(address))
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _, at=address, what=body: reviewer.put(at, json=what), range(8)))
+        assert [answer.status_code for answer in answers] == [200] * 8, answers[-1].text
 
 
 def test_no_policy_is_stored_under_a_name_that_no_audit_can_ask_for(reviewer):

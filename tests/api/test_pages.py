@@ -96,6 +96,17 @@ def test_the_page_asks_for_the_current_password(house, admin):
     assert "the current password is missing or wrong" in root.text
 
 
+@pytest.mark.parametrize("number", ["1" * 5000, "1e400", "nan", "3.5"])
+@pytest.mark.parametrize(
+    ("address", "field"),
+    [("/admin/retention", "pictures_days"), ("/admin/retention", "private_data_days"), ("/account/tokens", "days")],
+)
+def test_what_is_no_number_of_days_is_told(house, admin, address, field, number):
+    root = told(admin.post(address, {"name": "ci", "scopes": "read", field: number}), 422)
+    (box,) = [item for item in root.all("section") if item.get("class") == "problems"]
+    assert box.all("li")[0].text.startswith(f"{field}: ")
+
+
 def test_who_submitted_and_which_file_stand_at_the_top(house, reviewer):
     with house.client(Role.SUBMITTER) as client:
         job = house.audit(client, f"named-{secrets.token_hex(4)}")

@@ -80,7 +80,8 @@ def show_report(
         stored = audits.report_of(entry)
         text = render(caller.reviews.decided(stored, against_baseline=baseline is not None), fmt, stored=stored)
     headers = {"ETag": f'"{digest_of(text.encode())}"', **_AS_DATA}
-    if if_none_match is not None and headers["ETag"] in {tag.strip() for tag in if_none_match.split(",")}:
+    known = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    if not known.isdisjoint({headers["ETag"], "*"}):
         return Response(status_code=304, headers=headers)
     return Response(text, media_type=_MEDIA.get(fmt, "text/plain; charset=utf-8"), headers=headers)
 

@@ -63,23 +63,14 @@ def waivable(report: AuditReport) -> tuple[Waivable, ...]:
 
 def waiver_asked(form: Form, model: str) -> NewWaiver:
     """Raises pydantic's ValidationError, with everything that is wrong."""
-    days = form.text("days")
-    given = {"finding": form.text("finding"), "model": model, "reason": form.text("reason"), "days": _number(days)}
-    given |= {"up_to": form.text("up_to") or RiskLevel.HIGH}
-    return NewWaiver.model_validate(given)
+    given = {"model": model} | {name: form.text(name) for name in ("finding", "reason")}
+    more = {"days": form.number("days"), "up_to": form.text("up_to") or RiskLevel.HIGH}
+    return NewWaiver.model_validate(given | more)
 
 
 def repair_asked(form: Form, job_id: str) -> NewRemediation:
     """Raises pydantic's ValidationError, with everything that is wrong."""
-    points = _number(form.text("points"))
+    points = form.number("points")
     loss = points / 100 if isinstance(points, float | int) else points
     given = {"audit": job_id, "defense": form.text("defense") or None, "search": form.text("search") or None}
     return NewRemediation.model_validate(given | {"max_accuracy_loss": loss})
-
-
-def _number(text: str) -> float | int | str | None:
-    """The number in a field; the text itself where it is none, which the contract then refuses by name."""
-    try:
-        return int(text) if text.isascii() and text.isdigit() else float(text)
-    except ValueError:
-        return text or None

@@ -51,6 +51,14 @@ class Form:
         """A field as it was typed, for passwords."""
         return self.texts.get(name, [""])[-1]
 
+    def number(self, name: str) -> float | int | str | None:
+        """The number in a field, None where it is empty; the text where it is none, which contracts refuse by name."""
+        text = self.text(name)
+        try:
+            return int(text) if text.isascii() and text.isdigit() else float(text)
+        except ValueError:
+            return text or None
+
     def every(self, name: str) -> list[str]:
         """All values of a field that may be ticked more than once."""
         return self.texts.get(name, [])

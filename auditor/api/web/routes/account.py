@@ -45,8 +45,8 @@ def _account(request: Request, caller: Caller, **more: Any) -> Response:
 @router.post("/account/tokens")
 def make_token(request: Request, caller: TheCaller, form: TheForm) -> Response:
     """A token for oneself, whose secret this answer alone shows."""
-    days, ticked = form.text("days"), form.every("scopes")
-    given = {"name": form.text("name"), "scopes": ticked, "days": int(days) if days.isdecimal() else days}
+    ticked = form.every("scopes")
+    given = {"name": form.text("name"), "scopes": ticked, "days": form.number("days")}
     try:
         token, secret = caller.affairs.make_token(NewToken.model_validate(given))
     except ValidationError as error:
@@ -55,7 +55,7 @@ def make_token(request: Request, caller: TheCaller, form: TheForm) -> Response:
         wrong = error
     else:
         return _account(request, caller, made=secret, made_name=token.name)
-    return _account(request, caller, name=given["name"], days=days, ticked=ticked, **problems_of(wrong))
+    return _account(request, caller, name=given["name"], days=form.text("days"), ticked=ticked, **problems_of(wrong))
 
 
 @router.post("/account/tokens/{token_id}/revoke")

@@ -95,8 +95,7 @@ def _invitation(form: Form) -> dict[str, Any]:
 @router.post("/admin/retention")
 def set_retention(request: Request, caller: TheCaller, form: TheForm) -> Response:
     """For how long pictures and private data are kept; an empty field means for ever."""
-    names = ("pictures_days", "private_data_days")
-    given = {name: int(text) if text.isdecimal() else text or None for name in names for text in [form.text(name)]}
+    given = {name: form.number(name) for name in ("pictures_days", "private_data_days")}
     try:
         caller.affairs.set_retention(Retention.model_validate(given))
     except ValidationError as error:
