@@ -89,6 +89,8 @@ def specimen(house, team, owner=Role.SUBMITTER):
     user_id, token_id, waiver_id = (secrets.token_hex(16) for _ in range(3))
     name, model = f"n{secrets.token_hex(15)}", f"m{secrets.token_hex(15)}"
     text = sample_report(Verdict.FAIL).model_copy(update={"id": secrets.token_hex(32)})
+    inputs = {"model": store.put_bytes(b"weights"), "public.npz": store.put_bytes(b"public")}
+    left = {name: store.put_bytes(name.encode()) for name in ("fit.npz", "heldout_used.npz", "evaluator.safetensors")}
     model_digest = store.put_bytes(b"repaired")
     repair = sample_repair_report().model_copy(update={"id": secrets.token_hex(32), "model_digest": model_digest})
     gallery = store.put_bytes(canonical_json(GALLERY).encode())
@@ -99,7 +101,7 @@ def specimen(house, team, owner=Role.SUBMITTER):
         name=model,
         submission_id=submission_id,
         fingerprint=secrets.token_hex(32),
-        payload=AuditJob(name=model, plan=PLAN, inputs={"model": "d" * 64}).model_dump(mode="json"),
+        payload=AuditJob(name=model, plan=PLAN, inputs={"model": inputs["model"]}).model_dump(mode="json"),
         created_at=now,
         state=JobState.DONE,
         finished_at=now,
@@ -117,25 +119,21 @@ def specimen(house, team, owner=Role.SUBMITTER):
         level="high",
         created_at=now,
     )
-    prepared = UnitResult(
-        outputs={"fit.npz": "a" * 64, "heldout_used.npz": "b" * 64, "evaluator.safetensors": "c" * 64}
-    )
     with house.services.database() as tx:
         target = sample_target(name=model)
-        inputs = {"model": "d" * 64, "public.npz": "e" * 64}
         tx.submissions.add(Submission(submission_id, model, now, manifest, target, inputs, team))
         tx.jobs.add(job)
         begun_with = {"data": {"report.json": report.digest}}
         tx.jobs.add(
             replace(job, id=repair_id, kind=JobKind.REPAIR, fingerprint=secrets.token_hex(32), payload=begun_with)
         )
-        left = {"prepare": (job_id, prepared), "k2/train": (repair_id, UnitResult(outputs={"model": model_digest}))}
-        for key, (of_job, result) in left.items():
+        done = {"prepare": (job_id, left), "k2/train": (repair_id, {"model": model_digest})}
+        for key, (of_job, outputs) in done.items():
             unit = Unit(secrets.token_hex(16), of_job, 0, UnitSpec(kind=key.rpartition("/")[2], key=key))
             tx.units.add([unit])
             claimed = tx.units.claim(unit.id, worker="w", now=now, lease_until=now)
             assert claimed.state is UnitState.RUNNING
-            assert tx.units.complete(claimed, result)
+            assert tx.units.complete(claimed, UnitResult(outputs=outputs))
         tx.reports.add(report)
         tx.reports.add(
             replace(
