@@ -106,10 +106,13 @@ def needs_encryption(request: Request) -> bool:
 def _identify(server: Server, request: Request, right: Right) -> Identity | None:
     """Who asks; a session's changes must carry the token that no other site can know."""
     address = request.client.host if request.client else "unknown"
+    proves = right.role is None and request.method not in _SAFE
+    if proves:
+        server.sign_ins.take(address)
     identity = identity_of(request)
     if identity is None:
-        limit = server.sign_ins if right.role is None and request.method not in _SAFE else server.requests
-        (limit if _bearer(request) is None else server.wrong_tokens).take(address)
+        if not proves:
+            (server.requests if _bearer(request) is None else server.wrong_tokens).take(address)
         return None
     server.requests.take(identity.key)
     if identity.csrf_token is not None and request.method not in _SAFE and right.role is not None:

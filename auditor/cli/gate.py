@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from auditor.cli.gating import gated, read_gating, read_or_find
+from auditor.cli.gating import gated, policy_of, read_gating, read_or_find
 from auditor.cli.options import (
     AnchorOption,
     BaselineOption,
@@ -78,7 +78,8 @@ def gate(
     outputs, display = parse_outputs(output or []), display_of(anchor, min_severity)
     gating = read_gating(waivers, baseline)
     report = read_or_find(reference)
-    policy = _policy(report, policy_path, fail_on)
+    base = policy_of(report, reference) if policy_path is None and fail_on is None else report.policy
+    policy = _policy(base, policy_path, fail_on)
     if gating.wants_approved:
         gating = gating.looked_up(services(), report.target.name)
     decided = gated(report, gating, policy)
@@ -90,11 +91,11 @@ def gate(
     raise typer.Exit(int(code))
 
 
-def _policy(report: AuditReport, path: Path | None, fail_on: RiskLevel | None) -> Policy:
+def _policy(base: Policy, path: Path | None, fail_on: RiskLevel | None) -> Policy:
     from auditor.risk.policy_file import read_policy
 
-    policy = read_policy(path) if path is not None else report.policy
-    own, asked = report.policy.thresholds.named_rate, policy.thresholds.named_rate
+    policy = read_policy(path) if path is not None else base
+    own, asked = base.thresholds.named_rate, policy.thresholds.named_rate
     if own != asked:
         raise InvalidInput(
             f"{path}: `named_rate` is {asked}, but the classes in this report were named at {own}",

@@ -92,12 +92,34 @@ def read_or_find(reference: str | Path) -> AuditReport:
     return services().audits.get_report(str(reference))
 
 
+def policy_of(report: AuditReport, reference: str | Path) -> Policy:
+    """The policy of a report, or of the gate that wrote its file where the evidence fares worse under that one.
+
+    Never where it fares better: files are edited.
+    """
+    from auditor.report.read import policy_of_gate
+    from auditor.risk.exit_code import worst_verdict
+    from auditor.risk.gate import decide_gate
+
+    asked = policy_of_gate(Path(reference)) if Path(reference).is_file() else None
+    if asked is None or asked.thresholds.named_rate != report.policy.thresholds.named_rate:
+        return report.policy
+    own, there = (decide_gate(report, policy).decision.verdict for policy in (report.policy, asked))
+    if there is own or worst_verdict([own, there]) is own:
+        return report.policy
+    typer.echo(
+        f"note: the gate that wrote {reference} decided by policy '{asked.name}': {there}; so does this", err=True
+    )
+    return asked
+
+
 def gated(report: AuditReport, gating: Gating, policy: Policy | None = None) -> AuditReport:
     """The report with the gate's decision; as stored where no waiver, baseline or other policy was given.
 
-    A server has decided with the waivers of its team: these count beside those of a file, and by the server's day.
+    A server has decided with the waivers of its team: these count beside those of a file, and by the server's day. Its
+    report holds the stored verdict, so what the evidence gives is read from it anew.
     """
-    if not gating.given and policy is None:
+    if not gating.given and policy is None and report.gate is None:
         return report
     from auditor.risk.gate import decide_gate
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from auditor.cli.gating import gated, read_gating, read_or_find
+from auditor.cli.gating import gated, policy_of, read_gating, read_or_find
 from auditor.cli.options import AnchorOption, BaselineOption, MinSeverityOption, WaiversOption, display_of, services
 from auditor.contracts.policy import RiskLevel
 from auditor.contracts.repair import PairedDifference
@@ -66,7 +66,8 @@ def convert(
     if isinstance(report, AuditReport):
         if gating.wants_approved:
             gating = gating.looked_up(services(), report.target.name)
-        report = gated(report, gating)
+        policy = policy_of(report, report_path)
+        report = gated(report, gating, None if policy is report.policy else policy)
     elif gating.given:
         raise InvalidInput(
             "waivers and baselines decide about an audit, and this is the report of a repair",

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from auditor.contracts.base import Contract
 from auditor.contracts.jobs import Failed
 from auditor.contracts.service import Problem
-from auditor.errors import AuditorError, NoAuditor, ServerFailure, UnderWay
+from auditor.errors import AuditorError, InvalidInput, NoAuditor, ServerFailure, UnderWay
 from auditor.service.failures import error_of
 
 T = TypeVar("T")
@@ -172,6 +172,11 @@ def _error_of(response: httpx.Response) -> AuditorError:
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
+        if response.status_code == 413:
+            return InvalidInput(
+                f"{response.url}: a proxy refuses requests of this size",
+                remedy="Let it take bodies of 9 MiB (nginx: `client_max_body_size 9m`); files are sent in parts of 8.",
+            )
         if response.is_server_error or response.status_code in _OF_PROXIES:
             return ServerFailure(f"{response.url} answered {response.status_code}, and no auditor behind it")
         return _no_auditor(response)

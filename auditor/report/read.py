@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from auditor.contracts.base import digest_of
+from auditor.contracts.policy import Policy
 from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport, Gallery
@@ -45,6 +46,11 @@ def read_audit_report(path: Path) -> AuditReport:
     if problems:
         raise InvalidInput([f"{path}: {problem}" for problem in problems], remedy=_REMEDY)
     return report.model_copy(update={"gate": None})  # waivers expire and files are edited: the gate decides anew
+
+
+def policy_of_gate(path: Path) -> Policy | None:
+    """The policy by which the gate that wrote the report in `path` decided, where it was not the report's own."""
+    return _validated(AuditReport, _load(path), path).decision.policy
 
 
 def read_any_report(path: Path) -> AuditReport | RepairReport:

@@ -59,9 +59,12 @@ class TeamAffairs:
         may have been made by whom they were not meant for. So does a disabled account, which may be enabled again.
 
         Raises:
+            NotAllowed: one's own password, which `change_own_password` asks the current one for.
             NotFound: no such person in the team.
             Conflict: the team would have no admin left, or the e-mail or the subject is taken.
         """
+        if user_id == self._me.user.id and change.password is not None:
+            raise NotAllowed("one's own password is changed with the current one", remedy="`PUT /session/password`.")
         values = {name: value for name, value in change.model_dump(exclude={"openid"}).items() if value is not None}
         told = {name: str(value) for name, value in values.items() if name != "password"}
         if "password" in values:

@@ -125,6 +125,16 @@ def test_a_worse_stored_verdict_stays_in_the_json_of_a_server_whose_team_waives(
     assert there("gate", audit).returncode == 1
 
 
+def test_a_stored_pass_that_fails_by_todays_rules_is_told_by_its_evidence(model, reviewer, there):
+    audit = model.audit(Verdict.FAIL, said=Verdict.PASS)
+    waiver = {"finding": "attack:other", "model": model.name, "reason": "retrained soon", "days": 3}
+    good(reviewer.post("/waivers", json=waiver))
+    told = there("report", audit, "-f", "markdown").stdout
+    assert "FAIL · high" in told
+    assert "stored verdict is worse" not in told
+    assert "No attack of this suite succeeded" not in told
+
+
 def test_the_command_line_asks_the_server(model, reviewer, there):
     approve(reviewer, model, model.audit())
     later, worse = model.audit(), model.audit(lift=WORSE)

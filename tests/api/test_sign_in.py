@@ -287,6 +287,13 @@ def test_guessing_is_slowed_down(fresh, monkeypatch):
     assert int(refused[0].headers["retry-after"]) >= 1
 
 
+def test_an_admin_sets_passwords_of_others_alone(fresh, ann):
+    me = good(ann.get("/session"))["user"]["id"]
+    problem(ann.patch(f"/users/{me}", json={"password": NEW}), 403, "not_allowed")
+    assert f'action="/admin/users/{me}"' in (page := ann.get(f"{fresh.url}/admin").text)
+    assert "New password of ann" not in page
+
+
 def test_wrong_tokens_keep_nobody_at_their_address_from_signing_in(fresh, ann):
     with fresh.browser() as browser:
         statuses = {
@@ -295,6 +302,22 @@ def test_wrong_tokens_keep_nobody_at_their_address_from_signing_in(fresh, ann):
         }
         assert statuses == {401, 429}
         good(browser.post("/session", json={"name": "ann", "password": PASSWORD}))
+
+
+@pytest.mark.parametrize("token", ["valid", "aud_wrong"])
+def test_a_token_beside_it_gives_nobody_further_guesses_at_a_password(fresh, ann, token):
+    bearer = good(ann.post("/tokens", json={"name": "ci"}))["secret"] if token == "valid" else token  # noqa: S105
+    with fresh.browser() as browser:
+        guesses = [
+            browser.post(
+                "/session",
+                json={"name": "nobody", "password": NEW},
+                headers={} if number % 2 else {"Authorization": f"Bearer {bearer}"},
+            ).status_code
+            for number in range(PROOFS_PER_MINUTE + 6)
+        ]
+    assert guesses.count(401) < PROOFS_PER_MINUTE + 3
+    assert guesses[-1] == 429
 
 
 @pytest.mark.parametrize(("trusted", "refused"), [("", True), ("127.0.0.1", False), ("10.0.0.0/8", True)])

@@ -51,14 +51,14 @@ class PageRoute(APIRoute):
 
 
 def _identify(server: Server, request: Request, right: Right) -> Identity | None:
+    address = request.client.host if request.client else "unknown"
+    proves = right.proves or (right.role is None and request.method not in _SAFE)
+    if proves:
+        server.sign_ins.take(address)
     cookie = request.cookies.get(COOKIE)
     identity = None if cookie is None else server.people.of_session(cookie)
-    if identity is None:
-        address = request.client.host if request.client else "unknown"
-        proves = right.proves or (right.role is None and request.method not in _SAFE)
-        (server.sign_ins if proves else server.requests).take(address)
-    else:
-        server.requests.take(identity.key)
+    if identity is not None or not proves:
+        server.requests.take(address if identity is None else identity.key)
     return identity
 
 

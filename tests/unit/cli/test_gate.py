@@ -157,6 +157,15 @@ def test_the_report_that_a_gate_under_another_policy_wrote_is_as_stored_and_can_
     run(again, code=1)
 
 
+def test_a_file_that_a_stricter_gate_failed_is_failed_again(run, app, tmp_path):
+    out = tmp_path / "out.json"
+    medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
+    run(medium, "--fail-on", "medium", "-o", f"json={out}", code=1)
+    again = CliRunner().invoke(app, ["gate", str(out)])
+    assert (again.exit_code, "policy 'default'" in again.stderr) == (1, True), again.stderr
+    assert CliRunner().invoke(app, ["gate", str(out), "--fail-on", "high"]).exit_code == 0
+
+
 class TestRefusals:
     """All of these end with exit code 2."""
 

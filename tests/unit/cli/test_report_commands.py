@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from auditor.cli import report as commands
 from auditor.contracts.plan import AttackSpec
-from auditor.contracts.policy import Verdict
+from auditor.contracts.policy import RiskLevel, Verdict
 from auditor.errors import InvalidInput, StorageFailure, UnknownName
 from auditor.report.formats import render
 from auditor.report.read import read_audit_report
 from auditor.report.wording import score_text
+from auditor.risk.gate import decide_gate
 from auditor.service.candidates import with_adaptive
 from auditor.testing.evidence import measured
 from auditor.testing.reports import (
@@ -54,6 +55,15 @@ def stored(tmp_path):
 
 
 class TestConvert:
+    def test_what_a_stricter_gate_failed_is_shown_as_failed(self, run, tmp_path):
+        report = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
+        decided = decide_gate(report, report.policy.model_copy(update={"fail_on": RiskLevel.MEDIUM}))
+        path = tmp_path / "out.json"
+        path.write_text(render(decided, "json", stored=report))
+        shown = run("convert", path, "-f", "junit")
+        assert "<failure" in shown.stdout
+        assert "policy 'default': fail" in shown.stderr
+
     @pytest.mark.parametrize("fmt", ["json", "html", "markdown", "md"])
     def test_to_stdout(self, run, stored, fmt):
         result = run("convert", stored, "-f", fmt)

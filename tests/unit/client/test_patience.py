@@ -189,6 +189,13 @@ PAGE = b"<!doctype html><title>Sign in</title>"
 HTML = {"Content-Type": "text/html"}
 
 
+def test_a_proxy_that_takes_no_body_of_this_size_is_said_to_be_one(server, client, waits):
+    server.script = [(413, PAGE, HTML)]
+    with pytest.raises(InvalidInput, match="a proxy refuses requests of this size"):
+        client.waivers()
+    assert not waits
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
