@@ -89,8 +89,10 @@ def meaning(report: AuditReport) -> str:
     verdict = report.verdict
     if report.decision.evidence is not verdict.verdict:
         return "The stored verdict is worse than what its evidence gives by today's rules, and keeps its force."
+    told = f"The evidence puts this model at {verdict.level}, and this policy fails on {report.policy.fail_on}."
     if verdict.verdict is Verdict.PASS:
-        return "No attack of this suite succeeded within this budget."
+        is_low = verdict.level in (None, RiskLevel.LOW)
+        return "No attack of this suite succeeded within this budget." if is_low else told
     if verdict.verdict is Verdict.INCONCLUSIVE:
         return "The evidence neither proves a leak nor excludes one: do not read this as a pass."
     lifts = [outcome.score("lift") for outcome in report.attacks if not outcome.is_control]
@@ -103,7 +105,7 @@ def meaning(report: AuditReport) -> str:
     named = {label for outcome in report.attacks if not outcome.is_control for label in outcome.named_classes}
     if named:
         return f"This suite rebuilt recognisable private content of {len(named)} classes for certain."
-    return f"The evidence puts this model at {verdict.level}, and this policy fails on {report.policy.fail_on}."
+    return told
 
 
 def thousands(value: int) -> str:

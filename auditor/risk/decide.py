@@ -132,7 +132,10 @@ def _reasons(
 ) -> tuple[str, ...]:
     lines: list[str] = []
     if verdict is Verdict.PASS:
-        lines = [PASS_SENTENCE]
+        is_low = level in (None, RiskLevel.LOW)
+        lines = [
+            PASS_SENTENCE if is_low else f"Under this policy the level {level} passes: it fails on {policy.fail_on}."
+        ]
     lines += [
         f"{text_of(reading)} [{reading.level.rule}]"
         for reading in sorted(readings, key=_strength)

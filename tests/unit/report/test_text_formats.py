@@ -29,6 +29,13 @@ class TestMarkdown:
         assert ("No attack of this suite succeeded" in text) is (verdict is Verdict.PASS)
         assert ("What would settle it" in text) is (verdict is Verdict.INCONCLUSIVE)
 
+    @pytest.mark.parametrize("fmt", ["markdown", "html", "junit"])
+    def test_a_pass_above_the_level_low_is_said_to_be_the_policys(self, fmt):
+        medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
+        text = render(medium, fmt)
+        assert "No attack of this suite succeeded" not in text
+        assert ("The evidence puts this model at medium, and this policy fails on high." in text) is (fmt != "junit")
+
     def test_it_never_says_safe(self):
         for verdict in Verdict:
             assert "safe" not in render(sample_report(verdict), "markdown").lower()

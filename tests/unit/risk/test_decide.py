@@ -82,6 +82,12 @@ class TestTheThreeVerdicts:
         assert any("memorised was not measured" in line for line in answer.reasons)
         assert answer.needs == ()
 
+    def test_what_passes_by_the_policy_alone_is_not_said_to_have_withstood_every_attack(self):
+        answer = decide(**audit(Verdict.FAIL) | {"policy": Policy(fail_on=RiskLevel.CRITICAL)})
+        assert (answer.verdict, answer.level) == (Verdict.PASS, RiskLevel.HIGH)
+        assert answer.reasons[0] == "Under this policy the level high passes: it fails on critical."
+        assert not any("No attack" in line for line in answer.reasons)
+
     def test_an_open_verdict_says_what_would_settle_it(self):
         answer = decide(**audit(Verdict.INCONCLUSIVE))
         assert any("classes" in line for line in answer.needs)
