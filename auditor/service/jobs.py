@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -100,16 +100,17 @@ class Jobs:
             request_id: becomes the id of a new job, so that no request makes two; see `of_request`.
 
         Raises:
-            Conflict: a new job would need files that the team's retention has deleted.
+            Conflict: what would run needs files that the team's retention has deleted.
         """
         fingerprint = digest_of({"kind": kind.value, "payload": dict(payload), "code": code_digest()})
+        missing = self._missing(payload.get("inputs", {}), payload.get("data", {}))
         with self._transactions() as tx:
             made = _made_by(tx, request_id)
             found = None if fresh or made is not None else tx.jobs.with_fingerprint(fingerprint, submission.team_id)
             if again and found is not None and found.state in TERMINAL:
                 found = None
             if made is None and found is None:
-                self._require_files(payload)
+                _refuse_without(missing)
                 job = Job(
                     id=request_id or secrets.token_hex(16),
                     kind=kind,
@@ -136,14 +137,10 @@ class Jobs:
         self._executor.announce()
         return Started(job.id, reused=False, state=job.state)
 
-    def _require_files(self, payload: Mapping[str, Any]) -> None:
-        files = [item for key in ("inputs", "data") for item in payload.get(key, {}).items()]
-        missing = sorted({name for name, digest in files if not self._executor.has_stored(digest)})
-        if missing:
-            raise Conflict(
-                f"the team's retention has deleted what this needs of the audit before: {', '.join(missing)}",
-                remedy="Submit the model again, with its data.",
-            )
+    def _missing(self, *tables: Mapping[str, str]) -> set[str]:
+        """Files that are no longer stored. The store may be slow, so it is asked outside transactions."""
+        files = {item for table in tables for item in table.items()}
+        return {name for name, digest in files if not self._executor.has_stored(digest)}
 
     def of_request(self, request_id: str | None) -> Started | None:
         """The job that this request made, even with `fresh`, if it was here before: its answer may have been lost."""
@@ -247,24 +244,28 @@ class Jobs:
         """Go on with a job that was cancelled, has failed, or whose worker died; a finished job is left as it is.
 
         Units that failed the job run again, and those that waited are announced again.
+
+        Raises:
+            Conflict: these units need files that the team's retention has deleted.
         """
+        with self._transactions() as tx:
+            job = tx.jobs.get(job_id)
+            units = [] if job.state is JobState.DONE else self._to_run(tx, job)
+        _refuse_without(self._missing(*(unit.spec.inputs for unit in units)))
         with self._transactions() as tx:
             job = tx.jobs.get(job_id, lock=True)
             if job.state is not JobState.DONE:
-                pipeline, waiting = self._pipelines[job.kind], []
                 tx.jobs.set_cancel_requested(job.id, False)
                 if job.state in TERMINAL:
                     runs = any(unit.state is UnitState.RUNNING for unit in tx.units.of_job(job.id))
                     state = JobState.RUNNING if runs else JobState.QUEUED
                     tx.jobs.set_state(job.id, state, error=None, finished_at=None)
                 self._recover(tx, [unit for unit in tx.units.expired(self._clock.now()) if unit.job_id == job.id])
-                for unit in tx.units.of_job(job.id):
-                    if unit.state is UnitState.FAILED and not pipeline.tolerates(unit.spec.key):
+                waiting = self._to_run(tx, job)
+                for unit in waiting:
+                    if unit.state is UnitState.FAILED:
                         tx.units.release(unit)
-                        waiting.append(unit.id)
-                    elif unit.state is UnitState.PENDING:
-                        waiting.append(unit.id)
-                tx.outbox.add(waiting)
+                tx.outbox.add([unit.id for unit in waiting])
                 self._advance(tx, tx.jobs.get(job.id))
         self._executor.announce()
         return self.status(job_id)
@@ -282,6 +283,15 @@ class Jobs:
             found += len(expired)
         self._executor.announce()
         return found
+
+    def _to_run(self, tx: UnitOfWork, job: Job) -> Sequence[Unit]:
+        """Units that wait, and those that failed the job."""
+        tolerates = self._pipelines[job.kind].tolerates
+        return [
+            unit
+            for unit in tx.units.of_job(job.id)
+            if unit.state is UnitState.PENDING or (unit.state is UnitState.FAILED and not tolerates(unit.spec.key))
+        ]
 
     def _recover(self, tx: UnitOfWork, expired: Sequence[Unit]) -> None:
         for unit in expired:
@@ -308,6 +318,15 @@ class Jobs:
                     tx.jobs.set_state(job_id, JobState.FAILED, error=failure_of(error), finished_at=now)
         except StorageFailure:
             return  # the database is what failed: its last committed state is still true, and resume goes on from it
+
+
+def _refuse_without(missing: Set[str]) -> None:
+    if missing:
+        raise Conflict(
+            f"the team's retention has deleted what this needs: {', '.join(sorted(missing))}",
+            remedy="Audit the model again, with its data and `--fresh` (in the API `fresh`, on the page 'Run again "
+            "even if exactly this audit is there already'), and go on from the new audit.",
+        )
 
 
 def _made_by(tx: UnitOfWork, request_id: str | None) -> Job | None:

@@ -1,10 +1,18 @@
 """What a repair asks for before it starts, on in-memory ports."""
 
+import re
+import threading
+from pathlib import Path
+
 import pytest
 from repair_house import House
 
+import auditor.api
+from auditor.contracts.jobs import JobState
 from auditor.contracts.manifest import Manifest
+from auditor.contracts.policy import Policy
 from auditor.errors import Conflict, InvalidInput
+from auditor.service.audits import SubmitRequest
 from auditor.testing.reports import sample_report
 from remediation.offers import OFFERS
 from remediation.service import RepairRequest
@@ -153,16 +161,57 @@ def test_what_the_defense_will_refuse_changes_no_attack(tmp_path, params):
     assert house.start(defense="calor", params=params).plan.attacks == house.start(defense="calor").plan.attacks
 
 
-def test_a_repair_whose_images_retention_has_deleted_is_refused_unless_it_is_there(tmp_path):
+def test_a_repair_whose_images_retention_has_deleted_is_refused_unless_it_is_there_until_the_audit_runs_afresh(
+    tmp_path,
+):
     house = House(tmp_path, public=True)
-    payload = house.start()
-    del house.store.blobs[payload.data["fit.npz"]]
+    fit = house.start().data["fit.npz"]
+    del house.store.blobs[fit]
     assert house.repairs.start(RepairRequest(house.audit)).reused
-    with pytest.raises(
-        Conflict, match=r"retention has deleted what this needs of the audit before: fit\.npz"
-    ) as refused:
+    with pytest.raises(Conflict, match=r"retention has deleted what this needs: fit\.npz") as refused:
         house.start(search="sweep")
-    assert "with its data" in refused.value.remedy
+    assert "with its data and `--fresh`" in refused.value.remedy
+    page = (Path(auditor.api.__file__).parent / "web/templates/submit.html.j2").read_text()
+    assert re.search("'(.*)'", refused.value.remedy)[1] in page
+    again = SubmitRequest(tmp_path / "model.onnx", house.manifest, tmp_path, Policy(), fresh=True)
+    house.audit = house.audits.submit(again).job_id
+    house.jobs.run_in_place(house.audit)
+    assert house.start(search="sweep").data["fit.npz"] == fit
+
+
+def test_a_cancelled_repair_whose_images_retention_has_deleted_does_not_go_on(tmp_path):
+    house = House(tmp_path, public=True)
+    repair = house.repairs.start(RepairRequest(house.audit))
+    house.jobs.cancel(repair.job_id)
+    with house.transactions() as tx:
+        del house.store.blobs[tx.jobs.get(repair.job_id).payload["data"]["fit.npz"]]
+    for goes_on in (lambda: house.repairs.start(RepairRequest(house.audit)), lambda: house.jobs.resume(repair.job_id)):
+        with pytest.raises(Conflict, match=r"retention has deleted what this needs: fit\.npz"):
+            goes_on()
+    assert house.jobs.status(repair.job_id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_nobody_waits_for_the_database_while_the_store_is_asked_what_is_left(tmp_path, monkeypatch, goes_on):
+    house, free = House(tmp_path, public=True), []
+    exists = house.store.exists
+
+    def read():
+        with house.transactions() as tx:
+            free.append(tx.jobs.latest(1))
+
+    def ask(digest):
+        beside = threading.Thread(target=read, daemon=True)
+        beside.start()
+        beside.join(timeout=5)
+        assert not beside.is_alive()
+        return exists(digest)
+
+    if goes_on:
+        house.jobs.cancel(house.repairs.start(RepairRequest(house.audit)).job_id)
+    monkeypatch.setattr(house.store, "exists", ask)
+    house.start()
+    assert free
 
 
 def test_a_request_that_is_made_again_finds_the_repair_it_made_even_with_fresh(tmp_path):
