@@ -51,6 +51,14 @@ class Team(Record):
     pictures_days: int | None = None
     private_data_days: int | None = None
 
+    def pictures_before(self, now: datetime) -> datetime | None:
+        """Pictures older than this are deleted; None: none are."""
+        return None if self.pictures_days is None else now - timedelta(days=self.pictures_days)
+
+    def private_before(self, now: datetime) -> datetime | None:
+        """Private data older than this is deleted; None: none is."""
+        return None if self.private_data_days is None else now - timedelta(days=self.private_data_days)
+
 
 @dataclass(frozen=True)
 class User(Record):

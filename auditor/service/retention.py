@@ -74,7 +74,8 @@ class Retention:
         """Delete what is due in every team; returns how many artifacts that were.
 
         An artifact that two jobs or teams have in common is kept as long as the longest of them keeps it. Uploads and
-        data sets are forgotten after their artifacts: what could not be deleted, the next sweep finds.
+        data sets are forgotten after their artifacts: what could not be deleted, the next sweep finds. Meanwhile no
+        data set is made of an upload whose time is over.
         """
         swept = Swept()
         with self._database() as tx:
@@ -95,8 +96,7 @@ class Retention:
 
     def _find_due(self, tx: UnitOfWork, team: Team, swept: Swept) -> None:
         now, over = self._clock.now(), swept.over.setdefault(team.id, [])
-        pictures_before = None if team.pictures_days is None else now - timedelta(days=team.pictures_days)
-        private_before = None if team.private_data_days is None else now - timedelta(days=team.private_data_days)
+        pictures_before, private_before = team.pictures_before(now), team.private_before(now)
         if private_before is not None:
             for kind in CACHED:
                 ContentCache(self._caches / team.id).forget(kind, private_before)

@@ -170,8 +170,9 @@ class Uploads:
 
         Raises:
             NotFound: no such upload.
-            Conflict: the name is taken, or the upload is not complete.
+            Conflict: the name is taken, or the upload is not complete, or so old that a sweep may be deleting it.
         """
+        now = self._clock.now()
         with self._transactions() as tx:
             made = tx.data_sets.find(id=request_id)
             if made is not None:
@@ -179,9 +180,12 @@ class Uploads:
             upload = tx.uploads.get(upload_id)
             if not upload.complete:
                 raise Conflict(f"{upload.received} of {upload.size} bytes have come", remedy="Send the rest first.")
+            private_before = tx.teams.get(self._me.team.id).private_before(now)
+            if private_before is not None and upload.created_at < private_before:
+                raise Conflict("the team's retention deletes this upload", remedy="Send the file again.")
             record = DataSet(
                 id=request_id or secrets.token_hex(16),
-                created_at=self._clock.now(),
+                created_at=now,
                 team_id=self._me.team.id,
                 name=name,
                 digests={"data.npz": upload.sha256},
@@ -189,7 +193,7 @@ class Uploads:
                 created_by=self._me.user.name,
             )
             tx.data_sets.add(record)
-            note(tx, self._me.user, "data-set.create", name, self._clock.now(), sha256=upload.sha256)
+            note(tx, self._me.user, "data-set.create", name, now, sha256=upload.sha256)
         return record
 
     def remove_data_set(self, name: str) -> None:

@@ -8,11 +8,14 @@ import pytest
 
 from auditor.contracts.jobs import JobKind, JobState, UnitResult, UnitSpec
 from auditor.contracts.manifest import Manifest
+from auditor.contracts.people import Role, Scope
 from auditor.data.cache import ContentCache
-from auditor.errors import StorageFailure
-from auditor.service.accounts import Answer, DataSet, Team, Upload
+from auditor.errors import Conflict, StorageFailure
+from auditor.service.accounts import Answer, DataSet, Team, Upload, User
+from auditor.service.people import Identity
 from auditor.service.records import Job, StoredReport, Submission, Unit
 from auditor.service.retention import Retention
+from auditor.service.uploads import Uploads
 from auditor.testing.database import InMemoryTransactions
 from auditor.testing.ports import InMemoryStore, SetClock
 from auditor.testing.reports import sample_target
@@ -232,6 +235,35 @@ def test_an_upload_that_ends_during_a_sweep_is_not_forgotten(house, monkeypatch)
     house.retention.sweep()
     with house.database() as tx:
         assert tx.uploads.get(upload.id).complete
+
+
+def test_a_data_set_named_during_a_sweep_does_not_lose_its_bytes(house, monkeypatch):
+    """Either it keeps them, or it is refused."""
+    now, digests = house.clock.now(), [house.put("old"), house.put("young")]
+    ann = User("9" * 32, now, OURS, "ann", Role.ADMIN)
+    with house.database() as tx:
+        tx.uploads.add(Upload("0" * 32, now, OURS, "x", 8, digests[0], "ann", 8, complete=True))
+        tx.uploads.add(Upload("1" * 32, now + timedelta(days=3), OURS, "x", 8, digests[1], "ann", 8, complete=True))
+        me = Identity(ann, tx.teams.get(OURS), frozenset(Scope), None, "k")
+    uploads = Uploads(
+        database=house.database, store=house.store, clock=house.clock, me=me, folder=house.folder, max_bytes=9
+    )
+    house.keep(OURS, private_data_days=1)
+    house.clock.sleep(timedelta(days=3).total_seconds())
+    delete = house.store.delete
+
+    def name_meanwhile(digest, before):
+        monkeypatch.undo()
+        uploads.name_data_set("young", "1" * 32)
+        with pytest.raises(Conflict, match="retention deletes this upload"):
+            uploads.name_data_set("old", "0" * 32)
+        return delete(digest, before)
+
+    monkeypatch.setattr(house.store, "delete", name_meanwhile)
+    house.retention.sweep()
+    assert {"old", "young"} & house.left() == {"young"}
+    with house.database() as tx:
+        assert [row.name for row in tx.data_sets.page(9)] == ["young"]
 
 
 def test_an_upload_whose_time_is_over_takes_no_model_from_a_job(house):
