@@ -135,24 +135,34 @@ class Uploads:
         path = self._path(upload)
         try:
             digest = digest_of_file(path)
-        except FileNotFoundError:
-            self._start_over(upload)
-            raise Conflict(_AT_ONCE, remedy=_IN_TURN) from None
+            if digest == upload.sha256:
+                self._store.put_file(path)
+        except (FileNotFoundError, StorageFailure):
+            if path.exists():
+                raise
+            return self._finished_beside(upload)
         if digest != upload.sha256:
             self._start_over(upload)
             raise InvalidInput(
                 f"the bytes that came have sha256 {digest}, but {upload.sha256} was announced",
                 remedy="Send the file again from its first byte.",
             )
-        self._store.put_file(path)
         with self._transactions() as tx:
             tx.uploads.change(upload.id, complete=True)
             note(tx, self._me.user, "upload.complete", upload.id, self._clock.now(), name=upload.name, sha256=digest)
         path.unlink(missing_ok=True)
         return self.get(upload.id)
 
+    def _finished_beside(self, upload: Upload) -> Upload:
+        """As it is after another part at the same time has ended and taken the file away."""
+        self._start_over(upload)
+        ended = self.get(upload.id)
+        if not ended.complete:
+            raise Conflict(_AT_ONCE, remedy=_IN_TURN)
+        return ended
+
     def _start_over(self, upload: Upload) -> None:
-        """Throw away what came."""
+        """Throw away what came, unless it is complete."""
         with self._transactions() as tx:
             tx.uploads.change(upload.id, {"complete": False}, received=0)
         self._path(upload).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from api_house import good, problem
 from auditor.api.server import Caller
 from auditor.contracts.people import Role
 from auditor.errors import Conflict, InvalidInput, NotFound
+from auditor.service import uploads
 from auditor.service.records import LOCAL_TEAM
 from auditor.testing.handlers import wait_for
 
@@ -49,18 +50,36 @@ def test_a_part_that_does_not_follow_is_refused_with_where_to_go_on(client):
 def test_of_two_whole_files_at_once_the_second_does_not_meet_what_the_first_took_away(house, client):
     """Both are written to the same place; the first is found wrong and thrown away before the second has ended."""
     upload = good(client.post("/uploads", json=announced(DATA)))["id"]
-    uploads = Caller(
+    sender = Caller(
         house.app.state.server, house.app.state.server.people.of_token(house.tokens[LOCAL_TEAM, Role.SUBMITTER])
     ).uploads
-    parts = [uploads.open_part(upload, 0) for _ in range(2)]
+    parts = [sender.open_part(upload, 0) for _ in range(2)]
     for part, data in zip(parts, (DATA, DATA[::-1]), strict=True):
         part.write(data)
     with pytest.raises(InvalidInput):
-        uploads.close_part(upload, 0, parts[0])
+        sender.close_part(upload, 0, parts[0])
     with pytest.raises(Conflict):
-        uploads.close_part(upload, 0, parts[1])
+        sender.close_part(upload, 0, parts[1])
     assert good(client.get(f"/uploads/{upload}"))["received"] == 0
     assert good(client.put(f"/uploads/{upload}", params={"offset": 0}, content=DATA))["complete"]
+
+
+@pytest.mark.parametrize("meets", ["digest_of_file", "put_file"])
+def test_of_two_parts_that_finish_a_file_both_are_answered_that_it_is_complete(house, client, monkeypatch, meets):
+    """A line breaks while the file is checked or stored, and the client asks again with the empty rest."""
+    upload = good(client.post("/uploads", json=announced(DATA)))["id"]
+    place, answers = {"digest_of_file": uploads, "put_file": type(house.services.store)}[meets], []
+    real = getattr(place, meets)
+
+    def ask_again(*args):
+        monkeypatch.undo()
+        answers.append(good(client.put(f"/uploads/{upload}", params={"offset": len(DATA)}, content=b"")))
+        return real(*args)
+
+    monkeypatch.setattr(place, meets, ask_again)
+    with house.client(Role.SUBMITTER) as first:
+        answers.append(good(first.put(f"/uploads/{upload}", params={"offset": 0}, content=DATA)))
+    assert [answer["complete"] for answer in answers] == [True, True]
 
 
 def test_what_came_before_a_broken_connection_counts(house, client):
