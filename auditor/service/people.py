@@ -149,7 +149,7 @@ class People:
         """The secret of a new session.
 
         Raises:
-            NotSignedIn: with one and the same answer whatever was wrong.
+            NotSignedIn: with one and the same answer whatever was wrong; another where it was right until just now.
         """
         with self._database() as tx:
             team = tx.teams.find(name=request.team)
@@ -165,9 +165,15 @@ class People:
         return user is not None and self._takes_password(user.id, right=right)
 
     def open_session(self, user: User, team: Team, *, by: str = "password") -> tuple[str, Identity]:
-        """A session for someone who proved who they are, `by` a password or otherwise."""
+        """A session for someone who proved who they are, `by` a password or otherwise.
+
+        Raises:
+            NotSignedIn: what ends a person's sessions came meanwhile.
+        """
         secret, now = secrets.token_urlsafe(32), self._clock.now()
         with self._database() as tx:
+            if _ways_in(tx.users.get(user.id, lock=True)) != _ways_in(user):
+                raise NotSignedIn("how you may sign in was changed just now", remedy="Sign in again.")
             tx.sessions.add(
                 BrowserSession(
                     secrets.token_hex(16), now, team.id, user.id, digest_of_secret(secret), now + SESSION_LIFE
@@ -222,6 +228,11 @@ class People:
                 tx.tokens.change(token.id, last_used_at=now)
         scopes = frozenset(Scope(scope) for scope in token.scopes)
         return Identity(user, team, scopes, csrf_token=None, key=token.id)
+
+
+def _ways_in(user: User) -> tuple[object, ...]:
+    """What proves who somebody is: where an admin changes it, the sessions end that were opened with it."""
+    return user.password_hash, user.email, user.issuer, user.subject, user.disabled
 
 
 def _of_session(user: User, team: Team, secret: str) -> Identity:

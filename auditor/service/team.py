@@ -94,7 +94,9 @@ class TeamAffairs:
     def change_own_password(self, password: str, current: str | None) -> None:
         """Ends all of one's own sessions.
 
-        Raises NotAllowed where `current` is not one's password of now, or one has none and asks with a token.
+        Raises:
+            NotAllowed: `current` is not one's password of now, or one has none and asks with a token.
+            Conflict: the password was changed meanwhile.
         """
         with self._transactions() as tx:
             me = tx.users.get(self._me.user.id)
@@ -106,8 +108,10 @@ class TeamAffairs:
                 "the current password is missing or wrong, or too many wrong ones came before",
                 remedy="Give it too; after five wrong passwords none is taken for 15 minutes.",
             )
+        new = hash_password(password)
         with self._transactions() as tx:
-            tx.users.change(self._me.user.id, password_hash=hash_password(password))
+            if not tx.users.change(me.id, {"password_hash": me.password_hash}, password_hash=new):
+                raise Conflict("the password was changed just now", remedy="Sign in with it, or ask an admin.")
             _end_sessions(tx, self._me.user)
             self._note(tx, "user.change", self._me.user.name, password="changed")  # noqa: S106
 

@@ -13,7 +13,7 @@ from auditor.service.people import LOCK_AFTER, LOCKED_FOR, Identity, People, has
 from auditor.service.team import TeamAffairs
 from auditor.testing.ports import SetClock
 
-PASSWORD = "correct horse battery"  # noqa: S105
+PASSWORD, RESET = "correct horse battery", "set by the admin"
 
 
 def at_once(*actions):
@@ -95,3 +95,41 @@ def test_a_right_password_that_was_looked_at_beside_too_many_wrong_ones_is_refus
         everyone.sign_in(right)
     with database() as tx:
         assert tx.users.get(user_id).locked_until is not None
+
+
+@pytest.fixture
+def reset_meanwhile(database, ann, monkeypatch):  # noqa: F811
+    """An admin sets another password just after the one before was found right."""
+    admin, checked = replace(record("users", 2), role=Role.ADMIN, disabled=False), People.is_password_of
+    with database() as tx:
+        tx.users.add(admin)
+        me = Identity(admin, tx.teams.get(OURS), frozenset(Scope), None, admin.id)
+    affairs = TeamAffairs(database=database, clock=SetClock(), me=me)
+
+    def check(everyone, user, password):
+        monkeypatch.undo()
+        right = checked(everyone, user, password)
+        affairs.change_user(ann[1], UserChange(password=RESET))
+        return right
+
+    monkeypatch.setattr(People, "is_password_of", check)
+
+
+@pytest.mark.usefixtures("reset_meanwhile")
+def test_a_password_that_an_admin_sets_is_not_overwritten_by_whoever_knows_the_one_before(database, ann):  # noqa: F811
+    right, user_id = ann
+    with database() as tx:
+        me = Identity(tx.users.get(user_id), tx.teams.get(OURS), frozenset(Scope), None, user_id)
+    with pytest.raises(Conflict, match="changed just now"):
+        TeamAffairs(database=database, clock=SetClock(), me=me).change_own_password("taken over", PASSWORD)
+    everyone = People(database=database, clock=SetClock())
+    assert everyone.sign_in(right.model_copy(update={"password": RESET}))
+
+
+@pytest.mark.usefixtures("reset_meanwhile")
+def test_no_session_outlives_a_password_that_an_admin_replaces_while_it_is_used(database, ann):  # noqa: F811
+    right, user_id = ann
+    with pytest.raises(NotSignedIn):
+        People(database=database, clock=SetClock()).sign_in(right)
+    with database() as tx:
+        assert tx.sessions.find(user_id=user_id) is None
