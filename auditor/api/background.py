@@ -57,7 +57,7 @@ class Background:
         except Cancelled:
             return True
         except AuditorError as error:
-            _LOG.error("%s: %s", error.code, error.message)
+            _LOG.error("%s: %s", error.code, "; ".join((error.message, *getattr(error, "__notes__", ()))))
         except Exception:
             _LOG.exception("a unit could not be run")
         return False

@@ -265,8 +265,10 @@ class Executor:
     def _give_back(self, unit: Unit, error: BaseException, on_event: OnEvent) -> None:
         """Let the unit wait again, and say why; what was tried often enough fails with its reason instead.
 
-        A claim that cannot be given back, because the database cannot be reached, ends with its lease.
+        A claim that cannot be given back, because the database cannot be reached, ends with its lease. The error
+        that goes on has a note which unit it stopped.
         """
+        error.add_note(f"unit '{unit.spec.key}' of job {unit.job_id}")
         failure = None if isinstance(error, Cancelled) or not isinstance(error, Exception) else _failure_of(error)
         with suppress(StorageFailure):
             if failure is not None and unit.attempt >= self.rules.max_attempts:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from audit_house import RULES, states
 
+from auditor.api.background import Background
 from auditor.contracts.jobs import JobState, UnitState
 from auditor.errors import Cancelled, RunnerDied, StorageFailure
 from auditor.service import execution
@@ -251,6 +252,22 @@ def test_a_store_that_stays_full_is_tried_three_times_ever_later_and_then_told(h
     )
     assert waits == [0, *[1] * 5, 0, *[1] * 10, 0]
     assert house.executor.execute_next() is False
+
+
+@pytest.mark.parametrize("error", [StorageFailure("the bucket answered 503"), ValueError("a defect")])
+def test_a_server_without_workers_logs_of_which_job_a_unit_was_stopped_from_outside(house, caplog, error):
+    started = house.submit()
+
+    def fail(*_args, **_options):
+        raise error
+
+    house.runner.run = fail
+    background = Background(house.jobs, house.executor)
+    background.start()
+    wait_for(lambda: caplog.records)
+    background.stop()
+    assert str(error) in caplog.text
+    assert f"unit 'prepare' of job {started.job_id}" in caplog.text
 
 
 def test_a_units_own_failure_is_never_tried_again(house):
