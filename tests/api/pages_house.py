@@ -84,9 +84,8 @@ class Visitor:
         self.csrf = None
         if role is not None:
             people = house.app.state.server.people
-            user = house.users[team, role]
             with house.services.database() as tx:
-                own = tx.teams.get(team)
+                own, user = tx.teams.get(team), tx.users.get(house.users[team, role].id)
             secret, _ = people.open_session(user, own)
             self.client.cookies.set("auditor_session", secret)
             self.csrf = csrf_token_of(secret)
