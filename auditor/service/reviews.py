@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -18,7 +17,7 @@ from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewWaiver
 from auditor.contracts.waiver import Waiver
-from auditor.errors import Conflict, InvalidInput, NotFound
+from auditor.errors import InvalidInput, NotFound
 from auditor.risk.baseline import shortcomings
 from auditor.risk.gate import Baseline as Compared
 from auditor.risk.gate import decide_gate
@@ -27,30 +26,15 @@ from auditor.service.baselines import compared
 from auditor.service.people import Identity
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import StoredReport
-from auditor.service.repositories import Database, UnitOfWork
+from auditor.service.repositories import Database, Table, UnitOfWork
 from auditor.service.trail import note
 
-P = ParamSpec("P")
+N = TypeVar("N", NamedPolicy, Baseline)
 R = TypeVar("R")
 _MANY = 10_000
 """Waivers of one model."""
-_TURNS = 9
-"""So many other requests for one name may come at the same time."""
 _POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 APPROVE_ONE = "A reviewer approves a complete audit on its page, or with PUT /api/v1/baselines/MODEL."
-
-
-def _in_turn(write: Callable[P, R]) -> Callable[P, R]:
-    """`write` replaces what has a name; it does so again where another request put something there meanwhile."""
-
-    @wraps(write)
-    def written(*args: P.args, **given: P.kwargs) -> R:
-        for _ in range(_TURNS):
-            with suppress(Conflict):
-                return write(*args, **given)
-        return write(*args, **given)
-
-    return written
 
 
 class Reviews:
@@ -69,7 +53,6 @@ class Reviews:
         self._clock = clock
         self._me = me
 
-    @_in_turn
     def write_policy(self, policy: Policy) -> NamedPolicy:
         """Store a policy under its name, in place of the one that was there.
 
@@ -87,10 +70,7 @@ class Reviews:
             self._me.user.name,
         )
         with self._noted("policy.write", name) as tx:
-            before = tx.policies.find(name=name)
-            if before is not None:
-                tx.policies.remove(before.id)
-            tx.policies.add(record)
+            self._replace(tx, tx.policies, record, name)
         return record
 
     def remove_policy(self, name: str) -> None:
@@ -98,7 +78,6 @@ class Reviews:
         with self._noted("policy.remove", name) as tx:
             tx.policies.remove(found_by_name(tx.policies.find(name=name), "policy", name).id)
 
-    @_in_turn
     def approve(self, model: str, reference: str) -> Baseline:
         """Make an audit the one that later ones of this model are compared with.
 
@@ -123,9 +102,6 @@ class Reviews:
             if problems or audit is None:
                 raise InvalidInput(problems, remedy="Approve the report of a finished audit of this model.")
             failing = self._with_waivers(tx, audit).decision.having(FindingState.FAILING)
-            before = tx.baselines.find(name=model)
-            if before is not None:
-                tx.baselines.remove(before.id)
             record = Baseline(
                 secrets.token_hex(16),
                 self._clock.now(),
@@ -137,7 +113,7 @@ class Reviews:
                 {finding.key: str(finding.level) for finding in failing},
                 report.digest,
             )
-            tx.baselines.add(record)
+            self._replace(tx, tx.baselines, record, model)
         return record
 
     def withdraw_baseline(self, model: str) -> None:
@@ -214,6 +190,14 @@ class Reviews:
         """Somebody looks at a picture."""
         with self._noted("picture.view", report_id, picture=picture):
             pass
+
+    def _replace(self, tx: UnitOfWork, table: Table[N], record: N, name: str) -> None:
+        """Put a record in place of the one of its name; of two at the same moment, the later one stays."""
+        tx.teams.get(self._me.team.id, lock=True)
+        before = table.find(name=name)
+        if before is not None:
+            table.remove(before.id)
+        table.add(record)
 
     @contextmanager
     def _noted(self, what: str, subject: str, **detail: str) -> Iterator[UnitOfWork]:
