@@ -22,6 +22,7 @@ from auditor.db.engine import build_engine
 from auditor.db.migrate import HEAD, require_head, upgrade
 from auditor.db.unit_of_work import SqlTransactions
 from auditor.errors import NotFound
+from auditor.runner.memory import memory_here
 from auditor.runner.process import ProcessRunner
 from auditor.service.audits import Audits
 from auditor.service.claims import ClaimRules
@@ -153,7 +154,7 @@ def build_services(
         preload=_PRELOAD if handlers == UNIT_HANDLERS else (),
         device=settings.device,
         timeout_s=settings.unit_timeout_s,
-        memory_bytes=settings.runner_memory_bytes,
+        memory_bytes=runner_memory(settings),
         threads=settings.threads,
         isolation=settings.isolation,
         private=settings.home,
@@ -251,6 +252,11 @@ def build_store(settings: Settings) -> ContentStore:
         blobs = S3Blobs(settings.artifacts, settings.s3_endpoint)
     keys = settings.encryption_keys
     return ContentStore(blobs, None if keys is None else Sealer(keys.get_secret_value().split(",")))
+
+
+def runner_memory(settings: Settings) -> int:
+    """Bytes that a runner process may have to itself; 0: no limit."""
+    return memory_here() if settings.runner_memory_bytes is None else settings.runner_memory_bytes
 
 
 def _rules(settings: Settings) -> ClaimRules:

@@ -193,6 +193,10 @@ class StorageFailure(AuditorError):
     default_remedy = "Check the database address, the free disk space and the folder's permissions, then run it again."
 
 
+class StorageAway(StorageFailure):
+    """The artifact store does not answer, or says that it cannot now, as while it restarts."""
+
+
 class RunnerFailure(AuditorError):
     """The sandboxed compute process broke its protocol, ran out of time or memory, or left what cannot be used."""
 

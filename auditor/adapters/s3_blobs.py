@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from auditor.adapters.blobs import Readable
-from auditor.errors import InvalidInput, NotFound, StorageFailure
+from auditor.errors import InvalidInput, NotFound, StorageAway, StorageFailure
 from auditor.service.records import StoredArtifact
 
 FRESH = timedelta(hours=1)
@@ -181,6 +181,7 @@ def _failures(verb: str) -> Iterator[None]:
         yield
     except ClientError as error:
         code = error.response["Error"].get("Code", "unknown")
-        raise StorageFailure(f"an artifact could not be {verb}: the store answered {code}", remedy=_REMEDY) from error
+        kind = StorageAway if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 else StorageFailure
+        raise kind(f"an artifact could not be {verb}: the store answered {code}", remedy=_REMEDY) from error
     except (BotoCoreError, OSError) as error:
-        raise StorageFailure(f"an artifact could not be {verb}: {type(error).__name__}", remedy=_REMEDY) from error
+        raise StorageAway(f"an artifact could not be {verb}: {type(error).__name__}", remedy=_REMEDY) from error

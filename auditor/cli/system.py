@@ -133,11 +133,12 @@ def _broker(settings: Any) -> tuple[str, bool, str]:
 
 
 def _isolation(settings: Any) -> tuple[str, bool, str]:
+    from auditor.bootstrap import runner_memory
     from auditor.runner.isolation import FILES, NETWORK, layers_here
 
     if settings.isolation == "off":
         return "isolation", True, "off: the runner process may do what this user may (AUDITOR_ISOLATION)"
-    layers = layers_here(settings.home)
+    layers = layers_here(settings.home, runner_memory(settings))
     held = {layer.name for layer in layers if layer.active}
     text = ", ".join(f"{layer.name} {'yes' if layer.active else f'NO ({layer.note})'}" for layer in layers)
     return "isolation", settings.isolation == "auto" or {NETWORK, FILES} <= held, text

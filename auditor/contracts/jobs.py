@@ -60,6 +60,8 @@ class UnitSpec(Contract):
     """Folders outside the workspace that it reads: a check works on files where they are."""
     needs_network: bool = False
     """It fetches what is published, and is given no file of a stranger."""
+    starts_processes: bool = False
+    """It compiles what it runs, with compilers of the machine."""
 
 
 class UnitResult(Contract):

@@ -141,6 +141,7 @@ def _confine(request: RunnerRequest) -> None:
         writable=[Path(request.root), Path(request.cache)],
         hidden=[Path(folder) for folder in request.hidden],
         memory_bytes=request.memory_bytes,
+        starts_processes=request.unit.starts_processes,
     )
     if request.isolation == "required":
         require(layers)

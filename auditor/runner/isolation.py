@@ -26,34 +26,45 @@ _CAPABILITY_VERSION, _LAST_CAPABILITY = 0x20080522, 63
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_TSYNC = 1, 1
 _AF_UNIX = 1
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
-_ALLOW, _DENY = 0x7FFF0000, 0x00050000 | errno.EPERM
+_ALLOW, _DENY, _ABSENT = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+_LOAD, _EQUALS, _AT_LEAST, _HAS_BITS, _ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06
+"""What an instruction of a seccomp filter does."""
+_CLONE_THREAD = 0x10000
 _MAX_FILES = 4096
 
 
 @dataclass(frozen=True)
 class _Machine:
-    """Numbers of one processor family: its seccomp id, and system calls that no unit needs."""
+    """Numbers of one processor family: its seccomp id, system calls that no unit needs, and those that start something.
+
+    `clone` starts threads too, and tells by its flags; those of `clone3` lie where a filter cannot see them.
+    """
 
     audit: int
     seccomp: int
     capset: int
     sockets: tuple[int, int]
     denied: tuple[int, ...]
+    clone: int
+    clone3: int
+    starting: tuple[int, ...]
 
 
 # connect, bind, listen, accept, accept4, ptrace, process_vm_readv, process_vm_writev, mount, umount2, pivot_root,
 # unshare, setns, bpf, perf_event_open, keyctl, add_key, request_key, kexec_load, init_module, finit_module,
-# open_by_handle_at, io_uring_setup, userfaultfd
+# open_by_handle_at, io_uring_setup, userfaultfd; and fork, vfork (of x86 alone), execve, execveat
 _MACHINES = {
     "x86_64": _Machine(
         0xC000003E, 317, 126, (41, 53),
         (42, 49, 50, 43, 288, 101, 310, 311, 165, 166, 155, 272, 308, 321, 298, 250, 248, 249, 246, 175, 313, 304, 425,
          323),
+        56, 435, (57, 58, 59, 322),
     ),
     "aarch64": _Machine(
         0xC00000B7, 277, 91, (198, 199),
         (203, 200, 201, 202, 242, 117, 270, 271, 40, 39, 41, 97, 268, 280, 241, 219, 217, 218, 104, 105, 273, 265, 425,
          282),
+        220, 435, (221, 281),
     ),
 }  # fmt: skip
 _ACCESS_BY_ABI = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF}
@@ -82,21 +93,29 @@ NETWORK, FILES = "network", "files"
 
 
 def isolate(
-    *, readable: Iterable[Path], writable: Iterable[Path], hidden: Iterable[Path], memory_bytes: int = 0
+    *,
+    readable: Iterable[Path],
+    writable: Iterable[Path],
+    hidden: Iterable[Path],
+    memory_bytes: int = 0,
+    starts_processes: bool = False,
 ) -> tuple[Layer, ...]:
-    """Give up privileges, network and files, for good, also of processes that this one starts.
+    """Give up privileges, network, files and other programs, for good, also of processes that this one starts.
 
     Args:
         readable: stays readable although it lies in a hidden folder, but for hidden folders inside it.
         writable: the only folders that stay writable, beside devices; readable also inside a hidden folder.
         hidden: folders and files that can no longer be read.
-        memory_bytes: address-space limit; 0: none.
+        memory_bytes: see `limit`.
+        starts_processes: other programs may still be started.
     """
     return (
         _layer("limits", lambda: limit(memory_bytes)),
+        Layer("memory", True) if memory_bytes else Layer("memory", False, "no limit is set"),
         _layer("new privileges", _no_new_privileges),
         _layer(NETWORK, _no_network),
         _layer(FILES, lambda: _only_files([*readable], [*writable], [*hidden])),
+        Layer("processes", False, "needed") if starts_processes else _layer("processes", _no_processes),
         _layer("capabilities", _no_capabilities),
     )
 
@@ -113,18 +132,23 @@ def require(layers: Sequence[Layer]) -> None:
 
 
 def limit(memory_bytes: int) -> None:
-    """No core dumps, since they would hold private images; few open files; and the address-space limit."""
+    """No core dumps, since they would hold private images; few open files; and little memory.
+
+    Args:
+        memory_bytes: what each process may have to itself; 0: no limit. Address space that is only reserved, as CUDA
+            does, does not count.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     n_files = _MAX_FILES if most == resource.RLIM_INFINITY else min(_MAX_FILES, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, n_files))
     if memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 
-def layers_here(hidden: Path) -> tuple[Layer, ...]:
+def layers_here(hidden: Path, memory_bytes: int) -> tuple[Layer, ...]:
     """The layers that hold on this machine, as a process that tried them tells."""
-    command = [sys.executable, "-P", "-m", "auditor.runner.isolation", str(hidden)]
+    command = [sys.executable, "-P", "-m", "auditor.runner.isolation", str(hidden), str(memory_bytes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
     if done.returncode:
         return (Layer("isolation", False, done.stderr.strip().rpartition("\n")[2] or "the trial ended at once"),)
@@ -161,22 +185,33 @@ def _no_capabilities() -> None:
 
 
 def _no_network() -> None:
-    """A seccomp filter, on every thread: sockets of this machine's kind alone, none of them connected to anything."""
+    """Sockets of this machine's kind alone, none of them connected to anything; nor what no unit needs."""
     machine = _machine()
-    load, jump_if, jump_over, answer = 0x20, 0x15, 0x35, 0x06
-    body: list[tuple[int, int, int, int]] = [(jump_if, 0, 1, number) for number in machine.denied]
-    rules = [(load, 0, 0, 4), (jump_if, 1, 0, machine.audit), (answer, 0, 0, _DENY), (load, 0, 0, 0)]
-    rules += [(jump_over, 0, 1, 0x40000000), (answer, 0, 0, _DENY)]  # the other numbering of an x86-64 kernel
-    for rule in body:
-        rules += [rule, (answer, 0, 0, _DENY)]
+    rules = [rule for number in machine.denied for rule in ((_EQUALS, 0, 1, number), (_ANSWER, 0, 0, _DENY))]
     first, second = machine.sockets
-    rules += [(jump_if, 1, 0, first), (jump_if, 0, 3, second), (load, 0, 0, 16), (jump_if, 1, 0, _AF_UNIX)]
-    rules += [(answer, 0, 0, _DENY), (answer, 0, 0, _ALLOW)]
-    program = b"".join(struct.pack("HBBI", *rule) for rule in rules)
+    rules += [(_EQUALS, 1, 0, first), (_EQUALS, 0, 3, second), (_LOAD, 0, 0, 16), (_EQUALS, 1, 0, _AF_UNIX)]
+    _filter(machine, [*rules, (_ANSWER, 0, 0, _DENY)])
+
+
+def _no_processes() -> None:
+    """Threads alone. What cannot be told from a process by its flags is absent, and libraries then use the other."""
+    machine = _machine()
+    rules = [rule for number in machine.starting for rule in ((_EQUALS, 0, 1, number), (_ANSWER, 0, 0, _DENY))]
+    rules += [(_EQUALS, 0, 1, machine.clone3), (_ANSWER, 0, 0, _ABSENT)]
+    rules += [(_EQUALS, 0, 3, machine.clone), (_LOAD, 0, 0, 16), (_HAS_BITS, 1, 0, _CLONE_THREAD)]
+    _filter(machine, [*rules, (_ANSWER, 0, 0, _DENY)])
+
+
+def _filter(machine: _Machine, rules: Sequence[tuple[int, int, int, int]]) -> None:
+    """Install a seccomp filter on every thread: these rules start at the call's number; what they leave is allowed."""
+    head = [(_LOAD, 0, 0, 4), (_EQUALS, 1, 0, machine.audit), (_ANSWER, 0, 0, _DENY), (_LOAD, 0, 0, 0)]
+    head += [(_AT_LEAST, 0, 1, 0x40000000), (_ANSWER, 0, 0, _DENY)]  # the other numbering of an x86-64 kernel
+    whole = [*head, *rules, (_ANSWER, 0, 0, _ALLOW)]
+    program = b"".join(struct.pack("HBBI", *rule) for rule in whole)
     buffer = ctypes.create_string_buffer(program, len(program))
-    head = struct.pack("HxxxxxxP", len(rules), ctypes.addressof(buffer))
+    block = struct.pack("HxxxxxxP", len(whole), ctypes.addressof(buffer))
     flags = ctypes.c_ulong(_SECCOMP_TSYNC)
-    _checked(_libc().syscall(machine.seccomp, _SECCOMP_SET_MODE_FILTER, flags, ctypes.c_char_p(head)))
+    _checked(_libc().syscall(machine.seccomp, _SECCOMP_SET_MODE_FILTER, flags, ctypes.c_char_p(block)))
 
 
 def _only_files(readable: list[Path], writable: list[Path], hidden: list[Path]) -> None:
@@ -256,5 +291,5 @@ def _checked(answer: int) -> int:
 
 
 if __name__ == "__main__":
-    tried = isolate(readable=own_code(), writable=(), hidden=[Path(sys.argv[1])])
+    tried = isolate(readable=own_code(), writable=(), hidden=[Path(sys.argv[1])], memory_bytes=int(sys.argv[2]))
     sys.stdout.write(json.dumps([asdict(layer) for layer in tried]))

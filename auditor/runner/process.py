@@ -105,7 +105,7 @@ class ProcessRunner:
             one unit and ends.
         device: `auto`, `cpu` or `cuda`.
         timeout_s: wall-clock limit of one unit.
-        memory_bytes: address-space limit of a child; 0 means none.
+        memory_bytes: what a child may have to itself; 0: no limit.
         threads: compute threads of a child; 0 leaves the choice to torch.
         isolation: `auto`, `required` or `off`; see `auditor.runner.isolation`.
         private: the installation's own folder, with database and artifacts; None: there is none to hide.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from auditor.contracts.jobs import (
     Failed,
@@ -25,6 +24,7 @@ from auditor.contracts.jobs import (
 from auditor.errors import AuditorError, Cancelled, RunnerDied, StorageFailure
 from auditor.service.advance import advance, stop_if_idle
 from auditor.service.claims import ClaimRules, Heartbeat, never, worker_name
+from auditor.service.copying import Copying
 from auditor.service.failures import failure_of
 from auditor.service.journal import tell
 from auditor.service.pipeline import Pipeline
@@ -36,8 +36,6 @@ from auditor.service.scratch import inside, unit_folder
 from auditor.service.states import LIVE
 
 OnEvent = Callable[[JobEvent], None]
-T = TypeVar("T")
-_POLL_S = 0.5
 
 
 def ignore(_event: JobEvent) -> None:
@@ -130,6 +128,7 @@ class Executor:
         on_message: Callable[[RunnerMessage], None],
         should_stop: Callable[[], bool],
         files: Mapping[str, bytes] | None = None,
+        patience: timedelta = timedelta(0),
     ) -> UnitResult:
         """Run a unit in the runner and store what it leaves; the database is not touched.
 
@@ -139,11 +138,13 @@ class Executor:
             on_message: receives progress and log messages.
             should_stop: polled, also while files are copied.
             files: further inputs, not from the store.
+            patience: how long a store that is away is waited for.
         """
+        copied = Copying(self._clock, should_stop, patience)
         with unit_folder(self._scratch) as folder:
             root = Path(folder)
             for name, digest in unit.inputs.items():
-                _polled(partial(self._store.get_path, digest, inside(root / "inputs", name)), should_stop)
+                copied(partial(self._store.get_path, digest, inside(root / "inputs", name)))
             for name, data in (files or {}).items():
                 path = inside(root / "inputs", name)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ class Executor:
             finished = self._runner.run(unit, root, team_id=team_id, on_message=on_message, should_stop=should_stop)
             outputs = {}
             for name in finished.outputs:
-                outputs[name] = _polled(partial(self._store.put_file, inside(root / "outputs", name)), should_stop)
+                outputs[name] = copied(partial(self._store.put_file, inside(root / "outputs", name)))
         return UnitResult(
             value=finished.value,
             outputs=outputs,
@@ -221,8 +222,15 @@ class Executor:
         with self._transactions() as tx:
             team_id = tx.jobs.get(unit.job_id).team_id
         try:
-            result = self.compute(unit.spec, team_id=team_id, on_message=on_message, should_stop=heartbeat.should_stop)
-            return result, tuple(reports_left_by(unit, result, self._store, self._clock.now()))
+            result = self.compute(
+                unit.spec,
+                team_id=team_id,
+                on_message=on_message,
+                should_stop=heartbeat.should_stop,
+                patience=self.rules.lease,
+            )
+            copied = Copying(self._clock, heartbeat.should_stop, self.rules.lease)
+            return result, copied(partial(reports_left_by, unit, result, self._store, self._clock.now()))
         except (Cancelled, RunnerDied, StorageFailure):
             raise
         except AuditorError as error:
@@ -293,22 +301,6 @@ class Executor:
             finished = sum(other.state in (UnitState.DONE, UnitState.FAILED) for other in units)
             event = event.model_copy(update={"units_done": finished, "units_known": len(units)})
         on_event(event)
-
-
-def _polled(copy: Callable[[], T], should_stop: Callable[[], bool]) -> T:
-    """Copy a file in a thread, and poll meanwhile and once after, which renews the claim: no file may outlast a lease.
-
-    Raises:
-        Cancelled: asked to stop; the file is copied to its end all the same.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        copying = pool.submit(copy)
-        is_done = False
-        while not is_done:
-            is_done = bool(wait((copying,), timeout=_POLL_S).done)
-            if should_stop():
-                raise Cancelled("the unit was stopped")
-    return copying.result()
 
 
 def _failure_of(error: Exception) -> Failed:

@@ -1,4 +1,4 @@
-"""Use-cases on jobs of any kind: create, run in place, follow, list, cancel, resume, recover."""
+"""Use-cases on jobs of any kind: create, run in place, cancel, resume, recover."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from auditor.contracts.base import code_digest, digest_of
-from auditor.contracts.jobs import JobKind, JobState, JobView, UnitState, UnitView
-from auditor.errors import Conflict, NotFound, RunnerDied, StorageFailure, WaitTimeout
+from auditor.contracts.jobs import JobKind, JobState, JobView, UnitState
+from auditor.errors import Conflict, NotFound, RunnerDied, StorageFailure
 from auditor.service.advance import advance, stop_if_idle
 from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.failures import failure_of
+from auditor.service.job_reader import POLL_S, JobReader
 from auditor.service.journal import tell
 from auditor.service.pipeline import Pipeline
 from auditor.service.ports import Clock
 from auditor.service.records import Job, Submission, Unit
-from auditor.service.repositories import Place, Transactions, UnitOfWork
+from auditor.service.repositories import Transactions, UnitOfWork
 from auditor.service.states import TERMINAL
-from auditor.service.views import Line, changes, job_view
-
-POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Started:
         return f"stored already{'' if self.state is JobState.DONE else ', and goes on'}; --fresh runs it again"
 
 
-class Jobs:
-    """Jobs of any kind.
+class Jobs(JobReader):
+    """Jobs of any kind: also what changes them.
 
     Args:
         transactions: the database.
@@ -67,9 +65,8 @@ class Jobs:
         pipelines: Mapping[JobKind, Pipeline],
         submitter: str = "",
     ) -> None:
-        self._transactions = transactions
+        super().__init__(transactions=transactions, clock=clock)
         self._executor = executor
-        self._clock = clock
         self._pipelines = pipelines
         self._submitter = submitter
 
@@ -137,11 +134,6 @@ class Jobs:
         self._executor.announce()
         return Started(job.id, reused=False, state=job.state)
 
-    def _missing(self, *tables: Mapping[str, str]) -> set[str]:
-        """Files that are no longer stored. The store may be slow, so it is asked outside transactions."""
-        files = {item for table in tables for item in table.items()}
-        return {name for name, digest in files if not self._executor.has_stored(digest)}
-
     def of_request(self, request_id: str | None) -> Started | None:
         """The job that this request made, even with `fresh`, if it was here before: its answer may have been lost."""
         if request_id is None:
@@ -179,57 +171,6 @@ class Jobs:
             self._mark_failed(job_id, error)
             raise
         return self.status(job_id)
-
-    def wait(self, job_id: str, on_event: OnEvent = ignore, *, timeout_s: float | None = None) -> JobView:
-        """Follow a job that workers run, until it ends.
-
-        Raises:
-            WaitTimeout: it goes on, but not within `timeout_s`.
-        """
-        deadline = None if timeout_s is None else self._clock.now().timestamp() + timeout_s
-        told: dict[str, UnitView] = {}
-        while True:
-            view = self.status(job_id)
-            for event in changes(view, told):
-                on_event(event)
-            if view.state in TERMINAL:
-                return view
-            if deadline is not None and self._clock.now().timestamp() >= deadline:
-                raise WaitTimeout(f"job {view.id} was not done after {timeout_s:g} s; it goes on")
-            self._clock.sleep(POLL_S)
-
-    def status(self, job_id: str) -> JobView:
-        """Where a job is, with its units."""
-        now = self._clock.now()
-        with self._transactions() as tx:
-            job = tx.jobs.get(job_id)
-            line = Line() if job.state in TERMINAL else Line.read(tx, now)
-            return job_view(job, tx.units.of_job(job.id), tx.reports.of_job(job.id), line, now)
-
-    def list(self, limit: int = 50) -> tuple[JobView, ...]:
-        """The newest jobs, without their units."""
-        now = self._clock.now()
-        with self._transactions() as tx:
-            line = Line.read(tx, now)
-            return tuple(job_view(job, (), tx.reports.of_job(job.id), line, now) for job in tx.jobs.latest(limit))
-
-    def page(
-        self, limit: int, after: Place | None = None, *, kind: JobKind | None = None
-    ) -> tuple[tuple[Place, JobView], ...]:
-        """The jobs that come after `after`, newest first and without their units, each with its place."""
-        now = self._clock.now()
-        with self._transactions() as tx:
-            line = Line.read(tx, now)
-            return tuple(
-                ((job.created_at, job.id), job_view(job, (), tx.reports.of_job(job.id), line, now))
-                for job in tx.jobs.page(limit, after, kind=kind)
-            )
-
-    def has_left(self, job_id: str, digest: str) -> bool:
-        """Whether a unit of the job left this artifact: what a report says of it was written by a runner process."""
-        with self._transactions() as tx:
-            units = tx.units.of_job(tx.jobs.get(job_id).id)
-        return any(unit.result is not None and digest in unit.result.outputs.values() for unit in units)
 
     def cancel(self, job_id: str) -> JobView:
         """Ask a job to stop. Running units are stopped within seconds and wait; finished ones are kept."""
@@ -283,6 +224,11 @@ class Jobs:
             found += len(expired)
         self._executor.announce()
         return found
+
+    def _missing(self, *tables: Mapping[str, str]) -> set[str]:
+        """Files that are no longer stored. The store may be slow, so it is asked outside transactions."""
+        files = {item for table in tables for item in table.items()}
+        return {name for name, digest in files if not self._executor.has_stored(digest)}
 
     def _to_run(self, tx: UnitOfWork, job: Job) -> Sequence[Unit]:
         """Units that wait, and those that failed the job."""

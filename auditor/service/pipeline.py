@@ -163,6 +163,7 @@ def _attack_units(job: AuditJob, attack: AttackPlan, prepared: UnitResult, prefi
             inputs=_pick(job.inputs, _SPLIT_INPUTS if is_split else _ATTACK_INPUTS)
             | _pick(prepared.outputs, (attack.readiness.aids, *((ACTIVATIONS,) if is_split else ())))
             | ({} if is_split else priors),
+            starts_processes=job.plan.compile and not is_split,
         )
         for number, classes in enumerate(attack.chunks)
     ]

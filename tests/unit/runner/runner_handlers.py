@@ -17,6 +17,8 @@ from pathlib import Path
 from auditor.contracts.jobs import Progress
 from auditor.errors import RefusedFile
 
+CLONE = 56 if platform.machine() == "x86_64" else 220
+
 
 def table():
     return {name: function for name, function in globals().items() if name.startswith("do_")}
@@ -100,8 +102,12 @@ def do_long_line(unit, workspace, session):
 def do_trespass(unit, workspace, session):
     """Try what no unit may do; returns what came of each."""
     private = Path(str(unit.params["private"]))
-    by_child = subprocess.run(["/bin/cat", private / "auditor.db"], capture_output=True)  # noqa: S603
     return {
+        "program": _outcome(lambda: subprocess.run(["/bin/true"], check=True)),
+        "program in its place": _outcome(lambda: os.execv("/bin/nothing", ["nothing"])),  # noqa: S606
+        "copy of itself": _outcome(_fork),
+        "copy, asked otherwise": _outcome(lambda: _call(CLONE, signal.SIGCHLD)),
+        "database by a child": _outcome(lambda: subprocess.run(["/bin/cat", private / "auditor.db"], check=True)),  # noqa: S603
         "own file": _outcome(lambda: workspace.output("mine").write_text("x")),
         "cache": _outcome(lambda: (workspace.cache / "entry").write_text("x")),
         "another team's cache": _outcome(lambda: (workspace.cache.parent / "other" / "entry").write_text("x")),
@@ -110,7 +116,6 @@ def do_trespass(unit, workspace, session):
         "library": _outcome(lambda: Path(json.__file__).read_text()),
         "database": _outcome(lambda: (private / "auditor.db").read_text()),
         "secret": _outcome(lambda: Path(str(unit.params["secret"])).read_text()),
-        "database by a child": by_child.returncode,
         "write elsewhere": _outcome(lambda: Path(str(unit.params["elsewhere"])).write_text("x")),
         "socket": _outcome(lambda: socket.socket(socket.AF_INET)),
         "socket of another thread": _in_thread(lambda: socket.socket(socket.AF_INET6)),
@@ -126,7 +131,15 @@ def _outcome(act):
         act()
     except OSError as error:
         return errno.errorcode[error.errno]
+    except subprocess.CalledProcessError as error:
+        return f"exit {error.returncode}"
     return "done"
+
+
+def _fork():
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _in_thread(act):
@@ -134,9 +147,12 @@ def _in_thread(act):
         return pool.submit(_outcome, act).result()
 
 
-def _call(number):
-    if ctypes.CDLL(None, use_errno=True).syscall(number, 0, 0, 0, 0) < 0:
+def _call(number, first=0):
+    answer = ctypes.CDLL(None, use_errno=True).syscall(number, first, 0, 0, 0)
+    if answer < 0:
         raise OSError(ctypes.get_errno(), "refused")
+    if number == CLONE and answer == 0:
+        os._exit(0)
 
 
 def do_cpu_memory(unit, workspace, session):

@@ -14,7 +14,7 @@ from auditor.runner.isolation import Layer, layers_here, require
 from auditor.runner.process import ProcessRunner
 
 CODE = f"{Path(__file__).parent}:{Path(isolation.__file__).parents[2]}"
-LAYERS = {layer.name: layer for layer in layers_here(Path("/nowhere"))}
+LAYERS = {layer.name: layer for layer in layers_here(Path("/nowhere"), 1 << 40)}
 needs_all = pytest.mark.skipif(
     not all(layer.active for layer in LAYERS.values()), reason=f"this machine lacks layers: {LAYERS}"
 )
@@ -59,8 +59,8 @@ def test_a_unit_reads_what_it_was_given_and_reaches_nothing_else(trespass, tmp_p
     assert {key for key, outcome in came.items() if outcome == "done"} == allowed
     assert {came[key] for key in ("database", "secret", "write elsewhere")} == {"EACCES"}
     assert {came[key] for key in ("another team's cache", "what another team cached")} == {"EACCES"}
-    assert came["database by a child"] == 1
-    refused = {"socket", "socket of another thread", "local connection", "trace"}
+    refused = {"socket", "socket of another thread", "local connection", "trace", "database by a child"}
+    refused |= {"program", "program in its place", "copy of itself", "copy, asked otherwise"}
     assert {came[key] for key in refused} == {"EPERM"}
     assert (int(came["capabilities"], 16), came["core dump"]) == (0, 0)
 
@@ -70,6 +70,14 @@ def test_code_in_the_very_folder_that_should_be_hidden_is_told(trespass, tmp_pat
     monkeypatch.setenv("PYTHONPATH", f"{CODE}:{tmp_path / 'home'}")
     with pytest.raises(RunnerFailure, match=r"files \(.*/home cannot be hidden: code"):
         trespass()
+
+
+@needs_all
+def test_a_unit_that_compiles_starts_programs_which_reach_no_more_than_it_does(trespass):
+    came = trespass(starts_processes=True)
+    assert came["program"] == came["copy of itself"] == came["copy, asked otherwise"] == "done"
+    assert (came["program in its place"], came["database by a child"]) == ("ENOENT", "exit 1")
+    assert came["socket"] == "EPERM"
 
 
 @needs_all
@@ -91,7 +99,7 @@ def test_it_works_without_any_privilege():
         "import os, pathlib\n"
         "from auditor.runner.isolation import isolate\n"
         "os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
-        "layers = isolate(readable=[], writable=[], hidden=[pathlib.Path('/root')])\n"
+        "layers = isolate(readable=[], writable=[], hidden=[pathlib.Path('/root')], memory_bytes=1 << 40)\n"
         "assert all(layer.active for layer in layers), layers\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603

@@ -19,6 +19,9 @@ SECRETS = {
 }
 
 
+STARTS_PROGRAMS = ("do_hang", "do_noisy")
+
+
 @pytest.fixture(autouse=True)
 def _handlers_can_be_imported(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
@@ -31,7 +34,7 @@ def run(tmp_path):
         (root / "inputs").mkdir(parents=True, exist_ok=True)
         (root / "inputs" / "in.txt").write_bytes(b"hello")
         runner = ProcessRunner(handlers="runner_handlers:table", cache=tmp_path / "cache", **options)
-        unit = UnitSpec(kind=kind, key=kind, params=params or {})
+        unit = UnitSpec(kind=kind, key=kind, params=params or {}, starts_processes=kind in STARTS_PROGRAMS)
         return runner.run(unit, root, team_id="local", on_message=on_message, should_stop=should_stop)
 
     call.root = tmp_path / "unit"
@@ -267,7 +270,8 @@ def test_when_the_parent_is_killed_the_child_and_its_children_end(tmp_path):
         f"root = pathlib.Path({str(tmp_path)!r})\n"
         "runner = ProcessRunner(handlers='runner_handlers:table', cache=root / 'cache')\n"
         "say = lambda message: print(message.stage, flush=True)\n"
-        "runner.run(UnitSpec(kind='do_hang', key='k'), root, team_id='t', on_message=say, should_stop=lambda: False)\n"
+        "unit = UnitSpec(kind='do_hang', key='k', starts_processes=True)\n"
+        "runner.run(unit, root, team_id='t', on_message=say, should_stop=lambda: False)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:  # noqa: S603
         pids = parent.stdout.readline().decode().split()
