@@ -8,12 +8,12 @@ from functools import cache
 
 from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_ready
 
+from auditor.adapters.logs import set_up_logs
 from auditor.bootstrap import UNIT_HANDLERS, Services, build_services
 from auditor.errors import InvalidInput, RunnerFailure
 from auditor.settings import Settings
 from workers.app import build_app
 from workers.drain import Drain
-from workers.logs import set_up_logs
 from workers.pool import set_up_process
 from workers.tasks import register
 

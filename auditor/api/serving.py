@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from copy import deepcopy
 from typing import Any
 
 import uvicorn
 
+from auditor.adapters.logs import set_up_logs
 from auditor.api.app import build_app
 from auditor.bootstrap import UNIT_HANDLERS, build_services
 from auditor.service.people import BOOTSTRAP_LIFE, People
@@ -28,6 +28,7 @@ def serve(settings: Settings, host: str, port: int, *, handlers: str = UNIT_HAND
     Raises:
         StorageFailure: the database cannot be used, or its schema is not the newest.
     """
+    set_up_logs()
     services = build_services(settings, handlers=handlers)
     try:
         sweep(settings.home / "scratch", older_than_s=2 * settings.unit_timeout_s)
@@ -42,26 +43,23 @@ def serve(settings: Settings, host: str, port: int, *, handlers: str = UNIT_HAND
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """Whose word counts for where a request comes from, and what is logged of it."""
-    log: dict[str, Any] = deepcopy(uvicorn.config.LOGGING_CONFIG)
-    log["filters"] = {"path": {"()": _PathAlone}}
-    log["handlers"]["access"]["filters"] = ["path"]
+    logging.getLogger("uvicorn.access").addFilter(_as_request)
     return {
         "proxy_headers": bool(settings.trusted_proxies),
         "forwarded_allow_ips": settings.trusted_proxies,
-        "log_config": log,
+        "log_config": None,
         "log_level": "info",
         "server_header": False,
     }
 
 
-class _PathAlone(logging.Filter):
-    """Takes the query from a line of the access log: it may hold the signature of a picture, or a code to sign in."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Keeps every line."""
-        client, method, address, *rest = record.args  # type: ignore[misc]
-        record.args = (client, method, str(address).partition("?")[0], *rest)
-        return True
+def _as_request(record: logging.LogRecord) -> bool:
+    """A line of the access log with fields, and without the query: that may hold a picture's signature or a code."""
+    if record.args:
+        client, method, address, _version, status = record.args  # type: ignore[misc]
+        record.msg, record.args = "request", ()
+        vars(record).update(client=client, method=method, path=str(address).partition("?")[0], status=status)
+    return True
 
 
 def tell_bootstrap(token: str, host: str, port: int) -> None:

@@ -193,6 +193,9 @@ def test_serve_prints_a_token_that_makes_the_first_admin(tmp_path):
         assert done.returncode == 0, done.stderr
         assert "ann (admin) of team local" in done.stderr
         assert laptop("list").returncode == 0
+        requests = [json.loads(process.stderr.readline()) for _ in range(3)]
+        assert {line["event"] for line in requests} == {"request"}
+        assert {"path": "/api/v1/bootstrap", "method": "POST", "status": 201}.items() <= requests[0].items()
         again = CommandLine(tmp_path / "other")("login", url, "--bootstrap", stdin=f"{token}\neve\n{PASSWORD}\n")
         assert again.returncode == 4
     finally:

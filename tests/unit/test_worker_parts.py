@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from auditor.adapters.logs import set_up_logs
 from auditor.cli.jobs import _place
 from auditor.cli.main import app
 from auditor.contracts.jobs import JobKind, JobState, JobView
@@ -19,7 +20,6 @@ from auditor.service.reaper import Reaped
 from auditor.settings import Settings
 from auditor.testing.handlers import wait_for
 from workers.drain import Drain
-from workers.logs import set_up_logs
 from workers.pool import reap_until
 
 

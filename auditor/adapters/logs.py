@@ -1,4 +1,7 @@
-"""The log of a worker: one JSON object a line on standard error, Celery's own lines included."""
+"""The log of a worker or an API process: one JSON object a line on standard error, those of libraries included.
+
+On a terminal the same lines are laid out for people.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,16 @@ import structlog
 
 _FIELDS = [
     "job_id", "unit_id", "unit_key", "attempt", "team", "code", "seconds", "put_back", "announced", "swept", "gpu",
+    "client", "method", "path", "status",
 ]  # fmt: skip
 """What a line may carry beside its event: anything else that a library attaches stays out."""
 _PASSWORD = re.compile(r"(?<=://)[^\s/@]*@")
 
 
 def set_up_logs(**_signal: object) -> None:
-    """Send every log of this process through one JSON formatter; connected to Celery's `setup_logging`."""
+    """Send every log of this process through one formatter; a worker connects it to Celery's `setup_logging`."""
+    is_terminal = sys.stderr.isatty()
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
@@ -30,7 +36,7 @@ def set_up_logs(**_signal: object) -> None:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             _without_passwords,
-            structlog.processors.JSONRenderer(sort_keys=True),
+            plain if is_terminal else structlog.processors.JSONRenderer(sort_keys=True),
         ],
     )
     handler = logging.StreamHandler(sys.stderr)
