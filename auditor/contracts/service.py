@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints
 
 from auditor.contracts.base import Contract
 from auditor.contracts.jobs import JobKind, JobState
@@ -16,6 +16,8 @@ from auditor.contracts.submission import TargetCard
 from auditor.contracts.waiver import Finding
 
 T = TypeVar("T")
+_REASON = 10
+"""Characters that a waiver's reason has at least."""
 PLAIN = r"^[^\x00-\x1f\x7f]*$"
 """Text of one line, without control characters."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -171,13 +173,26 @@ class BaselineView(Contract):
     """What failed when it was approved, waivers aside, by key, and its level: this is let through, up to there."""
 
 
+def _seen(reason: str) -> str:
+    if sum(map(str.isprintable, reason)) < _REASON:
+        raise ValueError(f"a reason has at least {_REASON} characters that can be seen")
+    return reason
+
+
+Reason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=_REASON, max_length=2000, pattern=PLAIN),
+    AfterValidator(_seen),
+]
+
+
 class NewWaiver(Contract):
     """A finding to be let through for a while."""
 
     finding: Finding
     """What it covers: `attack:KEY`, `class:NAME` or `rule:E3.x`."""
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=10, max_length=2000, pattern=PLAIN)]
+    reason: Reason
     days: int = Field(ge=1, le=366)
     """Until it expires."""
     up_to: RiskLevel = RiskLevel.HIGH

@@ -155,6 +155,15 @@ def _call(number, first=0):
         os._exit(0)
 
 
+def do_gradients(unit, workspace, session):
+    import torch
+
+    device = torch.device(session.device)
+    images = torch.rand(4, 3, 16, 16, device=device, requires_grad=True)
+    torch.nn.Conv2d(3, 8, 3, device=device)(images).square().sum().backward()
+    return {"device": images.grad.device.type, "finite": bool(images.grad.isfinite().all())}
+
+
 def do_cpu_memory(unit, workspace, session):
     import torch
 

@@ -11,6 +11,7 @@ from auditor.contracts.jobs import UnitSpec
 from auditor.errors import RunnerFailure
 from auditor.runner import isolation
 from auditor.runner.isolation import Layer, layers_here, require
+from auditor.runner.memory import memory_here
 from auditor.runner.process import ProcessRunner
 
 CODE = f"{Path(__file__).parent}:{Path(isolation.__file__).parents[2]}"
@@ -31,14 +32,16 @@ def trespass(tmp_path, monkeypatch):
     (private / "cache" / "other" / "model").write_text("learned from their images")
     (tmp_path / "secret").write_text("of the installation")
 
-    def call(isolation="required", **changes):
+    def call(isolation="required", kind="do_trespass", device="cpu", **changes):
         root = private / "scratch" / "unit"
         (root / "inputs").mkdir(parents=True)
         params = {"private": str(private), "elsewhere": str(tmp_path / "elsewhere"), "secret": str(tmp_path / "secret")}
-        unit = UnitSpec(kind="do_trespass", key="x", params=params, places=(str(private / "place"),), **changes)
+        unit = UnitSpec(kind=kind, key="x", params=params, places=(str(private / "place"),), **changes)
         runner = ProcessRunner(
             handlers="runner_handlers:table",
             cache=private / "cache",
+            device=device,
+            memory_bytes=memory_here(),
             isolation=isolation,
             private=private,
             secret=tmp_path / "secret",
@@ -78,6 +81,12 @@ def test_a_unit_that_compiles_starts_programs_which_reach_no_more_than_it_does(t
     assert came["program"] == came["copy of itself"] == came["copy, asked otherwise"] == "done"
     assert (came["program in its place"], came["database by a child"]) == ("ENOENT", "exit 1")
     assert came["socket"] == "EPERM"
+
+
+@needs_all
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_what_is_left_is_enough_to_compute(trespass, device):
+    assert trespass("required", "do_gradients", device) == {"device": device, "finite": True}
 
 
 @needs_all
