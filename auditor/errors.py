@@ -196,6 +196,8 @@ class StorageFailure(AuditorError):
 class StorageAway(StorageFailure):
     """The artifact store does not answer, or says that it cannot now, as while it restarts."""
 
+    code = "storage_away"
+
 
 class RunnerFailure(AuditorError):
     """The sandboxed compute process broke its protocol, ran out of time or memory, or left what cannot be used."""

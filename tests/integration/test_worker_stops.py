@@ -104,7 +104,8 @@ def test_what_is_not_finished_in_time_is_given_back_at_once(services, settings, 
 
 def test_cancelling_kills_the_whole_process_group_within_seconds(services, settings, tmp_path):
     job_id = submit(services, tmp_path, "stubborn")
-    with WorkerProcess(settings.model_copy(update={"lease_s": 60.0}), handlers=HANDLERS) as worker:
+    free_to_start_programs = settings.model_copy(update={"lease_s": 60.0, "isolation": "off"})
+    with WorkerProcess(free_to_start_programs, handlers=HANDLERS) as worker:
         progress = []
 
         def told():

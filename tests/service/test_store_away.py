@@ -49,7 +49,7 @@ def test_one_that_stays_away_longer_than_a_lease_gets_the_unit_given_back(house,
     with pytest.raises(StorageFailure):
         house.executor.execute_next()
     (unit,) = house.jobs.status(started.job_id).units
-    assert (unit.state, unit.attempt, unit.error.code) == (UnitState.PENDING, 1, "storage_failure")
+    assert (unit.state, unit.attempt, unit.error.code) == (UnitState.PENDING, 1, "storage_away")
 
 
 def test_who_waits_is_heard_of_and_stops_when_asked():
