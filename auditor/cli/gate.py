@@ -142,7 +142,12 @@ def _json(report: AuditReport, decided: AuditReport, code: ExitCode) -> str:
         "exit_code": int(code),
         "report_id": report.id,
         "model": {"name": report.target.name, "digest": report.target.digest},
-        "policy": {"name": policy.name, "version": policy.version, "digest": digest_of(policy)},
+        "policy": {
+            "name": policy.name,
+            "version": policy.version,
+            "digest": digest_of(policy),
+            "looser": list(policy.loosened()),
+        },
         "decision": decided.verdict.model_dump(mode="json"),
         "stored": {"verdict": report.verdict.verdict, "level": report.verdict.level},
         "gate": decided.decision.model_dump(mode="json"),

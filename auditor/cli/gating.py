@@ -114,15 +114,15 @@ def policy_of(report: AuditReport, reference: str | Path) -> Policy:
 
 
 def gated(report: AuditReport, gating: Gating, policy: Policy | None = None) -> AuditReport:
-    """The report with the gate's decision; as stored where no waiver, baseline or other policy was given.
+    """The report with the gate's decision; where no waiver, baseline or policy was given, see `by_its_evidence`.
 
     A server has decided with the waivers of its team: these count beside those of a file, and by the server's day. Its
     report holds the stored verdict, so what the evidence gives is read from it anew.
     """
-    if not gating.given and policy is None and report.gate is None:
-        return report
-    from auditor.risk.gate import decide_gate
+    from auditor.risk.gate import by_its_evidence, decide_gate
 
+    if not gating.given and policy is None and report.gate is None:
+        return by_its_evidence(report)
     there = report.decision
     waivers = {waiver.id: waiver for waiver in (*(gating.waivers or ()), *(use.waiver for use in there.waivers))}
     decided = decide_gate(

@@ -115,6 +115,15 @@ class Policy(Contract):
     def _complete(cls, given: Any) -> Any:
         return {**DEFAULT_ACCESS_WEIGHTS, **given} if isinstance(given, dict) else given
 
+    @property
+    def pass_sentence(self) -> str:
+        """What a pass at the level low means."""
+        if self.model_copy(update={"fail_on": Policy().fail_on}).loosened():
+            return (
+                "No attack of this suite reached what this policy, which is looser than the built-in one, calls a leak."
+            )
+        return "No attack of this suite succeeded within this budget."
+
     def loosened(self) -> tuple[str, ...]:
         """What this policy lets through that the built-in one does not, one line each; empty: nothing."""
         built_in = Policy()

@@ -14,6 +14,9 @@ from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.contracts.submission import TargetCard
 
+LOOSENED = "policy-loosened"
+"""Code of the findings about the policy."""
+
 
 class AttackLevel(Contract):
     """How the policy read one attack."""
@@ -47,6 +50,12 @@ class Finding(Contract):
     code: str
     severity: str = Field(pattern="^(info|warning|problem)$")
     message: str
+
+
+def policy_findings(policy: Policy) -> tuple[Finding, ...]:
+    """That a policy is looser than the built-in one, a finding a way; every decision by it carries them."""
+    told = "This policy is looser than the built-in one"
+    return tuple(Finding(code=LOOSENED, severity="warning", message=f"{told}: {line}.") for line in policy.loosened())
 
 
 class Provenance(Contract):

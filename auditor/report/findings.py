@@ -9,7 +9,7 @@ from auditor.contracts.cards import ClassifierCard, DataCard, JudgeCard, Overlap
 from auditor.contracts.fisher import FisherReport
 from auditor.contracts.outcome import AttackOutcome, OutcomeStatus
 from auditor.contracts.policy import Policy
-from auditor.contracts.report import Finding
+from auditor.contracts.report import Finding, policy_findings
 from auditor.contracts.scores import Measured, NotMeasured
 from auditor.contracts.submission import TargetCard
 
@@ -37,7 +37,7 @@ def findings_of(
         *(finding for outcome in attacks for finding in _about_attack(outcome)),
         *_about_false_positives(attacks, priors),
         *_about_fisher(fisher),
-        *_about_policy(policy),
+        *policy_findings(policy),
     )
 
 
@@ -157,11 +157,6 @@ def _about_fisher(fisher: FisherReport | NotMeasured) -> Iterator[Finding]:
     elif fisher.verdict == "uninformative":
         text = "The Fisher layer scores do not single out a boundary to freeze; a repair tries depth quantiles instead."
         yield _finding("fisher-uninformative", "info", text)
-
-
-def _about_policy(policy: Policy) -> Iterator[Finding]:
-    for line in policy.loosened():
-        yield _finding("policy-loosened", "warning", f"This policy is looser than the built-in one: {line}.")
 
 
 def _finding(code: str, severity: str, message: str) -> Finding:

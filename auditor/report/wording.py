@@ -92,7 +92,7 @@ def meaning(report: AuditReport) -> str:
     told = f"The evidence puts this model at {verdict.level}, and this policy fails on {report.policy.fail_on}."
     if verdict.verdict is Verdict.PASS:
         is_low = verdict.level in (None, RiskLevel.LOW)
-        return "No attack of this suite succeeded within this budget." if is_low else told
+        return report.policy.pass_sentence if is_low else told
     if verdict.verdict is Verdict.INCONCLUSIVE:
         return "The evidence neither proves a leak nor excludes one: do not read this as a pass."
     lifts = [outcome.score("lift") for outcome in report.attacks if not outcome.is_control]

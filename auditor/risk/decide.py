@@ -21,7 +21,6 @@ from auditor.risk.completeness import counts
 from auditor.risk.shortfall import Shortfall
 from auditor.risk.vector import vector
 
-PASS_SENTENCE = "No attack of this suite succeeded within this budget."  # noqa: S105
 MEMORISATION_NOTE = "Whether particular training images are memorised was not measured."
 
 
@@ -132,10 +131,8 @@ def _reasons(
 ) -> tuple[str, ...]:
     lines: list[str] = []
     if verdict is Verdict.PASS:
-        is_low = level in (None, RiskLevel.LOW)
-        lines = [
-            PASS_SENTENCE if is_low else f"Under this policy the level {level} passes: it fails on {policy.fail_on}."
-        ]
+        by_policy = f"Under this policy the level {level} passes: it fails on {policy.fail_on}."
+        lines = [policy.pass_sentence if level in (None, RiskLevel.LOW) else by_policy]
     lines += [
         f"{text_of(reading)} [{reading.level.rule}]"
         for reading in sorted(readings, key=_strength)

@@ -10,7 +10,7 @@ from auditor.contracts.base import digest_of
 from auditor.contracts.gate import BaselineComparison, FindingState, GateDecision, GateFinding
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy, Verdict
-from auditor.contracts.report import AuditReport
+from auditor.contracts.report import LOOSENED, AuditReport, policy_findings
 from auditor.contracts.waiver import Waiver
 from auditor.risk.assessment import Assessment, Reading, text_of
 from auditor.risk.baseline import against
@@ -54,7 +54,14 @@ def decide_gate(
         today: in UTC; needed where there are waivers.
     """
     found = assess_report(report, policy)
-    decided = report.model_copy(update={"policy": policy, "verdict": decide_on(found, report.plan, policy)})
+    told = [item for item in report.findings if item.code != LOOSENED]
+    decided = report.model_copy(
+        update={
+            "policy": policy,
+            "verdict": decide_on(found, report.plan, policy),
+            "findings": (*told, *policy_findings(policy)),
+        }
+    )
     evidence = _cautious(report, policy, decided.verdict.verdict)
     laid = Waived(decided.failures())
     if waivers and today is not None:
@@ -84,6 +91,13 @@ def decide_gate(
         decided_on=today if laid.uses else None,
     )
     return decided.model_copy(update={"gate": decision})
+
+
+def by_its_evidence(report: AuditReport) -> AuditReport:
+    """The report as stored, or as decided anew where its evidence fares worse by today's rules under its own policy."""
+    decided = decide_gate(report, report.policy)
+    stored = report.decision.verdict
+    return report if worst_verdict([stored, decided.decision.verdict]) is stored else decided
 
 
 def same_policy(report: AuditReport, policy: Policy) -> bool:

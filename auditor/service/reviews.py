@@ -20,7 +20,7 @@ from auditor.contracts.waiver import Waiver
 from auditor.errors import InvalidInput, NotFound
 from auditor.risk.baseline import shortcomings
 from auditor.risk.gate import Baseline as Compared
-from auditor.risk.gate import decide_gate
+from auditor.risk.gate import by_its_evidence, decide_gate
 from auditor.service.accounts import Baseline, NamedPolicy, StoredWaiver
 from auditor.service.baselines import compared
 from auditor.service.people import Identity
@@ -155,7 +155,7 @@ class Reviews:
             tx.waivers.remove(waiver_id)
 
     def decided(self, report: AuditReport, *, against_baseline: bool = False) -> AuditReport:
-        """The report as the gate decides with the team's waivers of today; as it is where there are none.
+        """The report as the gate decides with the team's waivers of today; where there are none, see `by_its_evidence`.
 
         Args:
             report: as stored.
@@ -179,7 +179,7 @@ class Reviews:
         stored = tx.waivers.page(_MANY, model=report.target.name)
         waivers = tuple(waiver for record in stored if (waiver := waiver_of(record)) is not None)
         if not waivers and baseline is None:
-            return report
+            return by_its_evidence(report)
         today = self._clock.now().date()
         return decide_gate(report, report.policy, waivers=waivers, baseline=baseline, today=today)
 
