@@ -240,10 +240,17 @@ class WaitTimeout(AuditorError):
     default_remedy = "Ask again with `auditor status ID`."
 
 
+_NO_MEMORY = (
+    "DefaultCPUAllocator", "could not create a primitive", "can't start new thread", "std::bad_alloc",
+    "Cannot allocate memory",
+)  # fmt: skip
+"""What torch's allocator, oneDNN, Python, C++ and the system say when there is none left."""
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether Python, CUDA or torch's CPU allocator had no memory left; needs no torch to tell."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
-        or "DefaultCPUAllocator" in str(error)
+        or any(words in str(error) for words in _NO_MEMORY)
     )

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     """`auto`, `cpu` or `cuda`: what the runner computes on."""
     unit_timeout_s: int = 6 * 3600
     """Wall-clock limit of one unit of work in the runner process."""
-    runner_memory_bytes: int | None = Field(default=None, ge=0)
+    runner_memory_bytes: int | None = Field(default=None, ge=0, lt=2**63)
     """Memory that a runner process may have to itself; unset: nine tenths of what is there; 0: no limit."""
     isolation: Literal["auto", "required", "off"] = "auto"
     """Of the runner process: `required` refuses to compute where network and files cannot be taken from it."""

@@ -141,7 +141,8 @@ def _isolation(settings: Any) -> tuple[str, bool, str]:
     layers = layers_here(settings.home, runner_memory(settings))
     held = {layer.name for layer in layers if layer.active}
     text = ", ".join(f"{layer.name} {'yes' if layer.active else f'NO ({layer.note})'}" for layer in layers)
-    return "isolation", settings.isolation == "auto" or {NETWORK, FILES} <= held, text
+    was_tried = NETWORK in {layer.name for layer in layers}  # otherwise every runner process would end like the trial
+    return "isolation", was_tried and (settings.isolation == "auto" or {NETWORK, FILES} <= held), text
 
 
 def worker(

@@ -13,7 +13,7 @@ from auditor.contracts.manifest import Manifest
 from auditor.contracts.people import ISO8601, Name
 from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.submission import TargetCard
-from auditor.contracts.waiver import Finding
+from auditor.contracts.waiver import Finding, on_one_line, seen
 
 T = TypeVar("T")
 _REASON = 10
@@ -174,7 +174,7 @@ class BaselineView(Contract):
 
 
 def _seen(reason: str) -> str:
-    if sum(map(str.isprintable, reason)) < _REASON:
+    if len(seen(reason)) < _REASON:
         raise ValueError(f"a reason has at least {_REASON} characters that can be seen")
     return reason
 
@@ -182,6 +182,7 @@ def _seen(reason: str) -> str:
 Reason = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=_REASON, max_length=2000, pattern=PLAIN),
+    AfterValidator(on_one_line),
     AfterValidator(_seen),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from datetime import date
 from enum import StrEnum
@@ -24,7 +25,29 @@ def _a_finding(given: str) -> str:
 
 
 Finding = Annotated[str, AfterValidator(_a_finding)]
-Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that show nothing."""
+_TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Classes of characters that turn the direction of others."""
+
+
+def seen(text: str) -> str:
+    """The characters of a text that somebody sees, and the spaces between them."""
+    return "".join(sign for sign in text if sign.isprintable() and sign not in _BLANK).strip()
+
+
+def on_one_line(given: str) -> str:
+    """The text with single spaces; refuses what shows nothing, or what a terminal or a browser would act on."""
+    text = " ".join(given.split())
+    if not seen(text):
+        raise ValueError("says nothing that can be seen")
+    if any(unicodedata.category(sign) == "Cc" or unicodedata.bidirectional(sign) in _TURNS for sign in text):
+        raise ValueError("holds control characters")
+    return text
+
+
+Words = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(on_one_line)]
+"""Text of one line; line breaks and other white space become single spaces."""
 
 
 class Waiver(Contract):

@@ -332,7 +332,7 @@ def test_the_teams_waivers_decide_in_every_format(place, client, reviewer):
     assert AuditReport.model_validate_json(read()).decision.verdict is Verdict.FAIL
 
 
-@pytest.mark.parametrize("blank", [" ", "\u2028", "\u3000", "\u200b", "\u2060"])
+@pytest.mark.parametrize("blank", [" ", "\u2028", "\u3000", "\u200b", "\u2060", "\u3164", "\u2800", "\u115f"])
 def test_a_waiver_of_a_blank_reason_is_refused(reviewer, blank):
     waiver = {"finding": "attack:ppa", "model": "m", "days": 3}
     problem(reviewer.post("/waivers", json=waiver | {"reason": blank * 12}), 422, "invalid_input")

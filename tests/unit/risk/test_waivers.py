@@ -54,6 +54,22 @@ class TestFile:
     def file(self, *entries, head=""):
         return head + "waivers:\n" + "".join(f"  - {entry}\n" for entry in entries)
 
+    @pytest.mark.parametrize("key", ["reason", "approver"])
+    @pytest.mark.parametrize("sign", ["\u200b", "\u3164", "\u2800", "\u00a0"])
+    def test_what_nobody_sees_is_no_word(self, read, key, sign):
+        with pytest.raises(InvalidInput, match="says nothing that can be seen"):
+            read(self.file(self.entry(**{key: sign * 20})))
+
+    @pytest.mark.parametrize("signs", ["\u001b[2K", "\u202e", "\u2067"])
+    def test_what_a_terminal_acts_on_is_refused(self, read, signs):
+        escaped = signs.replace("\u001b", "\\e")
+        with pytest.raises(InvalidInput, match="control characters"):
+            read(self.file(self.entry(reason=None) + f'\n    reason: "fine{escaped}PASS"'))
+
+    def test_a_reason_of_several_lines_is_shown_on_one(self, read):
+        text = self.file(self.entry(reason=None) + "\n    reason: |\n      known\n      ::error::and small\n")
+        assert read(text).waivers[0].reason == "known ::error::and small"
+
     def test_what_is_written_is_read(self, read):
         (waiver,) = read(self.file(self.entry())).waivers
         assert (waiver.id, waiver.expires, waiver.up_to) == ("W-1", date(2026, 6, 1), RiskLevel.HIGH)

@@ -9,7 +9,7 @@ import pytest
 
 from auditor.contracts.jobs import UnitSpec
 from auditor.errors import RunnerFailure
-from auditor.runner import isolation
+from auditor.runner import isolation, seccomp
 from auditor.runner.isolation import Layer, layers_here, require
 from auditor.runner.memory import memory_here
 from auditor.runner.process import ProcessRunner
@@ -58,11 +58,12 @@ def test_a_unit_reads_what_it_was_given_and_reaches_nothing_else(trespass, tmp_p
     if around == "in the code's folder":
         monkeypatch.setenv("PYTHONPATH", f"{CODE}:{tmp_path}")
     came = trespass()
-    allowed = {"own file", "cache", "own place", "library"}
+    allowed = {"own file", "cache", "own place", "library", "pair of sockets", "device", "signal to itself"}
     assert {key for key, outcome in came.items() if outcome == "done"} == allowed
-    assert {came[key] for key in ("database", "secret", "write elsewhere")} == {"EACCES"}
+    assert {came[key] for key in ("database", "secret", "write elsewhere", "shared memory")} == {"EACCES"}
     assert {came[key] for key in ("another team's cache", "what another team cached")} == {"EACCES"}
     refused = {"socket", "socket of another thread", "local connection", "trace", "database by a child"}
+    refused |= {"rights of a file", "owner of a file", "datagram", "signal to the parent"}
     refused |= {"program", "program in its place", "copy of itself", "copy, asked otherwise"}
     assert {came[key] for key in refused} == {"EPERM"}
     assert (int(came["capabilities"], 16), came["core dump"]) == (0, 0)
@@ -114,10 +115,25 @@ def test_it_works_without_any_privilege():
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs the right to become another user")
+def test_where_less_memory_is_allowed_already_that_is_the_limit():
+    code = (
+        "import os, resource\n"
+        "from auditor.runner.isolation import limit\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (5 << 30, 5 << 30))\n"
+        "os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        "limit(8 << 30)\n"
+        "assert resource.getrlimit(resource.RLIMIT_DATA) == (5 << 30, 5 << 30)\n"
+        "limit(4 << 30)\n"
+        "assert resource.getrlimit(resource.RLIMIT_DATA) == (4 << 30, 4 << 30)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
+
+
 def test_a_machine_that_lacks_a_layer_is_told_apart(monkeypatch):
-    monkeypatch.setattr(isolation.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(seccomp.platform, "machine", lambda: "riscv64")
     with pytest.raises(OSError, match="not known for riscv64"):
-        isolation._machine()
+        seccomp.this_machine()
     layers = (Layer("network", False, "not known for riscv64"), Layer("files", True), Layer("limits", False))
     with pytest.raises(RunnerFailure, match=r"network \(not known for riscv64\)$") as caught:
         require(layers)
