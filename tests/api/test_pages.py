@@ -107,13 +107,19 @@ def test_what_is_no_number_of_days_is_told(house, admin, address, field, number)
     assert box.all("li")[0].text.startswith(f"{field}: ")
 
 
-def test_who_submitted_and_which_file_stand_at_the_top(house, reviewer):
+def test_who_submitted_which_file_and_how_long_ago_stand_at_the_top(house, reviewer, monkeypatch):
     with house.client(Role.SUBMITTER) as client:
         job = house.audit(client, f"named-{secrets.token_hex(4)}")
         assert house.wait(client, job)["submitter"] == house.users[LOCAL_TEAM, Role.SUBMITTER].name
         digest = client.get(f"/reports/{job}").json()["target"]["digest"]
     (top,) = reviewer.page(f"/audits/{job}").all("header")
     assert f"Model file sha256 {digest} · submitted by submitter-l" in top.text
+    assert "· less than a day old" in top.text
+    entry = house.services.audits.find_report(job)
+    earlier = replace(entry, created_at=entry.created_at - timedelta(days=40))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(house.services.audits), "find_report", lambda *_: earlier)
+        assert "· 40 days old" in reviewer.page(f"/audits/{job}").text
     (top,) = reviewer.page(f"/jobs/{job}").all("header")
     assert "by submitter-l" in top.text
     again = reviewer.post(f"/jobs/{job}/rerun").headers["location"].partition("?")[0]

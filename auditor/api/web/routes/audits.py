@@ -59,6 +59,7 @@ def _audit(
         section="models",
         entry=entry,
         submitter=submitter,
+        days=(caller.services.clock.now() - entry.created_at).days,
         formats=list(FORMATS),
         typed=typed or {},
         against="baseline=approved" if report.decision.baseline is not None else "",
