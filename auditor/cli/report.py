@@ -149,10 +149,11 @@ def diff(
 ) -> None:
     """Compare two audits class by class, A minus B, with paired intervals: one over 0 proves that B leaks less."""
     from auditor.evaluation.paired import compare_reports
+    from auditor.risk.gate import by_its_evidence
 
     if fmt not in DIFF_FORMATS:
         raise UnknownName(f"unknown format '{fmt}'. Known: {', '.join(DIFF_FORMATS)}.", remedy="Choose one of these.")
-    before, after = read_or_find(before_path), read_or_find(after_path)
+    before, after = (by_its_evidence(read_or_find(path)) for path in (before_path, after_path))
     _comparable(before, after, force=force)
     rows = compare_reports(before, after)
     if not rows:
