@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from auditor.contracts.base import Contract
 from auditor.contracts.jobs import Failed
 from auditor.contracts.service import Problem
-from auditor.errors import AuditorError, InvalidInput, NoAuditor, ServerFailure, UnderWay
+from auditor.errors import AuditorError, InvalidInput, NoAuditor, NotSignedIn, ServerFailure, UnderWay
 from auditor.service.failures import error_of
 
 T = TypeVar("T")
@@ -33,13 +33,17 @@ class Transport:
         token: whose; None: nobody's.
         sleep: waits between tries.
 
+    Raises:
+        NotSignedIn: the token is none.
+        ServerFailure: the address is none.
+
     Attributes:
         sleep: as given.
         csrf_token: of a session, sent with every request.
     """
 
     def __init__(self, url: str, token: str | None, sleep: Callable[[float], None] = time.sleep) -> None:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        headers = {} if token is None else {"Authorization": f"Bearer {_sendable(token)}"}
         timeout = httpx.Timeout(30, read=900)  # an answer to a submission waits for its check
         try:
             self._http = httpx.Client(base_url=url.rstrip("/") + PREFIX, headers=headers, timeout=timeout)
@@ -159,7 +163,21 @@ class Transport:
         return response
 
     def _unreachable(self, error: Exception) -> ServerFailure:
-        return ServerFailure(f"the server at {self._url} could not be reached: {error or type(error).__name__}")
+        """What httpx says of a broken protocol may quote a header, such as the token: only its kind is told."""
+        said = "" if isinstance(error, httpx.ProtocolError) else str(error)
+        return ServerFailure(f"the server at {self._url} could not be reached: {said or type(error).__name__}")
+
+
+def _sendable(token: str) -> str:
+    """The token without white space around it; raises NotSignedIn, without quoting it, where no header can hold it."""
+    token = token.strip()
+    if token and all("!" <= letter <= "~" for letter in token):
+        return token
+    wrong = "is empty" if not token else "holds characters that no token has"
+    raise NotSignedIn(
+        f"the token for the server {wrong}",
+        remedy="Set AUDITOR_TOKEN to a token of this server, or unset it and run `auditor login URL`.",
+    )
 
 
 def _no_auditor(response: httpx.Response) -> NoAuditor:

@@ -14,7 +14,16 @@ import auditor.client
 from auditor.client.client import Client
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.service import NewAudit
-from auditor.errors import InvalidInput, NoAuditor, NotFound, ServerFailure, StorageFailure, UnderWay
+from auditor.errors import (
+    ExitCode,
+    InvalidInput,
+    NoAuditor,
+    NotFound,
+    NotSignedIn,
+    ServerFailure,
+    StorageFailure,
+    UnderWay,
+)
 
 DONE = (202, {"job_id": "a" * 32, "reused": False, "state": "queued"}, {})
 CUT = None
@@ -44,7 +53,7 @@ class Scripted(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.asked = [], []
+        self.script, self.asked, self.signed = [], [], []
 
     @property
     def url(self):
@@ -57,6 +66,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self):
         length = self.headers.get("Content-Length")
         body = self.rfile.read(int(length)) if length else self.chunked()
+        self.server.signed.append(self.headers.get("Authorization"))
         self.server.asked.append((self.command, self.path, self.headers.get("Idempotency-Key"), body))
         told = self.server.script.pop(0)
         if told is CUT:
@@ -218,6 +228,43 @@ def test_a_proxy_whose_server_is_away_is_asked_again(server, client, waits):
     server.script = [(502, PAGE, HTML), (429, PAGE, HTML), DONE]
     assert client.start_audit(AUDIT).job_id == "a" * 32
     assert len(waits) == 2
+
+
+@pytest.mark.parametrize("token", ["aud_x\n", " aud_x ", "\taud_x\r\n"])
+def test_white_space_around_a_token_is_taken_off(server, token):
+    server.script = [(200, [], {})]
+    with Client(server.url, token) as client:
+        client.pictures("a")
+    assert server.signed == ["Bearer aud_x"]
+
+
+@pytest.mark.parametrize("token", ["", "\n", "aud_sé", "aud_s\nX: s", "aud_s s", "aud_s\x00"])
+def test_a_token_that_cannot_be_sent_is_refused_at_once_and_never_shown(server, waits, token):
+    with pytest.raises(NotSignedIn, match="token") as caught:
+        Client(server.url, token, sleep=waits.append)
+    assert caught.value.exit_code is ExitCode.DENIED
+    assert "aud_" not in caught.value.message + caught.value.remedy
+    assert "AUDITOR_TOKEN" in caught.value.remedy
+    assert "auditor login" in caught.value.remedy
+    assert (server.signed, waits) == ([], [])
+
+
+@pytest.mark.parametrize("header", [b"X-Secret aud_x", b"X-Secret\x01: aud_x"])
+def test_what_is_said_of_a_broken_protocol_shows_no_header(header):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + header + b"\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        said = pytest.raises(ServerFailure, match="could not be reached: RemoteProtocolError")
+        with Client(url, "aud_x") as client, said as caught:
+            client.sign_in("a", "b" * 12)
+    assert "aud_x" not in str(caught.value)
 
 
 JOB = {"id": "a" * 32, "kind": "audit", "name": "m", "state": "queued", "created_at": "2030-01-01T00:00:00Z"}
