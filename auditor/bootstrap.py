@@ -90,6 +90,7 @@ class Services:
         clock: the time.
         pipelines: how each kind of job runs.
         in_place: no broker is configured, so whoever submits also runs.
+        check_timeout_s: seconds that the check of a team's submission may take.
         close: ends a waiting runner process and gives the database connections back.
     """
 
@@ -105,6 +106,7 @@ class Services:
     clock: Clock
     pipelines: Mapping[JobKind, Pipeline]
     in_place: bool
+    check_timeout_s: float
     close: Callable[[], None]
 
     def write_repaired_model(self, job_id: str, path: Path) -> None:
@@ -126,7 +128,12 @@ class Services:
             submitter=submitter,
         )
         audits = Audits(
-            store=self.store, transactions=transactions, executor=self.executor, jobs=jobs, clock=self.clock
+            store=self.store,
+            transactions=transactions,
+            executor=self.executor,
+            jobs=jobs,
+            clock=self.clock,
+            check_timeout_s=self.check_timeout_s,
         )
         repairs = Repairs(store=self.store, transactions=transactions, jobs=jobs)
         return replace(self, audits=audits, repairs=repairs, jobs=jobs)
@@ -198,6 +205,7 @@ def build_services(
         clock=clock,
         pipelines=pipelines,
         in_place=settings.broker_url is None,
+        check_timeout_s=settings.check_timeout_s,
         close=close,
     )
 

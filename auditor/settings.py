@@ -94,8 +94,10 @@ class Settings(BaseSettings):
 
     Unset means none: limits by address then count all who come through a proxy together.
     """
-    concurrent_checks: int = 2
-    """Submissions that one API process checks at a time; others wait."""
+    concurrent_checks: int = Field(default=2, ge=1)
+    """Submissions that one API process checks at a time; others wait. One team never takes the last place."""
+    check_timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds that a server checks one submission; one that takes longer is refused."""
     public_url: str | None = None
     """Address at which browsers reach this server, `https://audits.example`; needed for OpenID Connect.
 

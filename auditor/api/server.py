@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 from fastapi import Depends, Request
 
 from auditor.adapters.openid import OpenIdProvider
 from auditor.adapters.openid_settings import provider_settings
 from auditor.api.background import Background
+from auditor.api.checks import CheckPlaces
 from auditor.api.limits import RateLimit
 from auditor.bootstrap import Services
 from auditor.errors import StorageFailure
@@ -44,6 +44,7 @@ class Server:
         sign_ins: attempts by address, with a password or through a provider.
         wrong_tokens: requests by address, with a token that is not valid.
         openid: where people may sign in too.
+        checks: places for those of submissions.
     """
 
     services: Services
@@ -54,7 +55,7 @@ class Server:
     sign_ins: RateLimit
     wrong_tokens: RateLimit
     openid: OpenIdProvider | None = None
-    checks: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+    checks: CheckPlaces = field(default_factory=lambda: CheckPlaces(1))
 
     @property
     def people(self) -> People:
@@ -80,7 +81,7 @@ def build_server(services: Services, settings: Settings) -> Server:
         sign_ins=RateLimit(PROOFS_PER_MINUTE, time.monotonic),
         wrong_tokens=RateLimit(PROOFS_PER_MINUTE, time.monotonic),
         openid=None if provider is None else OpenIdProvider(provider, services.clock),
-        checks=anyio.CapacityLimiter(settings.concurrent_checks),
+        checks=CheckPlaces(settings.concurrent_checks),
     )
 
 

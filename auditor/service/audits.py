@@ -29,7 +29,7 @@ from auditor.contracts.policy import Policy
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.submission import TargetCard
-from auditor.errors import InvalidInput, NotFound, RunnerFailure
+from auditor.errors import Cancelled, InvalidInput, NotFound, RunnerFailure
 from auditor.service.execution import Executor, OnEvent, ignore
 from auditor.service.jobs import Jobs, Started
 from auditor.service.outcomes import as_repaired, origins
@@ -77,16 +77,25 @@ class Audits:
         executor: runs the check.
         jobs: creates the job.
         clock: the time.
+        check_timeout_s: seconds that a check may take; None: as long as any unit.
     """
 
     def __init__(
-        self, *, store: ArtifactStore, transactions: Transactions, executor: Executor, jobs: Jobs, clock: Clock
+        self,
+        *,
+        store: ArtifactStore,
+        transactions: Transactions,
+        executor: Executor,
+        jobs: Jobs,
+        clock: Clock,
+        check_timeout_s: float | None = None,
     ) -> None:
         self._store = store
         self._transactions = transactions
         self._executor = executor
         self._jobs = jobs
         self._clock = clock
+        self._check_timeout_s = check_timeout_s
 
     def submit(self, request: SubmitRequest, on_event: OnEvent = ignore) -> Started:
         """Check a model and its data, store them, and create the audit job.
@@ -96,7 +105,7 @@ class Audits:
         submission leaves nothing behind. With a budget, the check also probes this machine and cuts the plan.
 
         Raises:
-            InvalidInput: with every problem found, or because no attack fits into the budget.
+            InvalidInput: with every problem found, or because no attack fits the budget or the check took too long.
             UnsupportedModel, RunnerFailure, StorageFailure: as named.
         """
         repeated = self._jobs.of_request(request.request_id)
@@ -169,9 +178,19 @@ class Audits:
 
         places = (str(request.model.absolute().parent), str(request.base.absolute()))
         unit = UnitSpec(kind=kind, key=kind, params=params, places=places)
-        return self._executor.compute(
-            unit, team_id=request.team_id, on_message=on_message, should_stop=lambda: False, files=files
-        )
+        started, limit = self._clock.now(), self._check_timeout_s
+
+        def late() -> bool:
+            return limit is not None and (self._clock.now() - started).total_seconds() > limit
+
+        try:
+            return self._executor.compute(
+                unit, team_id=request.team_id, on_message=on_message, should_stop=late, files=files
+            )
+        except Cancelled:
+            if limit is None or not late():
+                raise
+            raise _too_slow(limit) from None
 
     def _store_model(self, path: Path, target: TargetCard) -> str:
         digest = self._store.put_file(path)
@@ -235,6 +254,14 @@ class Audits:
 def _tell(message: str, on_event: OnEvent) -> None:
     line = Log(level="warning", message=message)
     on_event(JobEvent(job_id="", unit_key=CHECK, unit_state=UnitState.RUNNING, message=line))
+
+
+def _too_slow(limit_s: float) -> InvalidInput:
+    return InvalidInput(
+        f"the check of model and data took longer than {limit_s:g} s (AUDITOR_CHECK_TIMEOUT_S) and was stopped",
+        remedy="Submit a smaller model or fewer images, or ask the operator to raise AUDITOR_CHECK_TIMEOUT_S; nothing "
+        "was stored.",
+    )
 
 
 def _json(value: Contract) -> bytes:

@@ -49,7 +49,7 @@ def fast_handlers() -> dict[str, Handler]:
 
     `refused`: the check refuses it. `broken-attack`: the first attack raises. `broken-prepare`, `broken-finish`: so do
     they. `killed`: the first attack's process is killed. `noisy`: handlers print. `slow`: the first attack waits
-    until it is stopped, or `let_go`. `stubborn`: it waits with a child process,
+    until it is stopped, or `let_go`. `dawdling`: so does the check. `stubborn`: it waits with a child process,
     and cannot be asked to stop. `paired`: its two units wait for each other. `takes-500ms`: every attack does.
     """
     return {
@@ -90,6 +90,8 @@ def _check(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, 
     manifest = Manifest.model_validate(unit.params["manifest"])
     if "refused" in manifest.model.name:
         raise InvalidInput(["the model is not a model", "the data is not data"])
+    if "dawdling" in manifest.model.name:
+        _wait(workspace, session)
     model = workspace.root / str(unit.params["model"])
     target = sample_target(name=manifest.model.name, digest=digest_of_file(model))
     workspace.output("target.json").write_text(target.model_dump_json())

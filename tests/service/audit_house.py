@@ -14,6 +14,7 @@ from auditor.testing.handlers import fast_handlers
 from auditor.testing.ports import InMemoryQueue, InMemoryStore, InProcessRunner, SetClock
 
 RULES = ClaimRules()
+CHECK_TIMEOUT_S = 120.0
 ALL_UNITS = [
     "prepare",
     "attack/ppa/0", "attack/ppa/1",
@@ -63,6 +64,7 @@ class House:
             executor=self.executor,
             jobs=self.jobs,
             clock=self.clock,
+            check_timeout_s=CHECK_TIMEOUT_S,
         )
 
     def submit(self, name="faces", *, fresh=False, on_event=None):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from audit_house import ALL_UNITS, states
+from audit_house import ALL_UNITS, CHECK_TIMEOUT_S, states
 
 from auditor.contracts.estimate import PlanEstimate
 from auditor.contracts.jobs import JobState, UnitState
@@ -81,6 +81,19 @@ def test_a_refused_submission_tells_all_problems_and_leaves_nothing(house):
     assert house.store.blobs == {}
     assert not house.queue.sent
     assert list((house.tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_check_that_takes_too_long_is_stopped_and_leaves_nothing(house):
+    def dawdle(unit, workspace, session):
+        house.clock.sleep(CHECK_TIMEOUT_S + 1)
+        return check(unit, workspace, session)
+
+    check = house.replace("check", dawdle)
+    with pytest.raises(InvalidInput, match=r"longer than 120 s \(AUDITOR_CHECK_TIMEOUT_S\)") as caught:
+        house.submit()
+    assert "AUDITOR_CHECK_TIMEOUT_S" in caught.value.remedy
+    assert not caught.value.retryable
+    assert (house.transactions.committed, list(house.queue.sent)) == (0, [])
 
 
 def test_a_full_disk_while_submitting_leaves_nothing_in_the_database(house):

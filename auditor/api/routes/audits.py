@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import anyio
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
@@ -26,7 +26,7 @@ router = APIRouter(tags=["audits"], route_class=GuardedRoute)
 @router.post("/audits", status_code=202)
 async def start_audit(body: NewAudit, caller: TheCaller) -> StartedView:
     """Check a submission and audit it. What is wrong with it is listed in full; a refused one leaves nothing behind."""
-    return await anyio.to_thread.run_sync(_start_audit, caller, body, limiter=caller.server.checks)
+    return await caller.server.checks.run(caller.me.team.id, partial(_start_audit, caller, body))
 
 
 def _start_audit(caller: Caller, body: NewAudit) -> StartedView:
