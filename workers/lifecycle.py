@@ -37,7 +37,7 @@ def run_worker(
     Args:
         settings: where database, broker and artifacts are.
         concurrency: units at the same time, where no GPUs are named.
-        gpus: numbers or UUIDs of GPUs; one unit at a time on each.
+        gpus: numbers or UUIDs of GPUs; one unit at a time on each, which fails where its GPU is not there.
         drain_timeout_s: on SIGTERM, running units may take this long to finish before they are given back.
         handlers: `module:function` of the runner's handler table.
 
@@ -46,6 +46,8 @@ def run_worker(
         StorageFailure: the database cannot be used.
     """
     broker_url = _checked(settings, concurrency, gpus, drain_timeout_s)
+    if gpus:
+        settings = settings.model_copy(update={"device": "cuda"})
     _put_back_lost_units(settings, handlers)
     app, drain = build_app(broker_url, settings), Drain(drain_timeout_s)
 

@@ -75,5 +75,8 @@ def _device(name: str) -> Any:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     elif name.startswith("cuda") and not torch.cuda.is_available():
-        raise RunnerFailure("AUDITOR_DEVICE asks for CUDA, but this machine offers none", remedy="Set it to `auto`.")
+        raise RunnerFailure(
+            "AUDITOR_DEVICE or the worker's --gpus asks for CUDA, but this machine offers none",
+            remedy="Set AUDITOR_DEVICE to `auto`, and name only GPUs that `nvidia-smi` lists, or none.",
+        )
     return torch.device(name)

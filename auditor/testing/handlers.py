@@ -150,7 +150,7 @@ def _attack(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str,
     workspace.output("outcome.json").write_text("{}")
     session.tick("attack", 1, 1)
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return {"forward_queries": 10, "classes": unit.params["classes"], "gpu": gpu}
+    return {"forward_queries": 10, "classes": unit.params["classes"], "gpu": gpu, "device": session.device}
 
 
 def _fisher(unit: UnitSpec, workspace: Workspace, session: Session) -> dict[str, Any]:

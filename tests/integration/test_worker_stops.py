@@ -134,6 +134,7 @@ def test_each_pool_process_has_a_gpu_of_its_own(services, settings, tmp_path, po
         for job in (job_id, again):
             attacks = [unit for unit in tx.units.of_job(job) if unit.spec.key.startswith("attack/ppa/")]
             assert {unit.result.value["gpu"] for unit in attacks} == {"5", "GPU-ab"}
+            assert {unit.result.value["device"] for unit in attacks} == {"cuda"}, "never the CPU, unnoticed"
     engine.dispose()
 
 
