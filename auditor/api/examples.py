@@ -189,7 +189,7 @@ def _page(value: Contract, then: str | None = None) -> dict[str, Any]:
 
 ANSWERS: Mapping[tuple[str, str], Any] = {
     ("GET", "/health"): _json(Health(status="ok")),
-    ("GET", "/ready"): _json(Health(status="ok", checks={"database": "ok", "broker": "ok"})),
+    ("GET", "/ready"): _json(Health(status="ok", checks={"database": "ok", "store": "ok"})),
     ("POST", "/bootstrap"): _json(_ANN),
     ("POST", "/session"): _json(_ME),
     ("GET", "/session"): _json(_ME),

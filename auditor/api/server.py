@@ -16,6 +16,7 @@ from auditor.adapters.openid_settings import provider_settings
 from auditor.api.background import Background
 from auditor.api.checks import CheckPlaces
 from auditor.api.limits import RateLimit
+from auditor.api.readiness import Readiness, looks_of
 from auditor.bootstrap import Services
 from auditor.errors import StorageFailure
 from auditor.service.intake import Intake
@@ -43,6 +44,7 @@ class Server:
         requests: by token, session, or address of who has none.
         sign_ins: attempts by address, with a password or through a provider.
         wrong_tokens: requests by address, with a token that is not valid.
+        readiness: whether database and store answer.
         openid: where people may sign in too.
         checks: places for those of submissions.
     """
@@ -54,6 +56,7 @@ class Server:
     requests: RateLimit
     sign_ins: RateLimit
     wrong_tokens: RateLimit
+    readiness: Readiness
     openid: OpenIdProvider | None = None
     checks: CheckPlaces = field(default_factory=lambda: CheckPlaces(1))
 
@@ -80,6 +83,7 @@ def build_server(services: Services, settings: Settings) -> Server:
         requests=RateLimit(settings.requests_per_minute, time.monotonic),
         sign_ins=RateLimit(PROOFS_PER_MINUTE, time.monotonic),
         wrong_tokens=RateLimit(PROOFS_PER_MINUTE, time.monotonic),
+        readiness=Readiness(looks_of(services)),
         openid=None if provider is None else OpenIdProvider(provider, services.clock),
         checks=CheckPlaces(settings.concurrent_checks),
     )

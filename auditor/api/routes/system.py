@@ -6,9 +6,10 @@ from fastapi import APIRouter, Response
 
 from auditor.adapters.prometheus import CONTENT_TYPE, metrics_text
 from auditor.api.guard import GuardedRoute
+from auditor.api.readiness import OK
 from auditor.api.server import TheServer
 from auditor.contracts.service import Health
-from auditor.errors import AuditorError
+from auditor.errors import StorageFailure
 
 router = APIRouter(tags=["system"], route_class=GuardedRoute)
 
@@ -20,14 +21,13 @@ def health() -> Health:
 
 
 @router.get("/ready", responses={503: {"model": Health, "description": "Not ready."}})
-def ready(server: TheServer, response: Response) -> Health:
-    """The database can be used."""
-    try:
-        server.people.is_empty()
-    except AuditorError as error:
-        response.status_code = error.http_status
-        return Health(status="not ready", checks={"database": error.message})
-    return Health(status="ok", checks={"database": "ok"})
+async def ready(server: TheServer, response: Response) -> Health:
+    """Database and store can be used, so work is accepted; what is accepted waits for a broker that is away."""
+    checks = await server.readiness.ask()
+    if all(check == OK for check in checks.values()):
+        return Health(status="ok", checks=checks)
+    response.status_code = StorageFailure.http_status
+    return Health(status="not ready", checks=checks)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from auditor.adapters.content_store import ContentStore
 from auditor.adapters.s3_blobs import S3Blobs
 from auditor.contracts.base import digest_of
-from auditor.errors import InvalidInput, StorageAway, StorageFailure
+from auditor.errors import InvalidInput, NotFound, StorageAway, StorageFailure
 
 
 def cut(**_place):
@@ -211,3 +211,11 @@ class TestBucket:
         monkeypatch.setattr(blobs._client, "head_object", refuse)
         with pytest.raises(StorageAway, match="the store answered SlowDown"):
             ContentStore(blobs).put_bytes(b"x")
+
+
+def test_a_bucket_that_is_not_there_is_no_empty_bucket(bucket, endpoint):
+    """So that whoever asks for nothing in particular hears whether the store can be used."""
+    with pytest.raises(NotFound):
+        ContentStore(S3Blobs(bucket, endpoint)).get_bytes("0" * 64)
+    with pytest.raises(StorageFailure):
+        ContentStore(S3Blobs("s3://no-such-bucket/here", endpoint)).get_bytes("0" * 64)
