@@ -50,7 +50,7 @@ class InvalidInput(AuditorError):
 
     code = "invalid_input"
     http_status = 422
-    default_remedy = "Correct the listed problems and submit again; nothing was stored."
+    default_remedy = "Correct the listed problems and try again."
 
     def __init__(self, problems: str | Sequence[str], *, remedy: str | None = None) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)

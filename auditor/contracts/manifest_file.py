@@ -57,16 +57,21 @@ _EXAMPLES = {
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest at `path`; raises InvalidInput that lists every problem with its line."""
-    return read_contract(path, Manifest)
+    return read_contract(path, Manifest, made_by="auditor init")
 
 
-def read_contract(path: Path, contract: type[M]) -> M:
+def read_contract(path: Path, contract: type[M], *, made_by: str | None = None) -> M:
     """Any contract (a manifest, a policy) from a YAML or JSON file.
+
+    Args:
+        path: the file.
+        contract: what it holds.
+        made_by: the command that writes such files, for whoever has none.
 
     Raises:
         InvalidInput: every problem, as `file:line: dotted.path: what is wrong`.
     """
-    document = _Document(path)
+    document = _Document(path, made_by)
     problems = list(document.problems)
     try:
         value = as_written(contract, document.value)
@@ -86,11 +91,11 @@ class _Document:
         problems: duplicate keys and keys that are not plain text, each with its line.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made_by: str | None) -> None:
         self.file = path.name
         self.problems: list[tuple[int, str]] = []
         self._lines: dict[Location, int] = {}
-        text = _read_text(path)
+        text = _read_text(path, made_by)
         try:
             _refuse_aliases_and_depth(self.file, text)
             node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -162,17 +167,16 @@ def _refuse_aliases_and_depth(file: str, text: str) -> None:
         raise InvalidInput(problems, remedy="Write the values out where the aliases stand.")
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, made_by: str | None) -> str:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise InvalidInput(f"{path}: larger than {_MAX_BYTES // 1024} KiB, so it is not a manifest")
+            raise InvalidInput(f"{path}: larger than {_MAX_BYTES // 1024} KiB, which no such file is")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InvalidInput(f"{path}: not UTF-8 text") from None
     except OSError as error:
-        raise InvalidInput(
-            f"{path}: cannot be read: {error.strerror}", remedy="Write one with `auditor init`, or name another file."
-        ) from None
+        remedy = "Name another file." if made_by is None else f"Write one with `{made_by}`, or name another file."
+        raise InvalidInput(f"{path}: cannot be read: {error.strerror}", remedy=remedy) from None
 
 
 def _dotted(location: Sequence[str | int]) -> str:

@@ -49,7 +49,10 @@ class Garbage:
             InvalidInput: `older_than` is under two hours.
         """
         if older_than < LEAST_AGE:
-            raise InvalidInput(f"artifacts younger than {LEAST_AGE} may be in use; collect older ones")
+            raise InvalidInput(
+                f"artifacts younger than {LEAST_AGE} may be in use",
+                remedy="Collect older ones: `--older-than 2h` or more; nothing was deleted.",
+            )
         blobs = list(self._store.list())
         with self._transactions() as tx:
             mentioned = tx.references.mentioned()

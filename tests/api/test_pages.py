@@ -348,3 +348,10 @@ def test_a_model_over_its_versions(house, reviewer):
     assert "? Inconclusive" in root.text
     assert root.all("svg")[0].all("desc")
     assert told(reviewer.get("/models/nobodys"), 404)
+
+
+def test_a_page_that_is_not_there_names_no_command(reviewer):
+    for address in ("/jobs/" + "e" * 32, "/reports/" + "e" * 64, "/repairs/" + "e" * 32, "/models/nobodys"):
+        text = told(reviewer.get(address), 404).text
+        assert "What to do:" in text, address
+        assert "auditor list" not in text, address

@@ -101,8 +101,9 @@ def test_what_is_young_stays(tmp_path):
 
 def test_too_young_an_age_is_refused():
     garbage = Garbage(store=InMemoryStore(), transactions=InMemoryTransactions(), clock=SetClock())
-    with pytest.raises(InvalidInput, match="2:00:00"):
+    with pytest.raises(InvalidInput, match="2:00:00") as caught:
         garbage.collect(timedelta(hours=1))
+    assert "--older-than 2h" in caught.value.remedy
 
 
 def test_what_is_stored_again_meanwhile_stays(tmp_path):

@@ -33,6 +33,7 @@ from auditor.targets.split import split_at, with_split
 from auditor.tensors import RunContext
 
 T = TypeVar("T")
+_SUBMIT_AGAIN = "Correct the listed problems and submit again; nothing was stored."
 
 
 class _Problems(list[str]):
@@ -56,7 +57,7 @@ class _Problems(list[str]):
 
     def error(self) -> InvalidInput:
         """Everything found, as one error; a refusal if any of it was one."""
-        remedy = " ".join([*self._remedies, InvalidInput.default_remedy])
+        remedy = " ".join([*self._remedies, _SUBMIT_AGAIN])
         return (RefusedFile if self._refused else InvalidInput)(self, remedy=remedy)
 
 

@@ -190,6 +190,21 @@ class TestRefusals:
         policy.write_text("fail_onn: low\n")
         assert "Did you mean 'fail_on'?" in str(self.refused(app, path, "--policy", policy))
 
+    @pytest.mark.parametrize(
+        ("flags", "helps"),
+        [
+            (("--waivers", "/nonexistent"), "`auditor waive`"),
+            (("-o", "foo=bar"), "Correct the listed problems and try again."),
+            (("--waivers", "."), "`auditor waive`"),
+        ],
+    )
+    def test_what_to_do_fits_the_command(self, app, tmp_path, flags, helps):
+        path = tmp_path / "r.json"
+        path.write_text(render(sample_report(), "json"))
+        remedy = self.refused(app, path, *flags).remedy
+        assert helps in remedy
+        assert not any(wrong in remedy for wrong in ("auditor init", "submit", "stored"))
+
     def test_unknown_formats(self, app, tmp_path):
         path = tmp_path / "r.json"
         path.write_text(render(sample_report(), "json"))

@@ -162,8 +162,9 @@ def test_keys_are_the_text_they_are_written_as(tmp_path):
 
 
 def test_files_that_are_not_a_manifest(tmp_path):
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with pytest.raises(InvalidInput, match="cannot be read") as caught:
         read_manifest(tmp_path / "missing.yaml")
+    assert "auditor init" in caught.value.remedy
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_manifest(tmp_path)
     binary = tmp_path / "model.onnx"
