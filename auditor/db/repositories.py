@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import JSON, CursorResult, String, delete, select, update
+from sqlalchemy import JSON, CursorResult, Select, String, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitState
@@ -23,7 +23,7 @@ from auditor.db.tables import after_place
 from auditor.errors import NotFound
 from auditor.service.records import Job, Submission, Unit
 from auditor.service.repositories import Place
-from auditor.service.states import require_move, unit_sources
+from auditor.service.states import LIVE, require_move, unit_sources
 
 _TELLING = frozenset({AnswerRow.__tablename__, TrailRow.__tablename__})
 """Tables that say what was done, also with artifacts that were then let go."""
@@ -135,15 +135,34 @@ class SqlJobs:
         """Newest first."""
         return self.page(limit)
 
-    def page(self, limit: int, after: Place | None = None, *, kind: JobKind | None = None) -> Sequence[Job]:
+    def page(
+        self,
+        limit: int,
+        after: Place | None = None,
+        *,
+        kind: JobKind | None = None,
+        name: str = "",
+        states: Collection[JobState] | None = None,
+    ) -> Sequence[Job]:
         """Newest first."""
+        query = self._listed(kind, name, states)
+        if after is not None:
+            query = query.where(after_place(JobRow.created_at, JobRow.id, after))
+        return [job_of(row) for row in self._session.scalars(query.limit(limit))]
+
+    def unfinished(self, *, kind: JobKind | None = None, name: str = "") -> Sequence[Job]:
+        """All that have not ended, newest first."""
+        return [job_of(row) for row in self._session.scalars(self._listed(kind, name, LIVE))]
+
+    def _listed(self, kind: JobKind | None, name: str, states: Collection[JobState] | None) -> Select[Any]:
         query = select(JobRow).where(*self._own)
         if kind is not None:
             query = query.where(JobRow.kind == kind.value)
-        if after is not None:
-            query = query.where(after_place(JobRow.created_at, JobRow.id, after))
-        query = query.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit)
-        return [job_of(row) for row in self._session.scalars(query)]
+        if name:
+            query = query.where(func.lower(JobRow.name).contains(name.lower(), autoescape=True))
+        if states is not None:
+            query = query.where(JobRow.state.in_([state.value for state in states]))
+        return query.order_by(JobRow.created_at.desc(), JobRow.id.desc())
 
     def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
         """The team's newest job for this work, which nobody else begins until the transaction ends."""

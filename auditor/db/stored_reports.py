@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from auditor.db.models import ReportRow
+from auditor.contracts.jobs import JobKind
+from auditor.db.models import JobRow, ReportRow
 from auditor.db.repositories import REFERENCE, jobs_of
 from auditor.db.rows import report_of
 from auditor.db.tables import after_place
 from auditor.errors import NotFound
-from auditor.service.records import StoredReport
+from auditor.service.records import Series, StoredReport
 from auditor.service.repositories import Place
+
+_AT_ONCE = 500
+"""Ids in one statement, which databases limit."""
+_NEWEST_FIRST = (ReportRow.created_at.desc(), ReportRow.job_id.desc())
 
 
 class SqlReports:
@@ -22,7 +27,9 @@ class SqlReports:
 
     def __init__(self, session: Session, team_id: str | None = None) -> None:
         self._session = session
-        self._own: tuple[Any, ...] = () if team_id is None else (ReportRow.job_id.in_(jobs_of(team_id)),)
+        self._own: tuple[Any, ...] = (
+            () if team_id is None else (jobs_of(team_id).where(JobRow.id == ReportRow.job_id).exists(),)
+        )
 
     def add(self, report: StoredReport) -> None:
         """Insert; the same unit's earlier report is replaced."""
@@ -64,18 +71,61 @@ class SqlReports:
         query = select(ReportRow).where(ReportRow.job_id == job_id, *self._own).order_by(ReportRow.id)
         return [report_of(row) for row in self._session.scalars(query)]
 
+    def of_jobs(self, job_ids: Sequence[str]) -> Mapping[str, Sequence[StoredReport]]:
+        """Reports of each of these jobs, oldest first."""
+        found: dict[str, list[StoredReport]] = {job_id: [] for job_id in job_ids}
+        for start in range(0, len(job_ids), _AT_ONCE):
+            among = ReportRow.job_id.in_(job_ids[start : start + _AT_ONCE])
+            for row in self._session.scalars(select(ReportRow).where(among, *self._own).order_by(ReportRow.id)):
+                found[row.job_id].append(report_of(row))
+        return found
+
     def latest(self, limit: int) -> Sequence[StoredReport]:
         """Newest first."""
         query = select(ReportRow).where(*self._own).order_by(ReportRow.id.desc()).limit(limit)
         return [report_of(row) for row in self._session.scalars(query)]
 
-    def page(self, limit: int, after: Place | None = None) -> Sequence[StoredReport]:
+    def page(
+        self,
+        limit: int,
+        after: Place | None = None,
+        *,
+        name: str | None = None,
+        kind: JobKind | None = None,
+        keys: Collection[str] | None = None,
+    ) -> Sequence[StoredReport]:
         """Newest first; the id of a place is the job's."""
         query = select(ReportRow).where(*self._own)
+        if name is not None:
+            query = query.where(ReportRow.name == name)
+        if kind is not None:
+            query = query.where(ReportRow.kind == kind.value)
+        if keys is not None:
+            query = query.where(ReportRow.unit_key.in_(keys))
         if after is not None:
             query = query.where(after_place(ReportRow.created_at, ReportRow.job_id, after))
-        query = query.order_by(ReportRow.created_at.desc(), ReportRow.job_id.desc()).limit(limit)
+        query = query.order_by(*_NEWEST_FIRST).limit(limit)
         return [report_of(row) for row in self._session.scalars(query)]
+
+    def by_name(
+        self, limit: int, after: Place | None = None, *, kind: JobKind, keys: Collection[str]
+    ) -> Sequence[Series]:
+        """The reports of each model, that with the newest report first."""
+        ranked = (
+            select(
+                ReportRow.id,
+                func.row_number().over(partition_by=ReportRow.name, order_by=_NEWEST_FIRST).label("rank"),
+                func.count().over(partition_by=ReportRow.name).label("reports"),
+            )
+            .where(ReportRow.kind == kind.value, ReportRow.unit_key.in_(keys), ReportRow.name != "", *self._own)
+            .subquery()
+        )
+        newest = select(ReportRow, ranked.c.reports).join(ranked, ranked.c.id == ReportRow.id)
+        query = newest.where(ranked.c.rank == 1)
+        if after is not None:
+            query = query.where(after_place(ReportRow.created_at, ReportRow.job_id, after))
+        rows = self._session.execute(query.order_by(*_NEWEST_FIRST).limit(limit))
+        return [Series(report_of(row), count) for row, count in rows]
 
     def without_pictures(self, job_id: str) -> Sequence[str]:
         """Take the pictures from a job's reports."""

@@ -112,6 +112,8 @@ def after_place(created_at: Any, row_id: Any, place: Place) -> Any:
 
 
 def _has(column: Any, value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return column.in_([_plain(item) for item in value])
     return column.is_not(None) if value is GIVEN else column == _plain(value)
 
 

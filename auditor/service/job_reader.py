@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from auditor.contracts.jobs import JobKind, JobView, UnitView
+from collections.abc import Collection, Sequence
+
+from auditor.contracts.jobs import JobKind, JobState, JobView, UnitView
 from auditor.errors import WaitTimeout
 from auditor.service.execution import OnEvent, ignore
 from auditor.service.ports import Clock
-from auditor.service.repositories import Place, Transactions
+from auditor.service.records import Job
+from auditor.service.repositories import Place, Transactions, UnitOfWork
 from auditor.service.states import TERMINAL
 from auditor.service.views import Line, changes, job_view
 
@@ -53,25 +56,50 @@ class JobReader:
 
     def list(self, limit: int = 50) -> tuple[JobView, ...]:
         """The newest jobs, without their units."""
-        now = self._clock.now()
         with self._transactions() as tx:
-            line = Line.read(tx, now)
-            return tuple(job_view(job, (), tx.reports.of_job(job.id), line, now) for job in tx.jobs.latest(limit))
+            return self._views(tx, tx.jobs.latest(limit))
 
     def page(
-        self, limit: int, after: Place | None = None, *, kind: JobKind | None = None
+        self,
+        limit: int,
+        after: Place | None = None,
+        *,
+        kind: JobKind | None = None,
+        name: str = "",
+        states: Collection[JobState] | None = None,
     ) -> tuple[tuple[Place, JobView], ...]:
-        """The jobs that come after `after`, newest first and without their units, each with its place."""
-        now = self._clock.now()
+        """The jobs that come after `after`, newest first and without their units, each with its place.
+
+        Args:
+            limit: how many at most.
+            after: place of the last one before.
+            kind: only of this kind.
+            name: only those whose name holds this, in whatever case.
+            states: only those that are stored in one of these.
+        """
         with self._transactions() as tx:
-            line = Line.read(tx, now)
-            return tuple(
-                ((job.created_at, job.id), job_view(job, (), tx.reports.of_job(job.id), line, now))
-                for job in tx.jobs.page(limit, after, kind=kind)
-            )
+            jobs = tx.jobs.page(limit, after, kind=kind, name=name, states=states)
+            views = self._views(tx, jobs)
+        return tuple(((job.created_at, job.id), view) for job, view in zip(jobs, views, strict=True))
+
+    def unfinished(self, *, kind: JobKind | None = None, name: str = "") -> tuple[JobView, ...]:
+        """All jobs that run or wait, newest first; those that a worker is at with their units."""
+        with self._transactions() as tx:
+            return self._views(tx, tx.jobs.unfinished(kind=kind, name=name), units=True)
 
     def has_left(self, job_id: str, digest: str) -> bool:
         """Whether a unit of the job left this artifact: what a report says of it was written by a runner process."""
         with self._transactions() as tx:
             units = tx.units.of_job(tx.jobs.get(job_id).id)
         return any(unit.result is not None and digest in unit.result.outputs.values() for unit in units)
+
+    def _views(self, tx: UnitOfWork, jobs: Sequence[Job], *, units: bool = False) -> tuple[JobView, ...]:
+        """The queue and the reports are read once for all; the queue not where it says nothing of any of them."""
+        now = self._clock.now()
+        line = Line() if all(job.state in TERMINAL for job in jobs) else Line.read(tx, now)
+        reports = tx.reports.of_jobs([job.id for job in jobs])
+        running = line.running if units else frozenset[str]()
+        return tuple(
+            job_view(job, tx.units.of_job(job.id) if job.id in running else (), reports[job.id], line, now)
+            for job in jobs
+        )

@@ -145,6 +145,14 @@ class StoredReport:
 
 
 @dataclass(frozen=True)
+class Series:
+    """The reports of one name: the newest of them, and how many there are."""
+
+    newest: StoredReport
+    count: int
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Counts of everything stored.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -22,7 +22,7 @@ from auditor.service.accounts import (
     Upload,
     User,
 )
-from auditor.service.records import Job, QueuedUnit, Statistics, StoredReport, Submission, Unit
+from auditor.service.records import Job, QueuedUnit, Series, Statistics, StoredReport, Submission, Unit
 
 R = TypeVar("R", bound=Record)
 Place = tuple[datetime, str]
@@ -67,8 +67,28 @@ class Jobs(Protocol):
         """Newest first."""
         ...
 
-    def page(self, limit: int, after: Place | None = None, *, kind: JobKind | None = None) -> Sequence[Job]:
-        """Newest first, those that come after `after`."""
+    def page(
+        self,
+        limit: int,
+        after: Place | None = None,
+        *,
+        kind: JobKind | None = None,
+        name: str = "",
+        states: Collection[JobState] | None = None,
+    ) -> Sequence[Job]:
+        """Newest first, those that come after `after`.
+
+        Args:
+            limit: how many at most.
+            after: place of the last one before.
+            kind: only of this kind.
+            name: only those whose name holds this, in whatever case.
+            states: only those that are stored in one of these.
+        """
+        ...
+
+    def unfinished(self, *, kind: JobKind | None = None, name: str = "") -> Sequence[Job]:
+        """All that have not ended, newest first; `kind` and `name` as in `page`."""
         ...
 
     def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
@@ -192,8 +212,37 @@ class Reports(Protocol):
         """Reports of one job, oldest first."""
         ...
 
-    def page(self, limit: int, after: Place | None = None) -> Sequence[StoredReport]:
-        """Newest first, those that come after `after`, whose id is a job's."""
+    def of_jobs(self, job_ids: Sequence[str]) -> Mapping[str, Sequence[StoredReport]]:
+        """Reports of each of these jobs, oldest first; nothing for a job that has none."""
+        ...
+
+    def page(
+        self,
+        limit: int,
+        after: Place | None = None,
+        *,
+        name: str | None = None,
+        kind: JobKind | None = None,
+        keys: Collection[str] | None = None,
+    ) -> Sequence[StoredReport]:
+        """Newest first, those that come after `after`, whose id is a job's.
+
+        Args:
+            limit: how many at most.
+            after: place of the last one before.
+            name: only of this model.
+            kind: only of this kind.
+            keys: only those that a unit with one of these keys left.
+        """
+        ...
+
+    def by_name(
+        self, limit: int, after: Place | None = None, *, kind: JobKind, keys: Collection[str]
+    ) -> Sequence[Series]:
+        """The reports of each model, that with the newest report first; a place is that report's.
+
+        Reports without a name are left out; `kind` and `keys` as in `page`.
+        """
         ...
 
     def without_pictures(self, job_id: str) -> Sequence[str]:
@@ -221,7 +270,7 @@ class Table(Protocol[R]):
         ...
 
     def page(self, limit: int, after: Place | None = None, **equal: Any) -> Sequence[R]:
-        """Newest first, those that come after `after` and have these values."""
+        """Newest first, those that come after `after` and have these values; of a frozenset, any of them."""
         ...
 
     def change(self, record_id: str, where: Mapping[str, Any] | None = None, **values: Any) -> bool:

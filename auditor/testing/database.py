@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitState
 from auditor.errors import NotFound, StorageFailure
 from auditor.service import accounts
-from auditor.service.records import Job, StoredReport, Submission, Unit
+from auditor.service.records import Job, Submission, Unit
 from auditor.service.repositories import Place, Transactions
-from auditor.service.states import require_move, unit_sources
+from auditor.service.states import LIVE, require_move, unit_sources
 from auditor.testing.record_tables import InMemoryTable, page_of
+from auditor.testing.stored_reports import InMemoryReports
 from auditor.testing.tables import Tables
 from auditor.testing.unit_queue import InMemoryUnitQueue, claimed
 
@@ -73,10 +74,26 @@ class InMemoryJobs:
         """Newest first."""
         return self.page(limit)
 
-    def page(self, limit: int, after: Place | None = None, *, kind: JobKind | None = None) -> Sequence[Job]:
+    def page(
+        self,
+        limit: int,
+        after: Place | None = None,
+        *,
+        kind: JobKind | None = None,
+        name: str = "",
+        states: Collection[JobState] | None = None,
+    ) -> Sequence[Job]:
         """Newest first."""
-        rows = [job for job in self._own().values() if kind in (None, job.kind)]
+        rows = [
+            job
+            for job in self._own().values()
+            if kind in (None, job.kind) and name.lower() in job.name.lower() and (states is None or job.state in states)
+        ]
         return page_of(rows, limit, after, lambda job: (job.created_at, job.id))
+
+    def unfinished(self, *, kind: JobKind | None = None, name: str = "") -> Sequence[Job]:
+        """All that have not ended, newest first."""
+        return self.page(len(self._tables.jobs), kind=kind, name=name, states=LIVE)
 
     def with_fingerprint(self, fingerprint: str, team_id: str) -> Job | None:
         """The team's newest job for this work."""
@@ -180,55 +197,6 @@ class InMemoryUnits:
     def _put(self, unit: Unit, **values: Any) -> Unit:
         self._tables.units[unit.id] = replace(unit, **values)
         return self._tables.units[unit.id]
-
-
-class InMemoryReports:
-    """Reports in memory."""
-
-    def __init__(self, tables: Tables, team_id: str | None = None) -> None:
-        self._tables = tables
-        self._team_id = team_id
-
-    def add(self, report: StoredReport) -> None:
-        """Insert or replace."""
-        self._tables.reports.pop((report.job_id, report.unit_key), None)
-        self._tables.reports[report.job_id, report.unit_key] = report
-
-    def find(self, reference: str) -> StoredReport:
-        """By digest, report id or job id, or first characters of the ids."""
-        rows = [
-            row
-            for row in self.latest(len(self._tables.reports))
-            if (len(reference) >= 4 and (row.report_id.startswith(reference) or row.job_id.startswith(reference)))
-            or row.digest == reference
-        ]
-        if len({row.report_id for row in rows}) > 1 and len({row.job_id for row in rows}) > 1:
-            raise NotFound(f"more than one report starts with '{reference}'")
-        if not rows:
-            raise NotFound(f"there is no report '{reference}'")
-        return rows[0]
-
-    def of_job(self, job_id: str) -> Sequence[StoredReport]:
-        """Reports of one job, oldest first."""
-        return [report for report in self._own() if report.job_id == job_id]
-
-    def latest(self, limit: int) -> Sequence[StoredReport]:
-        """Newest first."""
-        return list(reversed(self._own()))[:limit]
-
-    def page(self, limit: int, after: Place | None = None) -> Sequence[StoredReport]:
-        """Newest first."""
-        return page_of(self._own(), limit, after, lambda row: (row.created_at, row.job_id))
-
-    def without_pictures(self, job_id: str) -> Sequence[str]:
-        """Take the pictures from a job's reports."""
-        found = [row for row in self.of_job(job_id) if row.gallery_digest is not None]
-        for row in found:
-            self._tables.reports[row.job_id, row.unit_key] = replace(row, gallery_digest=None)
-        return [str(row.gallery_digest) for row in found]
-
-    def _own(self) -> list[StoredReport]:
-        return [row for row in self._tables.reports.values() if self._tables.owns(self._team_id, row.job_id)]
 
 
 class InMemoryOutbox:

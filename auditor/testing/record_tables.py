@@ -82,6 +82,8 @@ class InMemoryTable(Generic[R]):
 
 
 def _has(found: Any, value: Any) -> bool:
+    if isinstance(value, frozenset):
+        return found in value
     return found is not None if value is GIVEN else bool(found == value)
 
 

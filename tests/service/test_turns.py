@@ -53,6 +53,8 @@ def test_jobs_that_wait_say_where_and_for_how_long(house):
     view = house.jobs.status(second.job_id)
     assert (view.queue_position, view.eta_s) == (2, 1.0), "the runner of these tests takes a second for each unit"
     assert [view.queue_position for view in house.jobs.list()] == [2, 1, None]
+    assert [(view.queue_position, view.units) for view in house.jobs.unfinished()] == [(2, ()), (1, ())]
+    assert [view.id for view in house.jobs.unfinished(name="TWO")] == [first.job_id]
 
 
 def test_a_job_is_shown_running_only_under_a_live_lease(house):
@@ -63,8 +65,9 @@ def test_a_job_is_shown_running_only_under_a_live_lease(house):
         tx.jobs.set_state(started.job_id, JobState.RUNNING, error=None, finished_at=None)
     view = house.jobs.status(started.job_id)
     assert (view.state, view.stalled, view.queue_position) == (JobState.RUNNING, False, None)
+    assert house.jobs.unfinished() == (view,), "with its units"
     house.clock.sleep(RULES.lease.total_seconds() + 1)
-    for view in (house.jobs.status(started.job_id), *house.jobs.list()):
+    for view in (house.jobs.status(started.job_id), *house.jobs.list(), *house.jobs.unfinished()):
         assert (view.state, view.stalled) == (JobState.QUEUED, True)
     house.reaper.reap()
     view = house.jobs.status(started.job_id)

@@ -17,6 +17,8 @@ from auditor.service.records import StoredReport
 from auditor.service.reviews import waiver_of
 from remediation.advice import advise
 
+OTHERS = 20
+"""So many other audits of the model are offered to compare with, the newest."""
 SEARCHES = {"fisher": "what the layer scores and the depth propose", "sweep": "every boundary (long)"}
 
 
@@ -34,13 +36,15 @@ def shown_decisions(caller: Caller, entry: StoredReport, report: AuditReport) ->
     with caller.transactions() as tx:
         waivers: list[StoredWaiver] = list(tx.waivers.page(200, model=entry.name))
         baseline = tx.baselines.find(name=entry.name)
-        others = [row for row in full_audits(tx.reports.page(500)) if row.name == entry.name]
+        newest = full_audits(tx, OTHERS + 2, model=entry.name)
+    others = [row for row in newest if reference_of(row) != reference_of(entry)]
     return {
         "waivable": waivable(report),
         "waivers": [(waiver, _lapsed(waiver, now)) for waiver in waivers],
         "baseline": baseline,
         "is_baseline": baseline is not None and baseline.digest == entry.digest,
-        "others": [row for row in others if reference_of(row) != reference_of(entry)][:20],
+        "others": others[:OTHERS],
+        "more_others": len(others) > OTHERS,
         "advice": advise(report),
         "searches": SEARCHES,
     }

@@ -10,9 +10,6 @@ from auditor.report.wording import duration
 from auditor.service.records import StoredReport
 from auditor.service.repositories import UnitOfWork
 
-MOST = 2000
-"""So many of the newest jobs are looked through for those that run or wait."""
-
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
@@ -36,8 +33,13 @@ class JobRow:
 
 def row_of(tx: UnitOfWork, view: JobView) -> JobRow:
     """A job with its last report, if it is done."""
-    reports = tx.reports.of_job(view.id) if view.state is JobState.DONE else ()
-    return JobRow(view, reports[-1] if reports else None)
+    return rows_of(tx, (view,))[0]
+
+
+def rows_of(tx: UnitOfWork, views: Sequence[JobView]) -> list[JobRow]:
+    """Jobs, each with its last report if it is done."""
+    reports = tx.reports.of_jobs([view.id for view in views if view.state is JobState.DONE])
+    return [JobRow(view, next(reversed(reports.get(view.id, ())), None)) for view in views]
 
 
 def starts_in(view: JobView) -> str:

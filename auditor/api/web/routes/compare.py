@@ -21,13 +21,15 @@ from auditor.report.wording import VERDICT_SIGN, headline
 
 router = APIRouter(route_class=PageRoute)
 Reference = Annotated[str, Query(max_length=64)]
+CHOICES = 200
+"""So many audits are offered, the newest."""
 
 
 @router.get("/compare")
 def show_comparison(request: Request, caller: TheCaller, before: Reference = "", after: Reference = "") -> Response:
     """Before against after; without both, the form that asks for them."""
     with caller.transactions() as tx:
-        choices = full_audits(tx.reports.page(200))
+        newest = full_audits(tx, CHOICES + 1)
     entries = [caller.services.audits.find_report(reference) if reference else None for reference in (before, after)]
     reports = [None if entry is None else caller.services.audits.report_of(entry) for entry in entries]
     first, second = reports
@@ -40,7 +42,8 @@ def show_comparison(request: Request, caller: TheCaller, before: Reference = "",
         request,
         "compare.html.j2",
         section="models",
-        choices=choices,
+        choices=newest[:CHOICES],
+        more=len(newest) > CHOICES,
         entries=entries,
         reports=reports,
         found=found,

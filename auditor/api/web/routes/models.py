@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
 from fastapi import APIRouter, Request, Response
 
-from auditor.api.references import full_audits
+from auditor.api.pages import After, page_of
+from auditor.api.references import audited_models, full_audits, place_of
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.guard import PageRoute
 from auditor.api.web.history import history_chart, version_of
 from auditor.api.web.render import page
 from auditor.contracts.jobs import JobKind
+from auditor.contracts.service import Page
 from auditor.errors import NotFound
 from auditor.report.page import drawn
 from auditor.service.records import StoredReport
 
 router = APIRouter(route_class=PageRoute)
-MOST_REPORTS, MOST_VERSIONS = 1000, 50
-
-
-def _reports(caller: Caller) -> list[StoredReport]:
-    with caller.transactions() as tx:
-        return list(tx.reports.page(MOST_REPORTS))
+_MODELS, _VERSIONS, _REPAIRS = 100, 50, 50
+"""So many on one page."""
 
 
 @router.get("/models")
-def list_models(request: Request, caller: TheCaller) -> Response:
+def list_models(request: Request, caller: TheCaller, after: After = None) -> Response:
     """Every audited model, the one audited last first."""
-    newest: dict[str, list[StoredReport]] = {}
-    for entry in full_audits(_reports(caller)):
-        if entry.name:
-            newest.setdefault(entry.name, []).append(entry)
     with caller.transactions() as tx:
-        baselines = {row.name: row for row in tx.baselines.page(MOST_REPORTS)}
-    return page(request, "models.html.j2", section="models", models=newest, baselines=baselines)
+        part = page_of(
+            lambda n, place: audited_models(tx, n, place),
+            lambda row: row,
+            lambda row: place_of(row.newest),
+            _MODELS,
+            after or None,
+        )
+        names = frozenset(row.newest.name for row in part.items)
+        baselines = {row.name: row for row in tx.baselines.page(len(names), name=names)}
+    return page(
+        request,
+        "models.html.j2",
+        section="models",
+        models=part.items,
+        baselines=baselines,
+        first=not after,
+        following=_query(after=part.next),
+    )
 
 
 @router.get("/models/{model}")
-def show_model(request: Request, model: str, caller: TheCaller) -> Response:
+def show_model(
+    request: Request, model: str, caller: TheCaller, after: After = None, repairs_after: After = None
+) -> Response:
     """A model over its versions, the newest first."""
-    entries = [entry for entry in _reports(caller) if entry.name == model]
-    audits = full_audits(entries)[:MOST_VERSIONS]
-    if not audits:
+    audits, one_before = _versions(caller, model, after)
+    if not audits.items:
         raise NotFound(f"there is no audit of a model '{model}'", remedy="The list of models has those that are.")
-    versions = [version_of(entry, caller.services.audits.report_of(entry)) for entry in audits]
+    versions = [version_of(entry, caller.services.audits.report_of(entry)) for entry in audits.items]
+    repairs = _repairs(caller, model, repairs_after)
     with caller.transactions() as tx:
         baseline = tx.baselines.find(name=model)
     return page(
@@ -51,7 +66,39 @@ def show_model(request: Request, model: str, caller: TheCaller) -> Response:
         section="models",
         model=model,
         versions=versions,
-        repairs=[entry for entry in entries if entry.kind is JobKind.REPAIR],
+        one_before=one_before,
+        repairs=repairs.items,
         baseline=baseline,
         chart=drawn(history_chart(versions)),
+        first=not after,
+        first_repairs=not repairs_after,
+        older=_query(after=audits.next),
+        older_repairs=_query(after=after, repairs_after=repairs.next) if repairs.next else "",
     )
+
+
+def _versions(caller: Caller, model: str, after: str | None) -> tuple[Page[StoredReport], StoredReport | None]:
+    """A page of the model's audits, and the first one of the next page."""
+    with caller.transactions() as tx:
+        part = page_of(
+            lambda n, place: full_audits(tx, n, place, model=model), lambda row: row, place_of, _VERSIONS, after or None
+        )
+        further = full_audits(tx, 1, place_of(part.items[-1]), model=model) if part.next else ()
+    return part, next(iter(further), None)
+
+
+def _repairs(caller: Caller, model: str, after: str | None) -> Page[StoredReport]:
+    with caller.transactions() as tx:
+        return page_of(
+            lambda n, place: tx.reports.page(n, place, name=model, kind=JobKind.REPAIR),
+            lambda row: row,
+            place_of,
+            _REPAIRS,
+            after or None,
+        )
+
+
+def _query(**given: str | None) -> str:
+    """What of this is there, as the query of an address."""
+    values: Mapping[str, str] = {name: value for name, value in given.items() if value}
+    return urlencode(values)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -11,15 +13,47 @@ from fastapi import APIRouter, Query, Request, Response
 from auditor.api.pages import After, page_of
 from auditor.api.server import Caller, TheCaller
 from auditor.api.web.guard import PageRoute
-from auditor.api.web.jobs_shown import MOST, JobRow, row_of
+from auditor.api.web.jobs_shown import JobRow, rows_of
 from auditor.api.web.render import page
 from auditor.contracts.jobs import JobKind, JobState, JobView
 from auditor.service.repositories import Place
 from auditor.service.states import TERMINAL
 
 router = APIRouter(route_class=PageRoute)
-_PER_PAGE = 25
+_PER_PAGE, _WAITING = 25, 200
+"""So many that have ended on a page; so many of those that wait."""
 RELOAD_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """What the form asks for; what it cannot ask for fits nothing."""
+
+    kind: str
+    state: str
+    model: str
+
+    def active(self, caller: Caller) -> Sequence[JobView]:
+        """Jobs that run or wait."""
+        return caller.services.jobs.unfinished(kind=self._only(), name=self.model) if self._is_known() else ()
+
+    def ended(self, caller: Caller, n: int, place: Place | None) -> Sequence[tuple[Place, JobView]]:
+        """The first `n` jobs after `place` that have ended."""
+        states = [item for item in TERMINAL if self.state in ("", item)]
+        if not states or not self._is_known():
+            return ()
+        return caller.services.jobs.page(n, place, kind=self._only(), name=self.model, states=states)
+
+    def query(self, **more: str | None) -> str:
+        """The same filter as the query of an address."""
+        given = {"kind": self.kind, "state": self.state, "model": self.model} | more
+        return urlencode({name: value for name, value in given.items() if value})
+
+    def _is_known(self) -> bool:
+        return self.kind in ("", *JobKind)
+
+    def _only(self) -> JobKind | None:
+        return JobKind(self.kind) if self.kind else None
 
 
 @router.get("/")
@@ -32,57 +66,32 @@ def show_queue(
     after: After = None,
 ) -> Response:
     """Jobs, newest first."""
-
-    def wanted(view: JobView) -> bool:
-        return (not kind or view.kind == kind) and model.lower() in view.name.lower()
-
-    active = [] if after else [view for view in _active(caller) if wanted(view)]
-    running = [JobRow(caller.services.jobs.status(view.id)) for view in active if view.state is JobState.RUNNING]
-    queued = [JobRow(view) for view in active if view.state is JobState.QUEUED]
-    queued.sort(key=lambda row: row.view.queue_position or MOST)
-
-    def ended(n: int, place: Place | None) -> Sequence[tuple[Place, JobView]]:
-        return _filtered(caller, n, place, lambda view: wanted(view) and _has_ended(view, state))
-
-    part = page_of(ended, lambda row: row[1], lambda row: row[0], _PER_PAGE, after or None)
+    asked = _Filter(kind, state, model)
+    active = [] if after else [JobRow(view) for view in asked.active(caller)]
+    running = [row for row in active if row.view.state is JobState.RUNNING]
+    queued = _in_turn(row for row in active if row.view.state is JobState.QUEUED)
+    part = page_of(partial(asked.ended, caller), lambda row: row[1], lambda row: row[0], _PER_PAGE, after or None)
     with caller.transactions() as tx:
-        rows = [row_of(tx, view) for view in part.items]
-    filters = {name: value for name, value in (("kind", kind), ("state", state), ("model", model)) if value}
+        rows = rows_of(tx, part.items)
     return page(
         request,
         "queue.html.j2",
         section="queue",
         running=running if state in ("", "running") else [],
-        queued=queued if state in ("", "queued") else [],
+        queued=queued[:_WAITING] if state in ("", "queued") else [],
+        unshown=max(0, len(queued) - _WAITING),
         ended=rows,
-        first=after is None,
-        following=urlencode(filters | {"after": part.next}) if part.next else "",
+        first=not after,
+        following=asked.query(after=part.next) if part.next else "",
         kind=kind,
         state=state,
         model=model,
         kinds=list(JobKind),
         states=list(JobState),
-        reload_s=RELOAD_S if (running or queued) and not after else 0,
+        reload_s=RELOAD_S if active else 0,
     )
 
 
-def _has_ended(view: JobView, state: str) -> bool:
-    return view.state in TERMINAL and (not state or view.state == state)
-
-
-def _active(caller: Caller) -> list[JobView]:
-    return [view for _, view in _filtered(caller, MOST, None, lambda view: view.state not in TERMINAL)]
-
-
-def _filtered(
-    caller: Caller, n: int, place: Place | None, wanted: Callable[[JobView], bool]
-) -> list[tuple[Place, JobView]]:
-    """The first `n` jobs after `place` that are wanted."""
-    found: list[tuple[Place, JobView]] = []
-    for _ in range(0, MOST, 200):
-        rows = caller.services.jobs.page(200, place)
-        found += [row for row in rows if wanted(row[1])]
-        if len(found) >= n or len(rows) < 200:
-            break
-        place = rows[-1][0]
-    return found[:n]
+def _in_turn(rows: Iterable[JobRow]) -> list[JobRow]:
+    """Jobs that wait by their place; those without one last."""
+    return sorted(rows, key=lambda row: (row.view.queue_position is None, row.view.queue_position or 0))
