@@ -18,6 +18,7 @@ from auditor.contracts.scores import Measured
 from auditor.report.page import drawn
 from auditor.report.repair_view import paired_chart
 from auditor.report.wording import VERDICT_SIGN, headline
+from auditor.risk.gate import by_its_evidence
 
 router = APIRouter(route_class=PageRoute)
 Reference = Annotated[str, Query(max_length=64)]
@@ -31,7 +32,7 @@ def show_comparison(request: Request, caller: TheCaller, before: Reference = "",
     with caller.transactions() as tx:
         newest = full_audits(tx, CHOICES + 1)
     entries = [caller.services.audits.find_report(reference) if reference else None for reference in (before, after)]
-    reports = [None if entry is None else caller.services.audits.report_of(entry) for entry in entries]
+    reports = [None if entry is None else by_its_evidence(caller.services.audits.report_of(entry)) for entry in entries]
     first, second = reports
     found = None if first is None or second is None else compare(first, second)
     one, other = entries

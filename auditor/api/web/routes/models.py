@@ -17,6 +17,7 @@ from auditor.contracts.jobs import JobKind
 from auditor.contracts.service import Page
 from auditor.errors import NotFound
 from auditor.report.page import drawn
+from auditor.risk.gate import by_its_evidence
 from auditor.service.records import StoredReport
 
 router = APIRouter(route_class=PageRoute)
@@ -56,7 +57,7 @@ def show_model(
     audits, one_before = _versions(caller, model, after)
     if not audits.items:
         raise NotFound(f"there is no audit of a model '{model}'", remedy="The list of models has those that are.")
-    versions = [version_of(entry, caller.services.audits.report_of(entry)) for entry in audits.items]
+    versions = [version_of(entry, by_its_evidence(caller.services.audits.report_of(entry))) for entry in audits.items]
     repairs = _repairs(caller, model, repairs_after)
     with caller.transactions() as tx:
         baseline = tx.baselines.find(name=model)
