@@ -142,6 +142,7 @@ def repair_report(
         adaptive_differences=adaptive,
         verdict_before=before.verdict.verdict,
         verdict_after=after.verdict.verdict if after else None,
+        policy_loosened=before.policy.loosened(),
         model_digest=kept.model_digest if kept else None,
         model_format=kept.model_format if kept else str(before.target.format),
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,

@@ -142,6 +142,7 @@ _ENTRY = ReportView(
     digest="6d" * 32,
     verdict="fail",
     level="high",
+    looser_policy=False,
     has_pictures=True,
     created_at=_LATER,
 )

@@ -12,7 +12,7 @@ from fastapi import Query
 
 from auditor.contracts.service import Page
 from auditor.errors import InvalidInput
-from auditor.service.repositories import Place
+from auditor.service.records import Place
 
 R = TypeVar("R")
 V = TypeVar("V")

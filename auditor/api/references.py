@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from auditor.contracts.jobs import JobKind
 from auditor.service.pipeline import FINISH
-from auditor.service.records import Series, StoredReport
-from auditor.service.repositories import Place, UnitOfWork
+from auditor.service.records import Place, Series, StoredReport
+from auditor.service.repositories import UnitOfWork
 from remediation.pipeline import AFTER
 
 _FULL = frozenset({FINISH, AFTER + FINISH})

@@ -14,8 +14,7 @@ from auditor.contracts.service import (
     WaiverView,
 )
 from auditor.service.accounts import Baseline, DataSet, NamedPolicy, StoredWaiver, Team, Token, Trail, Upload, User
-from auditor.service.records import StoredReport, Submission
-from auditor.service.repositories import Place
+from auditor.service.records import Place, StoredReport, Submission
 
 
 def place_of(record: Team | User | Token | Trail | Upload | DataSet | NamedPolicy | Baseline | StoredWaiver) -> Place:
@@ -114,6 +113,7 @@ def report_view(report: StoredReport) -> ReportView:
         digest=report.digest,
         verdict=report.verdict,
         level=report.level,
+        looser_policy=report.looser_policy,
         has_pictures=report.gallery_digest is not None,
         created_at=report.created_at.isoformat(),
     )

@@ -79,6 +79,7 @@ def list_jobs(
                 "created_at": view.created_at,
                 "verdict": entry.verdict if entry else None,
                 "level": entry.level if entry else None,
+                "looser_policy": entry.looser_policy if entry else None,
             }
         )
     if fmt == "json":
@@ -88,6 +89,7 @@ def list_jobs(
         typer.echo(
             f"{str(row['id'])[:12]}  {row['kind']:6} {row['state']:9} {row['verdict'] or '-':12} "
             f"{row['level'] or '-':8} {row['created_at']}  {row['name']}"
+            f"{'  (by a policy looser than the built-in one)' if row['looser_policy'] else ''}"
         )
 
 

@@ -205,4 +205,5 @@ def _entry(view: ReportView) -> StoredReport:
         verdict=view.verdict,
         level=view.level,
         created_at=datetime.fromisoformat(view.created_at),
+        looser_policy=view.looser_policy,
     )

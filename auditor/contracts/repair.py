@@ -254,6 +254,8 @@ class RepairReport(Contract):
     verdict_before: Verdict
     verdict_after: Verdict | None
     """That of the audit after; where a pass is withheld (its plan says why) it is never one."""
+    policy_loosened: tuple[str, ...] = ()
+    """How the policy of both verdicts is looser than the built-in one."""
     model_digest: str | None
     model_format: str
     parity_max_abs_error: float | None

@@ -132,6 +132,8 @@ class ReportView(Contract):
     digest: str
     verdict: str | None
     level: str | None
+    looser_policy: bool | None = None
+    """Whether the policy that gave the verdict is looser than the built-in one; null: nobody knows."""
     has_pictures: bool
     created_at: ISO8601
 

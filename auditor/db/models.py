@@ -142,6 +142,7 @@ class ReportRow(Base):
     gallery_digest: Mapped[str | None] = mapped_column(String(64))
     verdict: Mapped[str | None] = mapped_column(String(20))
     level: Mapped[str | None] = mapped_column(String(20))
+    looser_policy: Mapped[bool | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

@@ -21,8 +21,7 @@ from auditor.db.queue import claimed
 from auditor.db.rows import job_of, json_of, unit_of
 from auditor.db.tables import after_place
 from auditor.errors import NotFound
-from auditor.service.records import Job, Submission, Unit
-from auditor.service.repositories import Place
+from auditor.service.records import Job, Place, Submission, Unit
 from auditor.service.states import LIVE, require_move, unit_sources
 
 _TELLING = frozenset({AnswerRow.__tablename__, TrailRow.__tablename__})

@@ -60,6 +60,7 @@ def report_of(row: ReportRow) -> StoredReport:
         verdict=row.verdict,
         level=row.level,
         created_at=row.created_at,
+        looser_policy=row.looser_policy,
     )
 
 

@@ -14,8 +14,7 @@ from auditor.db.repositories import REFERENCE, jobs_of
 from auditor.db.rows import report_of
 from auditor.db.tables import after_place
 from auditor.errors import NotFound
-from auditor.service.records import Series, StoredReport
-from auditor.service.repositories import Place
+from auditor.service.records import Place, Series, StoredReport
 
 _AT_ONCE = 500
 """Ids in one statement, which databases limit."""
@@ -45,6 +44,7 @@ class SqlReports:
             gallery_digest=report.gallery_digest,
             verdict=report.verdict,
             level=report.level,
+            looser_policy=report.looser_policy,
             created_at=report.created_at,
         )
         self._session.add(row)

@@ -15,7 +15,8 @@ from auditor.contracts.people import Role
 from auditor.db.models import Base
 from auditor.errors import Conflict, NotFound
 from auditor.service.accounts import Record
-from auditor.service.repositories import GIVEN, Place
+from auditor.service.records import Place
+from auditor.service.repositories import GIVEN
 
 R = TypeVar("R", bound=Record)
 

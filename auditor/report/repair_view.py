@@ -49,7 +49,9 @@ def repair_meaning(report: RepairReport) -> str:
     else:
         told = f"{done} has no proven effect on the lift: {score_text(effect.difference)} under {effect.attack}."
     if report.verdict_after is Verdict.PASS:
-        return f"{told} After it, no attack of this suite succeeded within this budget."
+        told += " By its policy the audit after it passes."
+    if report.policy_loosened:
+        told += f" The policy is looser than the built-in one: {'; '.join(report.policy_loosened)}."
     return told
 
 

@@ -8,8 +8,8 @@ from auditor.contracts.jobs import JobKind, JobState, JobView, UnitView
 from auditor.errors import WaitTimeout
 from auditor.service.execution import OnEvent, ignore
 from auditor.service.ports import Clock
-from auditor.service.records import Job
-from auditor.service.repositories import Place, Transactions, UnitOfWork
+from auditor.service.records import Job, Place
+from auditor.service.repositories import Transactions, UnitOfWork
 from auditor.service.states import TERMINAL
 from auditor.service.views import Line, changes, job_view
 

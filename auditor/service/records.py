@@ -14,6 +14,9 @@ from auditor.contracts.submission import TargetCard
 LOCAL_TEAM = "local"
 """The team of everything that is submitted without a server."""
 
+Place = tuple[datetime, str]
+"""Time and id of the last row of a page: the next one goes on after it."""
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -130,6 +133,7 @@ class StoredReport:
         digest: artifact of the report's JSON.
         gallery_digest: artifact of the pictures, where there are any.
         verdict: `pass`, `fail` or `inconclusive`; for a repair the one after it, or None when nothing was accepted.
+        looser_policy: whether the policy that gave it is looser than the built-in one; None: nobody knows.
     """
 
     report_id: str
@@ -142,6 +146,7 @@ class StoredReport:
     verdict: str | None
     level: str | None
     created_at: datetime
+    looser_policy: bool | None = None
 
 
 @dataclass(frozen=True)

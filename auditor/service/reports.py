@@ -38,10 +38,12 @@ def _read(unit: Unit, name: str, result: UnitResult, store: ArtifactStore, now: 
             report = AuditReport.model_validate_json(data)
             report_id, kind, verdict = report.id, JobKind.AUDIT, report.verdict.verdict.value
             level = None if report.verdict.level is None else report.verdict.level.value
+            loosened = report.policy.loosened()
         else:
             repair = RepairReport.model_validate_json(data)
             report_id, kind, level = repair.id, JobKind.REPAIR, None
             verdict = None if repair.verdict_after is None else repair.verdict_after.value
+            loosened = repair.policy_loosened
     except ValidationError as error:
         raise RunnerFailure(f"unit '{unit.spec.key}' left a report that breaks its contract: {error}") from None
     return StoredReport(
@@ -55,4 +57,5 @@ def _read(unit: Unit, name: str, result: UnitResult, store: ArtifactStore, now: 
         verdict=verdict,
         level=level,
         created_at=now,
+        looser_policy=bool(loosened),
     )

@@ -14,8 +14,8 @@ from auditor.data.cache import ContentCache
 from auditor.service.accounts import DataSet, Team, Trail, Upload
 from auditor.service.garbage import delete_old
 from auditor.service.ports import ArtifactStore, Clock
-from auditor.service.records import Job
-from auditor.service.repositories import Database, Place, UnitOfWork
+from auditor.service.records import Job, Place
+from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.states import TERMINAL
 
 PICTURES = frozenset({"gallery.json", "recon.npz"})

@@ -13,7 +13,8 @@ from auditor.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from auditor.service.accounts import Team, Token, User
 from auditor.service.people import Identity, People, digest_of_secret, hash_password, new_secret
 from auditor.service.ports import Clock
-from auditor.service.repositories import GIVEN, Database, Place, UnitOfWork
+from auditor.service.records import Place
+from auditor.service.repositories import GIVEN, Database, UnitOfWork
 from auditor.service.trail import note
 
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitState
 from auditor.errors import NotFound, StorageFailure
 from auditor.service import accounts
-from auditor.service.records import Job, Submission, Unit
-from auditor.service.repositories import Place, Transactions
+from auditor.service.records import Job, Place, Submission, Unit
+from auditor.service.repositories import Transactions
 from auditor.service.states import LIVE, require_move, unit_sources
 from auditor.testing.record_tables import InMemoryTable, page_of
 from auditor.testing.stored_reports import InMemoryReports

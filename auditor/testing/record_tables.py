@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from auditor.errors import Conflict, NotFound
 from auditor.service.accounts import Record
-from auditor.service.repositories import GIVEN, Place
+from auditor.service.records import Place
+from auditor.service.repositories import GIVEN
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from auditor.contracts.jobs import JobKind
 from auditor.errors import NotFound
-from auditor.service.records import Series, StoredReport
-from auditor.service.repositories import Place
+from auditor.service.records import Place, Series, StoredReport
 from auditor.testing.record_tables import page_of
 from auditor.testing.tables import Tables
 

@@ -136,6 +136,7 @@ def audited(house, report, gallery=None):
                 digest=store.put_bytes(canonical_json(report).encode()),
                 gallery_digest=digest,
                 verdict=str(report.verdict.verdict),
+                looser_policy=bool(report.policy.loosened()),
             )
         )
     return things.ids

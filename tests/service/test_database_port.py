@@ -308,6 +308,15 @@ def test_the_outbox_remembers_what_is_not_sent(filled):
         assert [unit_id for _, unit_id in tx.outbox.pending()] == [unit(2).id]
 
 
+@pytest.mark.parametrize("known", [None, True, False])
+def test_a_report_keeps_whether_its_policy_is_looser(filled, known):
+    with filled() as tx:
+        tx.reports.add(replace(report(1), looser_policy=known))
+    with filled() as tx:
+        (found,) = tx.reports.of_job(JOB.id)
+    assert found.looser_policy is known
+
+
 def test_reports_are_found_by_report_and_by_job(filled):
     second = replace(JOB, id="beef" + "0" * 28)
     with filled() as tx:

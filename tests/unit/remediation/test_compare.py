@@ -5,7 +5,7 @@ from auditor.contracts.base import digest_of
 from auditor.contracts.jobs import UnitSpec
 from auditor.contracts.manifest import Manifest, ModelSpec
 from auditor.contracts.outcome import OutcomeStatus
-from auditor.contracts.policy import Verdict
+from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.scores import NotMeasured
 from auditor.service.workspace import Workspace
@@ -101,6 +101,9 @@ def test_a_repair_report_pairs_before_and_after_by_class():
     assert found.model_digest == digest_of(4)
     assert found.verdict_before is Verdict.FAIL
     assert found.verdict_after is Verdict.PASS
+    assert found.policy_loosened == ()
+    loose = sample_report(Verdict.FAIL).model_copy(update={"policy": Policy(fail_on=RiskLevel.CRITICAL)})
+    assert report_of(sample_report(Verdict.PASS), before=loose).policy_loosened == loose.policy.loosened() != ()
     assert {row.metric for row in found.differences} >= {"lift", "both_agree"}
     lift = next(row for row in found.differences if row.metric == "lift")
     assert lift.difference.low > 0

@@ -16,7 +16,7 @@ from auditor.api.web.guard import PageRoute
 from auditor.api.web.jobs_shown import JobRow, rows_of
 from auditor.api.web.render import page
 from auditor.contracts.jobs import JobKind, JobState, JobView
-from auditor.service.repositories import Place
+from auditor.service.records import Place
 from auditor.service.states import TERMINAL
 
 router = APIRouter(route_class=PageRoute)
