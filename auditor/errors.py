@@ -74,7 +74,7 @@ class NotFound(AuditorError):
 
     code = "not_found"
     http_status = 404
-    default_remedy = "List what exists with `auditor list`."
+    default_remedy = "Look for it in the list of what is there; it may have been removed, or belong to another team."
 
 
 class AccessDenied(AuditorError):

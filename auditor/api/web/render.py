@@ -16,7 +16,7 @@ from auditor.api.references import reference_of
 from auditor.api.web.files import static_address
 from auditor.api.web.guard import FORM_COOKIE, form_token
 from auditor.contracts.people import Role
-from auditor.errors import AuditorError, InvalidInput, NotFound
+from auditor.errors import AuditorError, InvalidInput
 from auditor.report.page import page_environment
 from auditor.service.people import Identity
 
@@ -47,9 +47,6 @@ DONE = {
     "signed-out": "You are signed out.",
 }
 """What was done, by the word in the address: no other text comes from there."""
-
-_LISTS = "Look for it in the lists of the menu; it may have been removed."
-"""Where a command would say `auditor list`."""
 
 
 @cache
@@ -107,8 +104,7 @@ def go(address: str, done: str = "") -> Response:
 def problems_of(error: AuditorError) -> dict[str, Any]:
     """What a form that comes back says of what was wrong."""
     lines = error.problems if isinstance(error, InvalidInput) else (error.message,)
-    remedy = _LISTS if error.remedy == NotFound.default_remedy else error.remedy
-    return {"problems": lines, "remedy": remedy, "status": error.http_status}
+    return {"problems": lines, "remedy": error.remedy, "status": error.http_status}
 
 
 def forget_session(response: Response) -> Response:
