@@ -66,10 +66,10 @@ def list_jobs(
 ) -> None:
     """The newest jobs with their verdicts."""
     house = services()
-    verdicts = {(entry.job_id, entry.report_id): entry for entry in house.audits.list_reports(limit=500)}
+    newest = {entry.job_id: entry for entry in reversed(house.audits.list_reports(limit))}
     rows = []
     for view in house.jobs.list(limit):
-        entry = verdicts.get((view.id, view.report_ids[-1])) if view.report_ids else None
+        entry = newest.get(view.id) or house.audits.find_report(view.id) if view.report_ids else None
         rows.append(
             {
                 "id": view.id,

@@ -43,7 +43,7 @@ class Machine:
 # socket, connect, bind, listen, accept, accept4, ptrace, process_vm_readv, process_vm_writev, mount, umount2,
 # pivot_root, unshare, setns, bpf, perf_event_open, keyctl, add_key, request_key, kexec_load, init_module, finit_module,
 # open_by_handle_at, io_uring_setup, userfaultfd; chmod, fchmod, chown, fchown, lchown, fchownat, fchmodat, fchmodat2,
-# setxattr, lsetxattr, fsetxattr, removexattr, lremovexattr, fremovexattr, setxattrat, removexattrat
+# setxattr, lsetxattr, fsetxattr, removexattr, lremovexattr, fremovexattr, setxattrat, removexattrat; setpgid, setsid
 # clone, clone3, kill and tgkill; fork, vfork, execve, execveat, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo,
 # pidfd_send_signal, pidfd_open
 _MACHINES = {
@@ -51,14 +51,16 @@ _MACHINES = {
         0xC000003E, 317, 126, 53,
         (41,
          42, 49, 50, 43, 288, 101, 310, 311, 165, 166, 155, 272, 308, 321, 298, 250, 248, 249, 246, 175, 313, 304, 425,
-         323, 90, 91, 92, 93, 94, 260, 268, 452, 188, 189, 190, 197, 198, 199, 463, 466),
+         323, 90, 91, 92, 93, 94, 260, 268, 452, 188, 189, 190, 197, 198, 199, 463, 466,
+         109, 112),
         56, 435, (62, 234), (57, 58, 59, 322, 200, 129, 297, 424, 434),
     ),
     "aarch64": Machine(
         0xC00000B7, 277, 91, 199,
         (198,
          203, 200, 201, 202, 242, 117, 270, 271, 40, 39, 41, 97, 268, 280, 241, 219, 217, 218, 104, 105, 273, 265, 425,
-         282, 52, 53, 54, 55, 452, 5, 6, 7, 14, 15, 16, 463, 466),
+         282, 52, 53, 54, 55, 452, 5, 6, 7, 14, 15, 16, 463, 466,
+         154, 157),
         220, 435, (129, 131), (221, 281, 130, 138, 240, 424, 434),
     ),
 }  # fmt: skip

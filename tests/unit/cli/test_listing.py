@@ -11,26 +11,35 @@ from auditor.cli import jobs
 from auditor.contracts.jobs import JobKind, JobState, JobView
 from auditor.service.records import StoredReport
 
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+JOB = JobView(
+    id="a" * 32,
+    kind=JobKind.AUDIT,
+    name="faces",
+    state=JobState.DONE,
+    created_at=NOW.isoformat(),
+    report_ids=("r",),
+)
 
-@pytest.mark.parametrize("looser", [True, False, None])
-def test_a_verdict_by_a_looser_policy_is_marked(monkeypatch, looser):
-    now = datetime(2030, 1, 1, tzinfo=UTC)
-    view = JobView(
-        id="a" * 32,
-        kind=JobKind.AUDIT,
-        name="faces",
-        state=JobState.DONE,
-        created_at=now.isoformat(),
-        report_ids=("r",),
-    )
+
+def listed(monkeypatch, *, looser=None, among_newest=True):
     entry = StoredReport(
-        "r", view.id, "finish", JobKind.AUDIT, "faces", "d", None, "pass", "low", now, looser_policy=looser
+        "r", JOB.id, "finish", JobKind.AUDIT, "faces", "d", None, "pass", "low", NOW, looser_policy=looser
     )
-    house = SimpleNamespace(
-        audits=SimpleNamespace(list_reports=lambda limit: [entry]), jobs=SimpleNamespace(list=lambda limit: [view])
+    audits = SimpleNamespace(
+        list_reports=lambda limit: (entry,) if among_newest else (), find_report={JOB.id: entry}.__getitem__
     )
+    house = SimpleNamespace(audits=audits, jobs=SimpleNamespace(list=lambda limit: (JOB,)))
     monkeypatch.setattr(jobs, "services", lambda: house)
     app = typer.Typer()
     jobs.register(app)
-    shown = CliRunner().invoke(app, ["list"], catch_exceptions=False).stdout
-    assert ("looser than the built-in one" in shown) is bool(looser)
+    return CliRunner().invoke(app, ["list"], catch_exceptions=False).stdout
+
+
+@pytest.mark.parametrize("looser", [True, False, None])
+def test_a_verdict_by_a_looser_policy_is_marked(monkeypatch, looser):
+    assert ("looser than the built-in one" in listed(monkeypatch, looser=looser)) is bool(looser)
+
+
+def test_a_job_shows_its_verdict_however_many_reports_came_after_it(monkeypatch):
+    assert "pass" in listed(monkeypatch, among_newest=False)

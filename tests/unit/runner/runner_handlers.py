@@ -104,6 +104,7 @@ def do_trespass(unit, workspace, session):
     private = Path(str(unit.params["private"]))
     return {
         "program": _outcome(lambda: subprocess.run(["/bin/true"], check=True)),
+        "leaving its group": _outcome(lambda: subprocess.run(["/bin/true"], check=True, start_new_session=True)),
         "program in its place": _outcome(lambda: os.execv("/bin/nothing", ["nothing"])),  # noqa: S606
         "copy of itself": _outcome(_fork),
         "copy, asked otherwise": _outcome(lambda: _call(CLONE, signal.SIGCHLD)),
