@@ -64,6 +64,7 @@ class Settings(BaseSettings):
         return self
 
     @field_validator(
+        "secret_key",
         "github_step_summary",
         "public_url",
         "oidc_issuer",
@@ -80,14 +81,14 @@ class Settings(BaseSettings):
     """Address of the server that commands talk to; unset means the one `auditor login` stored, or this machine."""
     token: SecretStr | None = None
     """Token for that server."""
-    secret_key: SecretStr | None = None
+    secret_key: SecretStr | None = Field(default=None, min_length=16)
     """Signs addresses of pictures and what is kept of requests; unset means a key file under `home`.
 
-    All API processes need the same one.
+    All API processes need the same one. Whoever guesses it can sign too: `openssl rand -hex 32` makes a good one.
     """
     max_upload_bytes: int = 8 << 30
     """Largest file that may be uploaded."""
-    requests_per_minute: int = 600
+    requests_per_minute: int = Field(default=600, ge=1)
     """Requests of one token or session, in each API process, before it is told to wait."""
     trusted_proxies: str = ""
     """Addresses or networks of proxies whose `X-Forwarded-For` is believed, separated by commas; `*`: any.

@@ -22,6 +22,7 @@ from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import Measured, NotMeasured, Score
 from auditor.evaluation.intervals import Bootstrap
 from auditor.evaluation.paired import compare_reports
+from auditor.report.build import sealed
 from remediation.choice import choose, pareto_front, within_budget
 from remediation.comparable import require_same_plan
 from remediation.heuristic import check_heuristic
@@ -114,7 +115,7 @@ def repair_report(
         "reports": [before.id, before_quick.id, after.id if after else None],
         "budget": budget.model_dump(mode="json"),
     }
-    return RepairReport(
+    told = RepairReport(
         id=digest_of(content),
         defense=start.defense,
         paper=start.paper,
@@ -148,6 +149,7 @@ def repair_report(
         parity_max_abs_error=kept.parity_max_abs_error if kept else None,
         notes=(*start.notes, *notes, *(kept.notes if kept else _notes_of(trained))),
     )
+    return sealed(told)
 
 
 def _remarks(

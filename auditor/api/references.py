@@ -16,7 +16,7 @@ _FULL = frozenset({FINISH, AFTER + FINISH})
 def full_audits(
     tx: UnitOfWork, limit: int, after: Place | None = None, *, model: str | None = None
 ) -> Sequence[StoredReport]:
-    """Audits that people asked for, and those of repaired models, without the quick ones of a repair's candidates.
+    """Audits that people asked for, and those of models repaired for good, without a repair's trials.
 
     Newest first, those that come after `after`; of one model or of all.
     """
@@ -24,8 +24,15 @@ def full_audits(
 
 
 def audited_models(tx: UnitOfWork, limit: int, after: Place | None = None) -> Sequence[Series]:
-    """The full audits of each model, that audited last first."""
-    return tx.reports.by_name(limit, after, kind=JobKind.AUDIT, keys=_FULL)
+    """The audits of each model as people submitted it, not of what repairs made of it; that audited last first."""
+    return tx.reports.by_name(limit, after, kind=JobKind.AUDIT, keys={FINISH})
+
+
+def origin_of(entry: StoredReport) -> str:
+    """Empty for an audit that somebody asked for, else what a repair made it of."""
+    if entry.kind is JobKind.REPAIR or entry.unit_key == FINISH:
+        return ""
+    return "of the file that a repair made" if entry.unit_key == AFTER + FINISH else "a quick trial of a repair"
 
 
 def place_of(entry: StoredReport) -> Place:

@@ -11,6 +11,7 @@ import uvicorn
 from auditor.adapters.logs import set_up_logs
 from auditor.api.app import build_app
 from auditor.bootstrap import UNIT_HANDLERS, build_services
+from auditor.errors import InvalidInput
 from auditor.service.people import BOOTSTRAP_LIFE, People
 from auditor.service.scratch import sweep
 from auditor.settings import Settings
@@ -27,6 +28,7 @@ def serve(settings: Settings, host: str, port: int, *, handlers: str = UNIT_HAND
 
     Raises:
         StorageFailure: the database cannot be used, or its schema is not the newest.
+        InvalidInput: it cannot listen there.
     """
     set_up_logs()
     services = build_services(settings, handlers=handlers)
@@ -37,6 +39,11 @@ def serve(settings: Settings, host: str, port: int, *, handlers: str = UNIT_HAND
         if people.is_empty():
             tell_bootstrap(people.make_bootstrap_token(), host, port)
         uvicorn.run(app, host=host, port=port, **uvicorn_options(settings))
+    except SystemExit as stopped:  # with codes of its own, after it said why
+        if stopped.code:
+            raise InvalidInput(
+                f"the server did not start on {host}:{port}", remedy="The lines above say why; is the port in use?"
+            ) from None
     finally:
         services.close()
 

@@ -12,7 +12,7 @@ import typer
 from auditor.cli.gating import gated, read_gating
 from auditor.cli.options import AnchorOption, BaselineOption, MinSeverityOption, WaiversOption, display_of, services
 from auditor.cli.report import format_by_name, write_whole
-from auditor.contracts.jobs import JobView
+from auditor.contracts.jobs import JobState, JobView
 from auditor.contracts.policy import RiskLevel
 from auditor.errors import InvalidInput
 
@@ -34,6 +34,7 @@ def status(
     fmt: Annotated[str, typer.Option("-f", "--format", help="table or json.")] = "table",
 ) -> None:
     """Where a job is, unit by unit. A job that is not done shows no score."""
+    _check_format(fmt)
     view = services().jobs.status(job)
     if fmt == "json":
         typer.echo(view.model_dump_json(indent=2))
@@ -61,15 +62,17 @@ def _place(view: JobView) -> str:
 
 
 def list_jobs(
-    limit: Annotated[int, typer.Option("-n", help="How many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option("-n", min=1, help="How many, newest first.")] = 20,
     fmt: Annotated[str, typer.Option("-f", "--format", help="table or json.")] = "table",
 ) -> None:
     """The newest jobs with their verdicts."""
+    _check_format(fmt)
     house = services()
     newest = {entry.job_id: entry for entry in reversed(house.audits.list_reports(limit))}
     rows = []
     for view in house.jobs.list(limit):
-        entry = newest.get(view.id) or house.audits.find_report(view.id) if view.report_ids else None
+        is_done = view.state is JobState.DONE and view.report_ids
+        entry = newest.get(view.id) or house.audits.find_report(view.id) if is_done else None
         rows.append(
             {
                 "id": view.id,
@@ -91,6 +94,11 @@ def list_jobs(
             f"{row['level'] or '-':8} {row['created_at']}  {row['name']}"
             f"{'  (by a policy looser than the built-in one)' if row['looser_policy'] else ''}"
         )
+
+
+def _check_format(fmt: str) -> None:
+    if fmt not in ("table", "json"):
+        raise InvalidInput(f"there is no format '{fmt}' here", remedy="Give -f table or -f json.")
 
 
 def cancel(job: Annotated[str, typer.Argument(help="Job id, or its first characters.")]) -> None:

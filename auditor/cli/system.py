@@ -147,7 +147,7 @@ def _isolation(settings: Any) -> tuple[str, bool, str]:
 
 def worker(
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Units at a time, without --gpus.")] = 1,
-    gpus: Annotated[str, typer.Option("--gpus", help="GPUs, e.g. 0,1: one unit at a time on each.")] = "",
+    gpus: Annotated[str | None, typer.Option("--gpus", help="GPUs, e.g. 0,1: one unit at a time on each.")] = None,
     drain_timeout: Annotated[
         float, typer.Option("--drain-timeout", min=0, help="Seconds that a running unit may go on after SIGTERM.")
     ] = 600.0,
@@ -159,7 +159,7 @@ def worker(
             "AUDITOR_BROKER_URL is not set", remedy="Set it to the Redis address, e.g. redis://localhost:6379/0."
         )
     run_worker = importlib.import_module("workers.lifecycle").run_worker
-    names = tuple(name.strip() for name in gpus.split(",")) if gpus else ()
+    names = () if gpus is None else tuple(name.strip() for name in gpus.split(","))
     raise typer.Exit(run_worker(settings, concurrency, gpus=names, drain_timeout_s=drain_timeout))
 
 

@@ -260,3 +260,5 @@ class RepairReport(Contract):
     model_format: str
     parity_max_abs_error: float | None
     notes: tuple[str, ...] = ()
+    content_digest: str = ""
+    """Of all the rest: shows accidents and edits, is no signature. Empty: of an older version."""

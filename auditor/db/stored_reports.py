@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from auditor.contracts.jobs import JobKind
+from auditor.contracts.jobs import JobKind, JobState
 from auditor.db.models import JobRow, ReportRow
 from auditor.db.repositories import REFERENCE, jobs_of
 from auditor.db.rows import report_of
 from auditor.db.tables import after_place
 from auditor.errors import NotFound
+from auditor.service.pipeline import FINISH
 from auditor.service.records import Place, Series, StoredReport
 
 _AT_ONCE = 500
 """Ids in one statement, which databases limit."""
+_OF_THE_JOB = or_(ReportRow.kind == JobKind.REPAIR.value, ReportRow.unit_key == FINISH)
+"""What a job was for, not what a repair's trials left on the way."""
+_ENDED_WELL = select(JobRow.id).where(JobRow.id == ReportRow.job_id, JobRow.state == JobState.DONE.value).exists()
 _NEWEST_FIRST = (ReportRow.created_at.desc(), ReportRow.job_id.desc())
 
 
@@ -51,11 +55,14 @@ class SqlReports:
         self._session.flush()
 
     def find(self, reference: str) -> StoredReport:
-        """By digest, report id or job id, or unique first characters of the ids; of equal reports the newest."""
+        """By digest, report id or job id, or unique first characters of the ids; of equal reports the newest.
+
+        A job's id names the report that it was for: until a repair is done, what its trials left is not found by it.
+        """
         if REFERENCE.fullmatch(reference):
             matches = or_(
                 ReportRow.report_id.startswith(reference, autoescape=True),
-                ReportRow.job_id.startswith(reference, autoescape=True),
+                and_(ReportRow.job_id.startswith(reference, autoescape=True), _OF_THE_JOB),
                 ReportRow.digest == reference,
             )
             query = select(ReportRow).where(matches, *self._own).order_by(ReportRow.id.desc())
@@ -94,14 +101,14 @@ class SqlReports:
         kind: JobKind | None = None,
         keys: Collection[str] | None = None,
     ) -> Sequence[StoredReport]:
-        """Newest first; the id of a place is the job's."""
+        """Newest first; the id of a place is the job's. With `keys` those that such units of done jobs left."""
         query = select(ReportRow).where(*self._own)
         if name is not None:
             query = query.where(ReportRow.name == name)
         if kind is not None:
             query = query.where(ReportRow.kind == kind.value)
         if keys is not None:
-            query = query.where(ReportRow.unit_key.in_(keys))
+            query = query.where(ReportRow.unit_key.in_(keys), _ENDED_WELL)
         if after is not None:
             query = query.where(after_place(ReportRow.created_at, ReportRow.job_id, after))
         query = query.order_by(*_NEWEST_FIRST).limit(limit)
@@ -110,14 +117,15 @@ class SqlReports:
     def by_name(
         self, limit: int, after: Place | None = None, *, kind: JobKind, keys: Collection[str]
     ) -> Sequence[Series]:
-        """The reports of each model, that with the newest report first."""
+        """The reports that such units of done jobs left of each model, that with the newest report first."""
         ranked = (
             select(
                 ReportRow.id,
                 func.row_number().over(partition_by=ReportRow.name, order_by=_NEWEST_FIRST).label("rank"),
                 func.count().over(partition_by=ReportRow.name).label("reports"),
             )
-            .where(ReportRow.kind == kind.value, ReportRow.unit_key.in_(keys), ReportRow.name != "", *self._own)
+            .where(ReportRow.kind == kind.value, ReportRow.unit_key.in_(keys), _ENDED_WELL)
+            .where(ReportRow.name != "", *self._own)
             .subquery()
         )
         newest = select(ReportRow, ranked.c.reports).join(ranked, ranked.c.id == ReportRow.id)

@@ -10,6 +10,7 @@ from auditor.contracts.fisher import FisherReport
 from auditor.contracts.outcome import AttackOutcome
 from auditor.contracts.plan import AuditPlan
 from auditor.contracts.policy import Policy
+from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport, Finding, Provenance, RiskVerdict
 from auditor.contracts.scores import NotMeasured
 from auditor.contracts.submission import TargetCard
@@ -40,12 +41,17 @@ def report_id_of(report: AuditReport) -> str:
     )
 
 
-def content_digest_of(report: AuditReport) -> str:
+def content_digest_of(report: AuditReport | RepairReport) -> str:
     """sha256 over all of a report but this digest and the gate's decision, which every command makes anew.
 
     It shows accidents and edits; it is not a signature.
     """
     return digest_of(report.model_dump(mode="json", exclude={"content_digest", "gate"}))
+
+
+def sealed(report: RepairReport) -> RepairReport:
+    """With the digest of its content."""
+    return report.model_copy(update={"content_digest": content_digest_of(report)})
 
 
 def build_report(

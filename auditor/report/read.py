@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 256 << 20
 
 _REMEDY = "Give the JSON report that the audit wrote (`-o json=report.json`), unchanged, or run the audit again."
+_CHANGED = "its content was changed after it was made (its digest differs)"
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -58,7 +59,13 @@ def read_any_report(path: Path) -> AuditReport | RepairReport:
     raw = _load(path)
     if _is_repair(raw):
         _check_version(raw, path)
-        return _validated(RepairReport, raw, path)
+        report = _validated(RepairReport, raw, path)
+        if report.content_digest != content_digest_of(report):
+            raise InvalidInput(
+                f"{path}: {_CHANGED}",
+                remedy="Give the JSON that the repair wrote, unchanged; where an older version wrote it, repair again.",
+            )
+        return report
     return read_audit_report(path)
 
 
@@ -136,5 +143,5 @@ def _contradictions(report: AuditReport, raw: dict[str, Any]) -> list[str]:
     if report.id != report_id_of(report):
         problems.append("its id does not fit its plan, policy, target, data and code")
     if report.content_digest != content_digest_of(report):
-        problems.append("its content was changed after it was made (its digest differs)")
+        problems.append(_CHANGED)
     return problems

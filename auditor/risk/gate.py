@@ -43,8 +43,9 @@ def decide_gate(
 ) -> AuditReport:
     """The report as `policy` decides on its evidence, with the gate's decision in `gate`.
 
-    An inconclusive audit stays one: waivers and baseline speak about proven findings only. Under one and the same
-    policy, a stored verdict that is worse than what its evidence gives keeps its force, whatever is waived or known.
+    An inconclusive audit stays one: waivers and baseline speak about proven findings only. A stored verdict that is
+    worse than what its evidence gives by its own policy keeps its force, whatever is waived or known, and no other
+    policy makes a pass of it.
 
     Args:
         report: as stored.
@@ -54,15 +55,12 @@ def decide_gate(
         today: in UTC; needed where there are waivers.
     """
     found = assess_report(report, policy)
-    told = [item for item in report.findings if item.code != LOOSENED]
-    decided = report.model_copy(
-        update={
-            "policy": policy,
-            "verdict": decide_on(found, report.plan, policy),
-            "findings": (*told, *policy_findings(policy)),
-        }
-    )
-    evidence = _cautious(report, policy, decided.verdict.verdict)
+    decided = _decided(report, found, policy)
+    by_own = decided
+    if not same_policy(report, policy):
+        by_own = _decided(report, assess_report(report, report.policy), report.policy)
+    outdated = _was_worse(report, by_own)
+    evidence = _cautious(report, policy, decided.verdict.verdict, outdated=outdated)
     laid = Waived(decided.failures())
     if waivers and today is not None:
         readings = {reading.key: reading for reading in found.readings}
@@ -76,7 +74,7 @@ def decide_gate(
     missing: tuple[str, ...] = () if evidence is decided.verdict.verdict else (_AGAIN,)
     if aside:
         verdict, missing = _beside(found, aside, report.plan, policy)
-        if same_policy(report, policy) and _was_worse(report, decided):
+        if outdated:
             verdict = worst_verdict([verdict, Verdict.INCONCLUSIVE])
             missing = (*missing, _AGAIN)
     decision = GateDecision(
@@ -105,18 +103,30 @@ def same_policy(report: AuditReport, policy: Policy) -> bool:
     return digest_of(policy) == report.verdict.policy_digest
 
 
-def _cautious(report: AuditReport, policy: Policy, decided: Verdict) -> Verdict:
-    """The worse of the stored verdict and the new one, where one policy gave both."""
-    if not same_policy(report, policy):
-        return decided
-    return worst_verdict([decided, report.verdict.verdict])
+def _decided(report: AuditReport, found: Assessment, policy: Policy) -> AuditReport:
+    """The report with the verdict that `policy` gives on what was found in it."""
+    told = [item for item in report.findings if item.code != LOOSENED]
+    return report.model_copy(
+        update={
+            "policy": policy,
+            "verdict": decide_on(found, report.plan, policy),
+            "findings": (*told, *policy_findings(policy)),
+        }
+    )
 
 
-def _was_worse(stored: AuditReport, decided: AuditReport) -> bool:
-    """Whether the stored verdict holds something that nothing found today accounts for."""
+def _cautious(report: AuditReport, policy: Policy, decided: Verdict, *, outdated: bool) -> Verdict:
+    """The worse of the stored verdict and the new one where one policy gave both; else no pass on what was worse."""
+    if same_policy(report, policy):
+        return worst_verdict([decided, report.verdict.verdict])
+    return worst_verdict([decided, Verdict.INCONCLUSIVE]) if outdated else decided
+
+
+def _was_worse(stored: AuditReport, own: AuditReport) -> bool:
+    """Whether the stored verdict holds something that nothing found today by the same policy accounts for."""
     if stored.verdict.verdict is not Verdict.FAIL:
-        return stored.verdict.verdict is Verdict.INCONCLUSIVE and decided.verdict.verdict is Verdict.FAIL
-    today = {finding.key: finding.level.rank for finding in decided.failures()}
+        return stored.verdict.verdict is Verdict.INCONCLUSIVE and own.verdict.verdict is not Verdict.INCONCLUSIVE
+    today = {finding.key: finding.level.rank for finding in own.failures()}
     before = stored.failures()
     return not before or any(finding.level.rank > today.get(finding.key, -1) for finding in before)
 

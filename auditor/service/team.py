@@ -118,7 +118,7 @@ class TeamAffairs:
 
     def tokens(self, limit: int, after: Place | None = None) -> Sequence[tuple[Token, str]]:
         """One's own, as an admin those of all people of the team; newest first, with the person's name."""
-        of = GIVEN if self._me.user.role is Role.ADMIN else self._me.user.id
+        of = GIVEN if self._rules_tokens() else self._me.user.id
         with self._transactions() as tx:
             tokens = tx.tokens.page(limit, after, user_id=of)
             names = {user_id: tx.users.get(user_id).name for user_id in {str(token.user_id) for token in tokens}}
@@ -153,12 +153,19 @@ class TeamAffairs:
         return token, secret
 
     def revoke_token(self, token_id: str) -> None:
-        """One's own, or as an admin any of the team; raises NotFound for another's."""
+        """One's own, or as an admin any of the team; raises NotFound for another's.
+
+        With a token an admin needs the scope `admin` for those of others.
+        """
         with self._transactions() as tx:
             token = tx.tokens.get(token_id)
-            if token.user_id != self._me.user.id and self._me.user.role is not Role.ADMIN:
+            if token.user_id != self._me.user.id and not self._rules_tokens():
                 raise NotFound(f"there is no token '{token_id}'")
             self._revoke(tx, token)
+
+    def _rules_tokens(self) -> bool:
+        """Whether the tokens of others are theirs to see and to revoke."""
+        return self._me.user.role is Role.ADMIN and Scope.ADMIN in self._me.scopes
 
     def set_retention(self, wanted: Retention) -> Team:
         """For how long the team keeps pictures and private data."""

@@ -24,7 +24,7 @@ from auditor.contracts.repair import (
 from auditor.contracts.report import AuditReport, Gallery, GalleryRow
 from auditor.contracts.scores import NotMeasured
 from auditor.contracts.submission import TargetCard
-from auditor.report.build import build_report
+from auditor.report.build import build_report, sealed
 from auditor.risk.decide import decide
 from auditor.testing.evidence import (
     LIFTS,
@@ -140,7 +140,7 @@ def sample_repair_report(
             difference=measured("both_agree_difference", 0.13, 0.06, 0.19),
         ),
     )
-    return RepairReport(
+    report = RepairReport(
         id=digest_of("repair"),
         defense="tl-dmi",
         paper="Ho et al., CVPR 2024, arXiv 2405.05588",
@@ -168,6 +168,7 @@ def sample_repair_report(
         model_format="onnx",
         parity_max_abs_error=3e-6 if kept else None,
     )
+    return sealed(report)
 
 
 def _utility(accuracy: float, calibration_error: float) -> Utility:

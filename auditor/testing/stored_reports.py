@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from auditor.contracts.jobs import JobKind
+from auditor.contracts.jobs import JobKind, JobState
 from auditor.errors import NotFound
+from auditor.service.pipeline import FINISH
 from auditor.service.records import Place, Series, StoredReport
 from auditor.testing.record_tables import page_of
 from auditor.testing.tables import Tables
@@ -29,7 +30,7 @@ class InMemoryReports:
         rows = [
             row
             for row in self.latest(len(self._tables.reports))
-            if (len(reference) >= 4 and (row.report_id.startswith(reference) or row.job_id.startswith(reference)))
+            if (len(reference) >= 4 and (row.report_id.startswith(reference) or _is_of_job(row, reference)))
             or row.digest == reference
         ]
         if len({row.report_id for row in rows}) > 1 and len({row.job_id for row in rows}) > 1:
@@ -63,9 +64,12 @@ class InMemoryReports:
         rows = [
             row
             for row in self._own()
-            if name in (None, row.name) and kind in (None, row.kind) and (keys is None or row.unit_key in keys)
+            if name in (None, row.name) and kind in (None, row.kind) and (keys is None or self._is_among(row, keys))
         ]
         return page_of(rows, limit, after, _place_of)
+
+    def _is_among(self, row: StoredReport, keys: Collection[str]) -> bool:
+        return row.unit_key in keys and self._tables.jobs[row.job_id].state is JobState.DONE
 
     def by_name(
         self, limit: int, after: Place | None = None, *, kind: JobKind, keys: Collection[str]
@@ -91,3 +95,7 @@ class InMemoryReports:
 
 def _place_of(row: StoredReport) -> Place:
     return row.created_at, row.job_id
+
+
+def _is_of_job(row: StoredReport, reference: str) -> bool:
+    return row.job_id.startswith(reference) and (row.kind is JobKind.REPAIR or row.unit_key == FINISH)

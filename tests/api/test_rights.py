@@ -97,6 +97,21 @@ def test_a_token_is_good_for_its_scopes_alone(house, method, path):
     assert RIGHTS[method, path].scope in body["detail"]
 
 
+def test_an_admins_token_without_that_scope_reaches_nobody_elses_tokens(house):
+    admin, other = house.users[LOCAL_TEAM, Role.ADMIN], house.users[LOCAL_TEAM, Role.REVIEWER]
+    theirs = house.token_of(other, tuple(Scope))
+    narrow = house.token_of(admin, (Scope.READ, Scope.SUBMIT))
+    with house.services.database() as tx:
+        token = tx.tokens.page(1, user_id=other.id)[0]
+    with house.client(token=narrow) as client:
+        assert {row["user"] for row in client.get("/tokens").json()["items"]} == {admin.name}
+        problem(client.delete(f"/tokens/{token.id}"), 404, "not_found")
+    with house.client(token=theirs) as client:
+        assert client.get("/jobs").status_code == 200
+    with house.client(token=house.token_of(admin, tuple(Scope))) as client:
+        assert client.delete(f"/tokens/{token.id}").status_code == 204
+
+
 @pytest.mark.parametrize("change", ["revoked_at", "expires_at"])
 def test_a_token_that_is_over_is_no_token(house, change):
     user = house.users[LOCAL_TEAM, Role.ADMIN]

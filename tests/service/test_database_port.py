@@ -328,12 +328,25 @@ def test_reports_are_found_by_report_and_by_job(filled):
         assert tx.reports.find("cafe").job_id == second.id, "the newest of equal reports"
         assert tx.reports.find("cafe" + "0" * 60).job_id == second.id
         assert tx.reports.find("abcd").report_id.startswith("cafe")
-        assert tx.reports.find("beef").unit_key == "k2/finish", "the last report of a job"
+        assert tx.reports.find("beef").unit_key == "finish", "what the job was for"
         assert [row.unit_key for row in tx.reports.of_job(second.id)] == ["finish", "k2/finish"]
         assert [row.unit_key for row in tx.reports.latest(1)] == ["k2/finish"]
         for reference in ("caf", "0000", "nothing", "%"):
             with pytest.raises(NotFound):
                 tx.reports.find(reference)
+
+
+def test_a_repair_is_not_found_by_what_its_trials_left(filled):
+    repair = replace(JOB, id="beef" + "0" * 28, kind=JobKind.REPAIR)
+    with filled() as tx:
+        tx.jobs.add(repair)
+        for number, key in enumerate(("before/finish", "k2/finish", "after/finish"), 1):
+            tx.reports.add(report(number, job_id=repair.id, key=key))
+        with pytest.raises(NotFound):
+            tx.reports.find(repair.id)
+        tx.reports.add(replace(report(4, job_id=repair.id, key="compare"), kind=JobKind.REPAIR))
+        tx.reports.add(report(5, job_id=repair.id, key="after/finish"))
+        assert tx.reports.find(repair.id).unit_key == "compare"
 
 
 def test_a_unit_that_runs_again_replaces_its_report(filled):

@@ -38,7 +38,7 @@ def reported(database):
     names = {1: "rare", 2: "rare", 3: "common", 4: "common", 5: "common", 6: "", 7: "rare"}
     with database() as tx:
         for number, name in names.items():
-            add_job(tx, number, team_id=OTHERS if number == 7 else LOCAL_TEAM)
+            add_job(tx, number, team_id=OTHERS if number == 7 else LOCAL_TEAM, state=JobState.DONE)
             tx.reports.add(replace(report(number, job_id=job_id(number)), name=name))
         tx.reports.add(replace(report(9, job_id=job_id(2), key="k0/finish"), name="rare"))
         tx.reports.add(replace(report(10, job_id=job_id(2), key="report"), name="rare", kind=JobKind.REPAIR))
@@ -87,6 +87,16 @@ def test_reports_are_listed_by_model_kind_and_unit(reported):
         assert [row.unit_key for row in tx.reports.page(9, kind=JobKind.REPAIR)] == ["report"]
         assert list(tx.reports.page(9, name="Rare")) == list(tx.reports.page(9, keys=[])) == []
         assert len(tx.reports.page(99)) == 8
+
+
+def test_units_of_jobs_that_are_not_done_are_left_out(reported):
+    with reported.of_team(LOCAL_TEAM)() as tx:
+        for number, state in ((20, JobState.RUNNING), (21, JobState.FAILED), (22, JobState.CANCELLED)):
+            add_job(tx, number, state=state)
+            tx.reports.add(replace(report(number, job_id=job_id(number)), name="rare"))
+        assert numbers(tx.reports.page(9, name="rare", keys=["finish"])) == [2, 1]
+        rows = tx.reports.by_name(9, kind=JobKind.AUDIT, keys=["finish"])
+    assert [(row.newest.name, row.count) for row in rows] == [("common", 3), ("rare", 2)]
 
 
 def test_models_are_listed_with_their_newest_report_and_how_many_there_are(reported):

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from auditor.api.guard import COOKIE, needs_encryption
-from auditor.api.references import reference_of
+from auditor.api.references import origin_of, reference_of
 from auditor.api.web.files import static_address
 from auditor.api.web.guard import FORM_COOKIE, form_token
 from auditor.contracts.people import Role
@@ -54,6 +54,7 @@ def _environment() -> Environment:
     environment = page_environment(TEMPLATES)
     environment.filters["when"] = when
     environment.filters["reference"] = reference_of
+    environment.filters["origin"] = origin_of
     environment.filters["day"] = lambda text: when(text)[:10]
     return environment
 

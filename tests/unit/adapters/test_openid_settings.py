@@ -1,6 +1,7 @@
 """What the settings say of the OpenID Connect provider: whole, by half, or not at all."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -97,10 +98,34 @@ def test_what_is_sent_is_encrypted_or_stays_here(address, guarded):
 
 
 def test_the_server_does_not_start_by_half(tmp_path):
-    env = os.environ | {"AUDITOR_HOME": str(tmp_path), "AUDITOR_OIDC_ISSUER": "http://id.example"}
-    words = [sys.executable, "-c", "from auditor.cli.main import main; main()", "serve", "--port", "0"]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)  # noqa: S603
+    done = _served(tmp_path, {"AUDITOR_OIDC_ISSUER": "http://id.example"})
     assert done.returncode == 2
     for name in ("PUBLIC_URL", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET", "OIDC_ISSUER is no https"):
         assert f"AUDITOR_{name}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [("SECRET_KEY", "short", "secret_key"), ("REQUESTS_PER_MINUTE", "0", "requests_per_minute")],
+)
+def test_neither_does_it_with_a_key_to_guess_or_no_request_allowed(tmp_path, name, value, word):
+    done = _served(tmp_path, {f"AUDITOR_{name}": value})
+    assert (done.returncode, word in done.stderr, value in done.stderr.split()) == (2, True, False)
+
+
+def test_an_empty_key_is_none(monkeypatch):
+    monkeypatch.setenv("AUDITOR_SECRET_KEY", "")
+    assert Settings().secret_key is None
+
+
+def test_a_port_that_is_taken_is_an_error_of_its_own(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = _served(tmp_path, {}, port=taken.getsockname()[1])
+    assert (done.returncode, "is the port in use?" in done.stderr) == (2, True)
+
+
+def _served(home, variables, port=0):
+    env = os.environ | {"AUDITOR_HOME": str(home)} | variables
+    words = [sys.executable, "-c", "from auditor.cli.main import main; main()", "serve", "--port", str(port)]
+    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)  # noqa: S603

@@ -22,14 +22,15 @@ JOB = JobView(
 )
 
 
-def listed(monkeypatch, *, looser=None, among_newest=True):
+def listed(monkeypatch, *, looser=None, among_newest=True, state=JobState.DONE):
+    job = JOB.model_copy(update={"state": state})
     entry = StoredReport(
         "r", JOB.id, "finish", JobKind.AUDIT, "faces", "d", None, "pass", "low", NOW, looser_policy=looser
     )
     audits = SimpleNamespace(
         list_reports=lambda limit: (entry,) if among_newest else (), find_report={JOB.id: entry}.__getitem__
     )
-    house = SimpleNamespace(audits=audits, jobs=SimpleNamespace(list=lambda limit: (JOB,)))
+    house = SimpleNamespace(audits=audits, jobs=SimpleNamespace(list=lambda limit: (job,)))
     monkeypatch.setattr(jobs, "services", lambda: house)
     app = typer.Typer()
     jobs.register(app)
@@ -43,3 +44,8 @@ def test_a_verdict_by_a_looser_policy_is_marked(monkeypatch, looser):
 
 def test_a_job_shows_its_verdict_however_many_reports_came_after_it(monkeypatch):
     assert "pass" in listed(monkeypatch, among_newest=False)
+
+
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.CANCELLED, JobState.FAILED])
+def test_a_job_that_is_not_done_shows_no_verdict(monkeypatch, state):
+    assert "pass" not in listed(monkeypatch, state=state)

@@ -218,3 +218,13 @@ class TestFindings:
         assert sample_report(Verdict.PASS).id == sample_report(Verdict.FAIL).id
         assert sample_report(n_classes=30).id != sample_report().id
         assert sample_report(target=sample_target(digest="00" * 32)).id != sample_report().id
+
+
+def test_a_repair_report_that_was_edited_is_refused(tmp_path):
+    path, report = tmp_path / "repair.json", sample_repair_report()
+    path.write_text(render(report, "json"))
+    assert read_any_report(path) == report
+    for change in ({"verdict_after": "pass"}, {"content_digest": ""}):
+        path.write_text(json.dumps(json.loads(render(report, "json")) | change))
+        with pytest.raises(InvalidInput, match="its content was changed"):
+            read_any_report(path)

@@ -54,6 +54,23 @@ def test_what_its_evidence_bears_out_is_left_byte_for_byte(verdict):
     assert by_its_evidence(report) is report
 
 
+OTHER_POLICIES = [
+    Policy(name="house", version="2"),
+    Policy(name="strict", fail_on=RiskLevel.MEDIUM),
+    LOOSE,
+]
+
+
+@pytest.mark.parametrize("policy", OTHER_POLICIES, ids=lambda policy: policy.name)
+@pytest.mark.parametrize("before", [Verdict.FAIL, Verdict.INCONCLUSIVE])
+def test_no_other_policy_passes_what_older_rules_failed(policy, before):
+    stored = sample_report(Verdict.PASS).model_copy(update={"verdict": sample_report(before).verdict})
+    gate = decide_gate(stored, policy).decision
+    assert gate.verdict is Verdict.INCONCLUSIVE
+    assert any("stored verdict is worse" in reason for reason in gate.missing)
+    assert decide_gate(sample_report(Verdict.PASS), policy).decision.verdict is Verdict.PASS
+
+
 def test_a_stored_fail_keeps_its_force(leaking):
     passing = sample_report(Verdict.PASS)
     stored = passing.model_copy(update={"verdict": leaking.verdict})
