@@ -11,12 +11,12 @@ from pathlib import Path
 from auditor.client.client import Client
 from auditor.contracts.estimate import PlanEstimate
 from auditor.contracts.gate import Approval
-from auditor.contracts.jobs import JobView, UnitView
+from auditor.contracts.jobs import JobKind, JobView, UnitView
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.service import FileRef, NewAudit, NewRemediation, ReportView
 from auditor.errors import InvalidInput, NotFound, WaitTimeout
-from auditor.service.audits import SubmitRequest
+from auditor.service.audits import SubmitRequest, require_kind
 from auditor.service.execution import OnEvent, ignore
 from auditor.service.intake import paths_in
 from auditor.service.jobs import Started
@@ -134,11 +134,13 @@ class RemoteAudits:
         return tuple(_entry(view) for view in self._client.report_entries(limit))
 
     def get_report(self, reference: str) -> AuditReport:
-        """An audit's report."""
+        """An audit's report; raises NotFound for the report of a repair."""
+        require_kind(self.find_report(reference), JobKind.AUDIT, reference)
         return self._client.audit_report(reference)
 
     def get_repair_report(self, reference: str) -> RepairReport:
-        """A repair's report."""
+        """A repair's report; raises NotFound for the report of an audit."""
+        require_kind(self.find_report(reference), JobKind.REPAIR, reference)
         return self._client.repair_report(reference)
 
     def get_gallery(self, reference: str) -> Gallery | None:

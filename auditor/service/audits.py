@@ -246,9 +246,14 @@ class Audits:
 
     def _entry(self, reference: str, kind: JobKind) -> StoredReport:
         entry = self.find_report(reference)
-        if entry.kind is not kind:
-            raise NotFound(f"'{reference}' is the report of {_A[entry.kind]}, not of {_A[kind]}")
+        require_kind(entry, kind, reference)
         return entry
+
+
+def require_kind(entry: StoredReport, kind: JobKind, reference: str) -> None:
+    """Raises NotFound where `reference` named the report of another kind of job."""
+    if entry.kind is not kind:
+        raise NotFound(f"'{reference}' is the report of {_A[entry.kind]}, not of {_A[kind]}")
 
 
 def _tell(message: str, on_event: OnEvent) -> None:

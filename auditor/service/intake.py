@@ -122,10 +122,14 @@ def _digest(tx: UnitOfWork, reference: FileRef, where: str, problems: list[str])
 
 
 def _policy(tx: UnitOfWork, request: NewAudit, problems: list[str]) -> Policy:
-    if isinstance(request.policy, Policy):
-        return request.policy
-    if request.policy is None:
-        return request.manifest.policy or Policy()
+    if not isinstance(request.policy, str):
+        given = request.policy or request.manifest.policy or Policy()
+        known = tx.policies.find(name=given.name)
+        if known is not None and given not in (Policy(), Policy.model_validate(known.policy)):
+            problems.append(
+                f"policy: your team has another policy '{given.name}'; give yours another name, or name the team's"
+            )
+        return given
     stored = tx.policies.find(name=request.policy)
     if stored is None:
         problems.append(f"policy: there is no policy '{request.policy}'")

@@ -105,6 +105,21 @@ def test_a_stored_policy_is_used_by_its_name(place, client, reviewer):
     assert json.loads(place.services.store.get_bytes(inputs["policy.json"]))["fail_on"] == "low"
 
 
+def test_nobody_passes_a_policy_of_their_own_off_as_the_teams(place, client, reviewer):
+    good(reviewer.put("/policies/gatekeeper", json={"name": "gatekeeper", "fail_on": "low"}))
+    own = {"name": "gatekeeper", "version": "7", "fail_on": "critical"}
+    body = {"model": place.upload(client, b"weights"), "manifest": {"model": {"name": "passed-off"}}}
+    in_manifest = body | {"manifest": {"model": {"name": "passed-off"}, "policy": own}}
+    for sent in (body | {"policy": own}, in_manifest):
+        (told,) = problem(client.post("/audits", json=sent), 422, "invalid_input")["problems"]
+        assert "another policy 'gatekeeper'" in told
+    for policy in (own | {"name": "mine"}, {"name": "gatekeeper", "fail_on": "low"}):
+        assert (
+            place.wait(client, good(client.post("/audits", json=body | {"policy": policy}))["job_id"])["state"]
+            == "done"
+        )
+
+
 def test_values_are_taken_as_they_are_written_and_keys_are_known(client):
     body = {"model": "f" * 32, "manifest": {"model": {"name": "x", "n_classes": "3"}}, "fresh": "yes", "fersh": True}
     problems = problem(client.post("/audits", json=body), 422, "invalid_input")["problems"]
