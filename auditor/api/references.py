@@ -30,7 +30,7 @@ def audited_models(tx: UnitOfWork, limit: int, after: Place | None = None) -> Se
 
 def origin_of(entry: StoredReport) -> str:
     """Empty for an audit that somebody asked for, else what a repair made it of."""
-    if entry.kind is JobKind.REPAIR or entry.unit_key == FINISH:
+    if entry.is_of_job:
         return ""
     return "of the file that a repair made" if entry.unit_key == AFTER + FINISH else "a quick trial of a repair"
 
@@ -42,4 +42,4 @@ def place_of(entry: StoredReport) -> Place:
 
 def reference_of(entry: StoredReport) -> str:
     """The job's id where this is the report that the job was for, else its digest: two runs may share a report's id."""
-    return entry.digest if entry.kind is JobKind.AUDIT and entry.unit_key != FINISH else entry.job_id
+    return entry.job_id if entry.is_of_job else entry.digest

@@ -68,7 +68,7 @@ def list_jobs(
     """The newest jobs with their verdicts."""
     _check_format(fmt)
     house = services()
-    newest = {entry.job_id: entry for entry in reversed(house.audits.list_reports(limit))}
+    newest = {entry.job_id: entry for entry in reversed(house.audits.list_reports(limit)) if entry.is_of_job}
     rows = []
     for view in house.jobs.list(limit):
         is_done = view.state is JobState.DONE and view.report_ids

@@ -20,7 +20,7 @@ from auditor.service.records import Place, Series, StoredReport
 _AT_ONCE = 500
 """Ids in one statement, which databases limit."""
 _OF_THE_JOB = or_(ReportRow.kind == JobKind.REPAIR.value, ReportRow.unit_key == FINISH)
-"""What a job was for, not what a repair's trials left on the way."""
+"""As `StoredReport.is_of_job`."""
 _ENDED_WELL = select(JobRow.id).where(JobRow.id == ReportRow.job_id, JobRow.state == JobState.DONE.value).exists()
 _NEWEST_FIRST = (ReportRow.created_at.desc(), ReportRow.job_id.desc())
 

@@ -10,6 +10,7 @@ from typing import Any
 from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitSpec, UnitState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.submission import TargetCard
+from auditor.service.pipeline import FINISH
 
 LOCAL_TEAM = "local"
 """The team of everything that is submitted without a server."""
@@ -147,6 +148,11 @@ class StoredReport:
     level: str | None
     created_at: datetime
     looser_policy: bool | None = None
+
+    @property
+    def is_of_job(self) -> bool:
+        """Whether the job was for it: what a repair audits on its way is not what a repair is for."""
+        return self.kind is JobKind.REPAIR or self.unit_key == FINISH
 
 
 @dataclass(frozen=True)

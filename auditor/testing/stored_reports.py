@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from auditor.contracts.jobs import JobKind, JobState
 from auditor.errors import NotFound
-from auditor.service.pipeline import FINISH
 from auditor.service.records import Place, Series, StoredReport
 from auditor.testing.record_tables import page_of
 from auditor.testing.tables import Tables
@@ -30,7 +29,10 @@ class InMemoryReports:
         rows = [
             row
             for row in self.latest(len(self._tables.reports))
-            if (len(reference) >= 4 and (row.report_id.startswith(reference) or _is_of_job(row, reference)))
+            if (
+                len(reference) >= 4
+                and (row.report_id.startswith(reference) or (row.is_of_job and row.job_id.startswith(reference)))
+            )
             or row.digest == reference
         ]
         if len({row.report_id for row in rows}) > 1 and len({row.job_id for row in rows}) > 1:
@@ -95,7 +97,3 @@ class InMemoryReports:
 
 def _place_of(row: StoredReport) -> Place:
     return row.created_at, row.job_id
-
-
-def _is_of_job(row: StoredReport, reference: str) -> bool:
-    return row.job_id.startswith(reference) and (row.kind is JobKind.REPAIR or row.unit_key == FINISH)

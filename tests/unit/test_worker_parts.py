@@ -97,13 +97,14 @@ def test_the_command_passes_its_options_on(monkeypatch):
     asked = []
     monkeypatch.setenv("AUDITOR_BROKER_URL", "redis://nowhere:1/0")
     monkeypatch.setattr(lifecycle, "run_worker", lambda *given, **named: asked.append((*given[1:], named)) or 0)
-    for arguments in ([], ["--gpus", "0, 1", "--drain-timeout", "9"], ["--concurrency", "3"]):
+    for arguments in ([], ["--gpus", "0, 1", "--drain-timeout", "9"], ["--concurrency", "3"], ["--gpus", ""]):
         assert CliRunner().invoke(app, ["worker", *arguments]).exit_code == 0
     assert asked == [
         (1, {"gpus": (), "drain_timeout_s": 600.0}),
         (1, {"gpus": ("0", "1"), "drain_timeout_s": 9.0}),
         (3, {"gpus": (), "drain_timeout_s": 600.0}),
-    ]
+        (1, {"gpus": ("",), "drain_timeout_s": 600.0}),
+    ], "an empty list of GPUs is no wish for a CPU"
 
 
 def test_a_lease_outlives_missed_heartbeats():

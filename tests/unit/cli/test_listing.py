@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from auditor.cli import jobs
 from auditor.contracts.jobs import JobKind, JobState, JobView
+from auditor.errors import InvalidInput
 from auditor.service.records import StoredReport
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -44,6 +45,14 @@ def test_a_verdict_by_a_looser_policy_is_marked(monkeypatch, looser):
 
 def test_a_job_shows_its_verdict_however_many_reports_came_after_it(monkeypatch):
     assert "pass" in listed(monkeypatch, among_newest=False)
+
+
+@pytest.mark.parametrize("words", [["list", "-f", "xml"], ["status", "abcd", "-f", "xml"]])
+def test_a_format_that_there_is_not_is_refused(words):
+    app = typer.Typer()
+    jobs.register(app)
+    with pytest.raises(InvalidInput, match="no format 'xml'"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.CANCELLED, JobState.FAILED])
