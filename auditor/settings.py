@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,13 @@ class Settings(BaseSettings):
             raise ValueError("AUDITOR_LEASE_S must be at least twice AUDITOR_HEARTBEAT_S")
         return self
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, given: str) -> str:
+        for name in [] if given.strip() in ("", "*") else given.split(","):
+            ip_network(name.strip(), strict=False)
+        return given
+
     @field_validator(
         "secret_key",
         "github_step_summary",
@@ -99,7 +107,7 @@ class Settings(BaseSettings):
     """Submissions that one API process checks at a time; others wait. One team never takes the last place."""
     check_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds that a server checks one submission; one that takes longer is refused."""
-    public_url: str | None = None
+    public_url: str | None = Field(default=None, pattern="^https?://[^/]")
     """Address at which browsers reach this server, `https://audits.example`; needed for OpenID Connect.
 
     With https, cookies travel over nothing else.

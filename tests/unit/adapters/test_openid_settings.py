@@ -107,7 +107,12 @@ def test_the_server_does_not_start_by_half(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value", "word"),
-    [("SECRET_KEY", "short", "secret_key"), ("REQUESTS_PER_MINUTE", "0", "requests_per_minute")],
+    [
+        ("SECRET_KEY", "short", "secret_key"),
+        ("REQUESTS_PER_MINUTE", "0", "requests_per_minute"),
+        ("TRUSTED_PROXIES", "10.0.0.1,proxy", "trusted_proxies"),
+        ("PUBLIC_URL", "ftp://x", "public_url"),
+    ],
 )
 def test_neither_does_it_with_a_key_to_guess_or_no_request_allowed(tmp_path, name, value, word):
     done = _served(tmp_path, {f"AUDITOR_{name}": value})
