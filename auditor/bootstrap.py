@@ -34,6 +34,7 @@ from auditor.service.pipeline import AUDIT, Pipeline
 from auditor.service.ports import ArtifactStore, Clock, JobQueue
 from auditor.service.reaper import Reaper
 from auditor.service.repositories import Database
+from auditor.service.verdicts import Verdicts
 from auditor.service.workspace import Workspace
 from auditor.settings import Settings
 from remediation.pipeline import REPAIR
@@ -144,17 +145,20 @@ def build_services(
 ) -> Services:
     """Wire everything for `settings`. A SQLite file is migrated on the way; a PostgreSQL schema must be up to date.
 
+    Verdicts that other code gave to stored reports are judged anew first, so that no list shows them.
+
     Args:
         settings: where things are.
         handlers: `module:function` of the runner's handler table.
         pipelines: how each kind of job runs.
 
     Raises:
-        StorageFailure: the database cannot be used or its schema is old.
+        StorageFailure: the database cannot be used or its schema is old; the store does not give reports to judge.
         InvalidInput: the database address cannot be read.
     """
-    engine = _open_database(settings)
-    transactions, clock, store = SqlTransactions(engine), SystemClock(), build_store(settings)
+    store = build_store(settings)
+    engine = _open_database(settings, store)
+    transactions, clock = SqlTransactions(engine), SystemClock()
     runner = ProcessRunner(
         handlers=handlers,
         cache=settings.home / "cache",
@@ -210,8 +214,11 @@ def build_services(
     )
 
 
-def migrate(settings: Settings) -> str:
-    """Bring the database of `settings` up to date and make the bucket, if there is to be one; returns the revision."""
+def migrate(settings: Settings) -> tuple[str, int]:
+    """Bring the database of `settings` up to date and make the bucket, if there is to be one.
+
+    Returns the revision, and how many stored reports were judged anew by today's rules.
+    """
     if settings.artifacts is not None:
         from auditor.adapters.s3_blobs import S3Blobs
 
@@ -219,9 +226,9 @@ def migrate(settings: Settings) -> str:
     engine = build_engine(settings.effective_database_url)
     try:
         upgrade(engine)
+        return HEAD, _judge_anew(engine, build_store(settings))
     finally:
         engine.dispose()
-    return HEAD
 
 
 def unit_handlers() -> dict[str, Handler]:
@@ -238,17 +245,22 @@ def _lazily(place: str) -> Handler:
     return handle
 
 
-def _open_database(settings: Settings) -> Engine:
+def _open_database(settings: Settings, store: ArtifactStore) -> Engine:
     engine = build_engine(settings.effective_database_url)
     try:
         if engine.dialect.name == "sqlite":
             upgrade(engine)
         else:
             require_head(engine)
+        _judge_anew(engine, store)
     except BaseException:
         engine.dispose()
         raise
     return engine
+
+
+def _judge_anew(engine: Engine, store: ArtifactStore) -> int:
+    return Verdicts(transactions=SqlTransactions(engine), store=store).judge_anew()
 
 
 def build_store(settings: Settings) -> ContentStore:

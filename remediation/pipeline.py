@@ -18,11 +18,11 @@ from pydantic import JsonValue, TypeAdapter
 
 from auditor.contracts.jobs import WEIGHTS, AuditJob, RepairJob, UnitResult, UnitSpec
 from auditor.contracts.repair import RepairStart
-from auditor.service.pipeline import FINISH, PREPARE, Done, Failures, Pipeline, audit_units, is_tolerated
+from auditor.service.pipeline import AFTER, FINISH, PREPARE, Done, Failures, Pipeline, audit_units, is_tolerated
 
 FETCH, PRETRAIN, MATCH, HALVE, CHOOSE, COMPARE = "fetch", "pretrain", "match", "halve", "choose", "compare"
 TRIAL = "trial"
-BEFORE, AFTER = "before/", "after/"
+BEFORE = "before/"
 _BOUNDARIES = TypeAdapter(tuple[int, ...])
 _REPAIR_INPUTS = ("model", "target.json", "manifest.json", "plan.json", "public.npz", WEIGHTS)
 

@@ -44,6 +44,7 @@ class RepairRequest:
         search: overrides the manifest's: `fisher`, `sweep` or `fixed:K`.
         params: overrides of the defense's parameters.
         fresh: run again even if the same repair is stored.
+        priority: of jobs that wait, those with a higher one go first.
         request_id: see `auditor.service.jobs.Jobs.of_request`.
     """
 
@@ -54,6 +55,7 @@ class RepairRequest:
     search: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
+    priority: int = 0
     request_id: str | None = None
 
 
@@ -128,6 +130,7 @@ class Repairs:
             submission,
             new_submission=False,
             fresh=request.fresh,
+            priority=request.priority,
             request_id=request.request_id,
         )
 

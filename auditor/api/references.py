@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from auditor.contracts.jobs import JobKind
-from auditor.service.pipeline import FINISH
+from auditor.service.pipeline import FINISH, FULL
 from auditor.service.records import Place, Series, StoredReport
 from auditor.service.repositories import UnitOfWork
-from remediation.pipeline import AFTER
-
-_FULL = frozenset({FINISH, AFTER + FINISH})
+from remediation.pipeline import COMPARE
 
 
 def full_audits(
@@ -20,7 +18,12 @@ def full_audits(
 
     Newest first, those that come after `after`; of one model or of all.
     """
-    return tx.reports.page(limit, after, name=model, kind=JobKind.AUDIT, keys=_FULL)
+    return tx.reports.page(limit, after, name=model, kind=JobKind.AUDIT, keys=FULL)
+
+
+def full_reports(tx: UnitOfWork, limit: int, after: Place | None = None) -> Sequence[StoredReport]:
+    """As `full_audits`, and the repairs."""
+    return tx.reports.page(limit, after, keys=FULL | {COMPARE})
 
 
 def audited_models(tx: UnitOfWork, limit: int, after: Place | None = None) -> Sequence[Series]:
@@ -32,7 +35,7 @@ def origin_of(entry: StoredReport) -> str:
     """Empty for an audit that somebody asked for, else what a repair made it of."""
     if entry.is_of_job:
         return ""
-    return "of the file that a repair made" if entry.unit_key == AFTER + FINISH else "a quick trial of a repair"
+    return "of the file that a repair made" if entry.unit_key in FULL else "a quick trial of a repair"
 
 
 def place_of(entry: StoredReport) -> Place:

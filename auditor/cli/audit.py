@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from auditor.cli.options import (
     OutputOption,
     PlanOption,
     PolicyOption,
+    PriorityOption,
     QuietOption,
     SplitOption,
     SummaryOption,
@@ -115,6 +117,7 @@ def submit(
     split: SplitOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the verdict (with a broker).")] = True,
     timeout: TimeoutOption = None,
+    priority: PriorityOption = 0,
     output: OutputOption = None,
     fmt: FormatOption = "table",
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with this job instead of a new one.")] = None,
@@ -147,6 +150,7 @@ def submit(
             budget=budget,
             split=split,
             fresh=fresh,
+            priority=priority,
         )
     if gating.given and not wait:
         raise InvalidInput(
@@ -168,6 +172,7 @@ def submit(
             if model is None:
                 raise InvalidInput("name a model file, or a job with --resume")
             request = submit_request(model, config, plan, policy, fail_on, split=split, fresh=fresh, budget_s=budget_s)
+            request = replace(request, priority=priority)
             gating.looked_up(house, request.manifest.model.name)  # hours before it is needed
             started = house.audits.submit(request, progress.event)
             job_id = started.job_id

@@ -36,6 +36,10 @@ BudgetOption = Annotated[
     str | None,
     typer.Option("--budget", help="Cut the plan to the attacks with the best evidence for this time, e.g. 20m, 2h."),
 ]
+PriorityOption = Annotated[
+    int,
+    typer.Option("--priority", min=-10, max=10, help="Of jobs that wait, those with a higher one go first."),
+]
 SplitOption = Annotated[
     str | None,
     typer.Option("--split", help="Cut the model at this layer and audit what a device would send to a server there."),

@@ -14,6 +14,7 @@ from auditor.cli.conclusion import Telling, conclude
 from auditor.cli.options import (
     FormatOption,
     OutputOption,
+    PriorityOption,
     QuietOption,
     SummaryOption,
     check_format,
@@ -61,6 +62,7 @@ def remediate(
     output: OutputOption = None,
     fmt: FormatOption = "table",
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if the same repair is stored.")] = False,
+    priority: PriorityOption = 0,
     step_summary: SummaryOption = True,
     quiet: QuietOption = False,
 ) -> None:
@@ -86,6 +88,7 @@ def remediate(
         search=search,
         params=_params(params) | ({"boundaries": boundary} if boundary else {}),
         fresh=fresh,
+        priority=priority,
     )
     started = house.repairs.start(request)
     typer.echo(f"job {started.job_id[:12]}{f' ({started.told})' if started.told else ''}", err=True)

@@ -164,10 +164,15 @@ def worker(
 
 
 def migrate() -> None:
-    """Bring the database to the newest schema."""
+    """Bring the database to the newest schema, and the verdicts in lists to the rules of this version."""
     from auditor.bootstrap import migrate as bring_up_to_date
 
-    typer.echo(f"database is at revision {bring_up_to_date(read_settings())}", err=True)
+    revision, judged = bring_up_to_date(read_settings())
+    typer.echo(f"database is at revision {revision}", err=True)
+    if judged:
+        typer.echo(
+            f"{judged} stored {'report' if judged == 1 else 'reports'} judged by the rules of this version", err=True
+        )
 
 
 def collect_garbage(

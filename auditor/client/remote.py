@@ -117,6 +117,7 @@ class RemoteAudits:
                 policy=request.policy,
                 budget_s=request.budget_s,
                 fresh=request.fresh,
+                priority=request.priority,
             )
         )
         return Started(started.job_id, reused=started.reused, state=started.state)
@@ -170,6 +171,7 @@ class RemoteRepairs:
                 search=request.search,
                 params=request.params,
                 fresh=request.fresh,
+                priority=request.priority,
             )
         )
         return Started(started.job_id, reused=started.reused, state=started.state)

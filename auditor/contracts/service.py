@@ -22,6 +22,8 @@ PLAIN = r"^[^\x00-\x1f\x7f]*$"
 """Text of one line, without control characters."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """sha256, lower-case hexadecimal."""
+Priority = Annotated[int, Field(ge=-10, le=10)]
+"""Of jobs that wait, those with a higher one go first."""
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -96,7 +98,7 @@ class NewAudit(Contract):
     """Seconds for the whole audit, to which the plan is cut."""
     fresh: bool = False
     """Run again even if the same audit is stored."""
-    priority: int = Field(default=0, ge=-10, le=10)
+    priority: Priority = 0
 
 
 class NewRemediation(Contract):
@@ -110,6 +112,8 @@ class NewRemediation(Contract):
     search: str | None = Field(default=None, max_length=20)
     params: dict[str, JsonValue] = {}
     fresh: bool = False
+    """Run again even if the same repair is stored."""
+    priority: Priority = 0
 
 
 class StartedView(Contract):

@@ -18,13 +18,6 @@ FINDING_FORMS = "attack:KEY, class:NAME or rule:E3.x"
 _FINDING = re.compile(r"attack:(control/)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}|rule:E3\.[2-7]|class:\S(.{0,254}\S)?")
 
 
-def _a_finding(given: str) -> str:
-    if not _FINDING.fullmatch(given):
-        raise ValueError(f"'{given}' is not {FINDING_FORMS}")
-    return given
-
-
-Finding = Annotated[str, AfterValidator(_a_finding)]
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and symbols that show nothing."""
 _TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
@@ -41,11 +34,22 @@ def on_one_line(given: str) -> str:
     text = " ".join(given.split())
     if not seen(text):
         raise ValueError("says nothing that can be seen")
+    return _shown_as_it_is(text)
+
+
+def _shown_as_it_is(text: str) -> str:
     if any(unicodedata.category(sign) == "Cc" or unicodedata.bidirectional(sign) in _TURNS for sign in text):
         raise ValueError("holds control characters")
     return text
 
 
+def _a_finding(given: str) -> str:
+    if not _FINDING.fullmatch(given):
+        raise ValueError(f"'{given}' is not {FINDING_FORMS}")
+    return _shown_as_it_is(given)
+
+
+Finding = Annotated[str, AfterValidator(_a_finding)]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(on_one_line)]
 """Text of one line; line breaks and other white space become single spaces."""
 

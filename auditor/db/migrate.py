@@ -13,7 +13,7 @@ import migrations
 from auditor.db.unit_of_work import summary_of
 from auditor.errors import StorageFailure
 
-HEAD = "0007"
+HEAD = "0008"
 """The revision that this version of the code needs; a higher one is of a newer version."""
 
 

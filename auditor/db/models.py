@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint, or_
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from auditor.contracts.jobs import JobKind
+from auditor.service.pipeline import FINISH
 from auditor.service.records import LOCAL_TEAM
 
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -143,7 +145,12 @@ class ReportRow(Base):
     verdict: Mapped[str | None] = mapped_column(String(20))
     level: Mapped[str | None] = mapped_column(String(20))
     looser_policy: Mapped[bool | None]
+    judged_by: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+OF_THE_JOB = or_(ReportRow.kind == JobKind.REPAIR.value, ReportRow.unit_key == FINISH)
+"""As `StoredReport.is_of_job`."""
 
 
 class OutboxRow(Base):

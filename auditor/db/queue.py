@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from auditor.contracts.jobs import UnitState
 from auditor.db.locks import take_turns
-from auditor.db.models import JobRow, OutboxRow, ReportRow, UnitRow
+from auditor.db.models import OF_THE_JOB, JobRow, OutboxRow, ReportRow, UnitRow
 from auditor.db.rows import unit_of
 from auditor.service.records import QueuedUnit, Statistics, Unit
 from auditor.service.states import LIVE, REMEMBERED
@@ -118,7 +118,9 @@ class SqlQueue:
             units_redone=self._number(redone),
             oldest_waiting=self._session.scalar(oldest),
             outbox=self._number(select(func.count()).select_from(OutboxRow)),
-            reports=self._table(select(ReportRow.kind, verdict, func.count()).group_by(ReportRow.kind, verdict)),
+            reports=self._table(
+                select(ReportRow.kind, verdict, func.count()).where(OF_THE_JOB).group_by(ReportRow.kind, verdict)
+            ),
         )
 
     def _queued(self, condition: Any) -> Sequence[QueuedUnit]:

@@ -61,6 +61,7 @@ def report_of(row: ReportRow) -> StoredReport:
         level=row.level,
         created_at=row.created_at,
         looser_policy=row.looser_policy,
+        judged_by=row.judged_by,
     )
 
 

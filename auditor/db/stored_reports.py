@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from auditor.contracts.jobs import JobKind, JobState
-from auditor.db.models import JobRow, ReportRow
+from auditor.db.models import OF_THE_JOB, JobRow, ReportRow
 from auditor.db.repositories import REFERENCE, jobs_of
 from auditor.db.rows import report_of
 from auditor.db.tables import after_place
 from auditor.errors import NotFound
-from auditor.service.pipeline import FINISH
 from auditor.service.records import Place, Series, StoredReport
 
 _AT_ONCE = 500
 """Ids in one statement, which databases limit."""
-_OF_THE_JOB = or_(ReportRow.kind == JobKind.REPAIR.value, ReportRow.unit_key == FINISH)
-"""As `StoredReport.is_of_job`."""
 _ENDED_WELL = select(JobRow.id).where(JobRow.id == ReportRow.job_id, JobRow.state == JobState.DONE.value).exists()
 _NEWEST_FIRST = (ReportRow.created_at.desc(), ReportRow.job_id.desc())
 
@@ -49,6 +46,7 @@ class SqlReports:
             verdict=report.verdict,
             level=report.level,
             looser_policy=report.looser_policy,
+            judged_by=report.judged_by,
             created_at=report.created_at,
         )
         self._session.add(row)
@@ -62,7 +60,7 @@ class SqlReports:
         if REFERENCE.fullmatch(reference):
             matches = or_(
                 ReportRow.report_id.startswith(reference, autoescape=True),
-                and_(ReportRow.job_id.startswith(reference, autoescape=True), _OF_THE_JOB),
+                and_(ReportRow.job_id.startswith(reference, autoescape=True), OF_THE_JOB),
                 ReportRow.digest == reference,
             )
             query = select(ReportRow).where(matches, *self._own).order_by(ReportRow.id.desc())
@@ -134,6 +132,18 @@ class SqlReports:
             query = query.where(after_place(ReportRow.created_at, ReportRow.job_id, after))
         rows = self._session.execute(query.order_by(*_NEWEST_FIRST).limit(limit))
         return [Series(report_of(row), count) for row, count in rows]
+
+    def judged_otherwise(self, code: str, limit: int) -> Sequence[StoredReport]:
+        """Those whose verdict other code than this gave, oldest first."""
+        query = select(ReportRow).where(ReportRow.judged_by.is_distinct_from(code), *self._own)
+        return [report_of(row) for row in self._session.scalars(query.order_by(ReportRow.id).limit(limit))]
+
+    def judge(self, report: StoredReport) -> None:
+        """Keep its verdict, and what goes with that, in place of those that are stored of it."""
+        same = (ReportRow.job_id == report.job_id, ReportRow.unit_key == report.unit_key)
+        values = {name: getattr(report, name) for name in ("verdict", "level", "looser_policy", "judged_by")}
+        query = update(ReportRow).where(*same, ReportRow.digest == report.digest, *self._own)
+        self._session.execute(query.values(**values))
 
     def without_pictures(self, job_id: str) -> Sequence[str]:
         """Take the pictures from a job's reports."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from auditor.service.jobs import Jobs, Started
 from auditor.service.outcomes import as_repaired, origins
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import LOCAL_TEAM, StoredReport, Submission
+from auditor.service.reports import audits_of_repair, read_audit, read_repair
 from auditor.service.repositories import Transactions
 
 CHECK, PROBE = "check", "probe"
@@ -219,12 +219,11 @@ class Audits:
 
     def report_of(self, entry: StoredReport) -> AuditReport:
         """An audit's report: these very bytes, whatever ran later under the same id."""
-        return AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
+        return read_audit(entry, self._store)
 
     def get_repair_report(self, reference: str) -> RepairReport:
-        """A repair's report; raises NotFound for the report of an audit."""
-        entry = self._entry(reference, JobKind.REPAIR)
-        return RepairReport.model_validate_json(self._store.get_bytes(entry.digest))
+        """A repair's report by the rules of today (`read_repair`); raises NotFound for the report of an audit."""
+        return read_repair(self._entry(reference, JobKind.REPAIR), self._transactions, self._store)
 
     def get_gallery(self, reference: str) -> Gallery | None:
         """The pictures of a report; None when it has none."""
@@ -238,11 +237,7 @@ class Audits:
     def audits_of_repair(self, repair: StoredReport) -> dict[str, StoredReport]:
         """The audit that a repair began with, and those that it made, as far as they are stored; by their ids."""
         with self._transactions() as tx:
-            payload = tx.jobs.get(repair.job_id).payload
-            entries = list(tx.reports.of_job(repair.job_id))
-            with suppress(NotFound):
-                entries.append(tx.reports.find(payload["data"]["report.json"]))
-        return {entry.report_id: entry for entry in entries if entry.kind is JobKind.AUDIT}
+            return audits_of_repair(repair, tx)
 
     def _entry(self, reference: str, kind: JobKind) -> StoredReport:
         entry = self.find_report(reference)

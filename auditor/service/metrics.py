@@ -55,7 +55,9 @@ def _of_jobs(counts: Statistics) -> tuple[Metric, ...]:
     return (
         Metric("auditor_jobs", "gauge", "Stored jobs, by stored state.", ("kind", "state", "team"), counts.jobs),
         _single("auditor_jobs_running", "Jobs with a unit under a live lease.", counts.jobs_running),
-        Metric("auditor_reports", "gauge", "Stored reports, by verdict.", ("kind", "verdict"), counts.reports),
+        Metric(
+            "auditor_reports", "gauge", "Reports that jobs were for, by verdict.", ("kind", "verdict"), counts.reports
+        ),
     )
 
 

@@ -25,6 +25,10 @@ Failures = Mapping[str, Failed]
 
 CONTROL_ATTACK, CONTROL_KEY = "best-of-prior", "control/"
 PREPARE, FISHER, FINISH = "prepare", "fisher", "finish"
+AFTER = "after/"
+"""Before the keys of the units that audit in full what a job made."""
+FULL = frozenset({FINISH, AFTER + FINISH})
+"""Units that leave the report of a full audit, not of a trial on the way."""
 RECON, OUTCOME = "recon.npz", "outcome.json"
 """What an attack unit leaves: its images, and what it cost."""
 ACTIVATIONS, NO_PRIOR = "activations.npz", "none"

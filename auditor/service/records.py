@@ -135,6 +135,7 @@ class StoredReport:
         gallery_digest: artifact of the pictures, where there are any.
         verdict: `pass`, `fail` or `inconclusive`; for a repair the one after it, or None when nothing was accepted.
         looser_policy: whether the policy that gave it is looser than the built-in one; None: nobody knows.
+        judged_by: digest of the code whose rules gave verdict and level; None: of a version that kept none.
     """
 
     report_id: str
@@ -148,6 +149,7 @@ class StoredReport:
     level: str | None
     created_at: datetime
     looser_policy: bool | None = None
+    judged_by: str | None = None
 
     @property
     def is_of_job(self) -> bool:
@@ -176,7 +178,7 @@ class Statistics:
         units_redone: claims of units beyond each unit's first.
         oldest_waiting: when the oldest job with a unit that waits for a worker was made.
         outbox: units that are yet to be announced.
-        reports: by (kind, verdict); the verdict is empty where there is none.
+        reports: those that jobs were for, by (kind, verdict); the verdict is empty where there is none.
     """
 
     jobs: Mapping[tuple[str, ...], int]

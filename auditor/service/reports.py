@@ -1,20 +1,45 @@
-"""Reports that units leave: read, checked against their contract, and listed."""
+"""Reports that units leave: read, checked against their contract, and listed; and read again by the rules of today."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from auditor.contracts.base import code_digest
 from auditor.contracts.jobs import JobKind, UnitResult
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport
-from auditor.errors import RunnerFailure
+from auditor.errors import NotFound, RunnerFailure
+from auditor.report.build import sealed
+from auditor.risk.exit_code import worst_verdict
+from auditor.risk.gate import by_its_evidence
 from auditor.service.ports import ArtifactStore
 from auditor.service.records import StoredReport, Unit
+from auditor.service.repositories import Transactions, UnitOfWork
 
 AUDIT_REPORT, REPAIR_REPORT, GALLERY = "report.json", "repair.json", "gallery.json"
 """Output names by which a unit leaves a report."""
+
+
+class Told(NamedTuple):
+    """What lists tell of a report; fields as in `StoredReport`."""
+
+    verdict: str | None
+    level: str | None
+    looser_policy: bool
+
+
+def told_of(report: AuditReport | RepairReport) -> Told:
+    """What lists tell of it; of a repair, the verdict after."""
+    if isinstance(report, RepairReport):
+        after = report.verdict_after
+        return Told(None if after is None else after.value, None, bool(report.policy_loosened))
+    decision = report.decision
+    level = None if decision.level is None else decision.level.value
+    return Told(decision.verdict.value, level, bool(report.policy.loosened()))
 
 
 def reports_left_by(unit: Unit, result: UnitResult, store: ArtifactStore, now: datetime) -> tuple[StoredReport, ...]:
@@ -31,31 +56,56 @@ def reports_left_by(unit: Unit, result: UnitResult, store: ArtifactStore, now: d
 
 def _read(unit: Unit, name: str, result: UnitResult, store: ArtifactStore, now: datetime) -> StoredReport:
     data = store.get_bytes(result.outputs[name])
-    verdict: str | None
-    level: str | None
+    contract, kind = (AuditReport, JobKind.AUDIT) if name == AUDIT_REPORT else (RepairReport, JobKind.REPAIR)
     try:
-        if name == AUDIT_REPORT:
-            report = AuditReport.model_validate_json(data)
-            report_id, kind, verdict = report.id, JobKind.AUDIT, report.verdict.verdict.value
-            level = None if report.verdict.level is None else report.verdict.level.value
-            loosened = report.policy.loosened()
-        else:
-            repair = RepairReport.model_validate_json(data)
-            report_id, kind, level = repair.id, JobKind.REPAIR, None
-            verdict = None if repair.verdict_after is None else repair.verdict_after.value
-            loosened = repair.policy_loosened
+        report = contract.model_validate_json(data)
     except ValidationError as error:
         raise RunnerFailure(f"unit '{unit.spec.key}' left a report that breaks its contract: {error}") from None
     return StoredReport(
-        report_id=report_id,
+        report_id=report.id,
         job_id=unit.job_id,
         unit_key=unit.spec.key,
         kind=kind,
         name="",
         digest=result.outputs[name],
         gallery_digest=result.outputs.get(GALLERY),
-        verdict=verdict,
-        level=level,
         created_at=now,
-        looser_policy=bool(loosened),
+        judged_by=code_digest(),
+        **told_of(report)._asdict(),
     )
+
+
+def read_audit(entry: StoredReport, store: ArtifactStore) -> AuditReport:
+    """An audit's report: these very bytes, whatever ran later under the same id."""
+    return AuditReport.model_validate_json(store.get_bytes(entry.digest))
+
+
+def read_repair(entry: StoredReport, transactions: Transactions, store: ArtifactStore) -> RepairReport:
+    """A repair's report, with verdicts that are no better than what its audits' evidence gives by today's rules."""
+    report = RepairReport.model_validate_json(store.get_bytes(entry.digest))
+    with transactions() as tx:
+        entries = audits_of_repair(entry, tx)
+    before = entries.get(report.before_report_id)
+    after = entries.get(report.after_report_id or "")
+    changes: dict[str, object] = {}
+    notes = report.notes
+    for when, audit, stored in (("before", before, report.verdict_before), ("after", after, report.verdict_after)):
+        if audit is None or stored is None:
+            continue
+        read = by_its_evidence(read_audit(audit, store))
+        today = worst_verdict([stored, read.decision.verdict])
+        if today is not stored:
+            changes[f"verdict_{when}"] = today
+            notes = (*notes, f"By today's rules the evidence of the audit {when} it gives {today}, not {stored}.")
+        if not report.policy_loosened and read.policy.loosened():  # older versions did not say it of repairs
+            changes["policy_loosened"] = read.policy.loosened()
+    return sealed(report.model_copy(update={**changes, "notes": notes})) if changes else report
+
+
+def audits_of_repair(repair: StoredReport, tx: UnitOfWork) -> dict[str, StoredReport]:
+    """The audit that a repair began with, and those that it made, as far as they are stored; by their ids."""
+    payload = tx.jobs.get(repair.job_id).payload
+    entries = list(tx.reports.of_job(repair.job_id))
+    with suppress(NotFound):
+        entries.append(tx.reports.find(payload["data"]["report.json"]))
+    return {entry.report_id: entry for entry in entries if entry.kind is JobKind.AUDIT}

@@ -77,6 +77,14 @@ class Reports(Protocol):
         """
         ...
 
+    def judged_otherwise(self, code: str, limit: int) -> Sequence[StoredReport]:
+        """Those whose `judged_by` is not this, oldest first."""
+        ...
+
+    def judge(self, report: StoredReport) -> None:
+        """Keep verdict, level, `looser_policy` and `judged_by` of this report in place of those that are stored."""
+        ...
+
     def without_pictures(self, job_id: str) -> Sequence[str]:
         """Take the pictures from a job's reports; returns the galleries' digests."""
         ...

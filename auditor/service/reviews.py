@@ -24,6 +24,7 @@ from auditor.risk.gate import by_its_evidence, decide_gate
 from auditor.service.accounts import Baseline, NamedPolicy, StoredWaiver
 from auditor.service.baselines import compared
 from auditor.service.people import Identity
+from auditor.service.pipeline import FULL
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import StoredReport
 from auditor.service.repositories import Database, Table, UnitOfWork
@@ -95,6 +96,8 @@ class Reviews:
                 problems.append(f"'{reference}' is the report of a repair: approve its audit, or audit what it made")
             if report.name != model:
                 problems.append(f"'{reference}' is about the model '{report.name}', not '{model}'")
+            if report.kind is JobKind.AUDIT and report.unit_key not in FULL:
+                problems.append(f"'{reference}' is a quick trial of a repair, not a full audit")
             if tx.jobs.get(report.job_id).state is not JobState.DONE:
                 problems.append(f"the job of '{reference}' has not finished")
             audit = None if report.kind is not JobKind.AUDIT else self._read(report)

@@ -84,6 +84,18 @@ class InMemoryReports:
         series = [Series(rows[0], len(rows)) for rows in found.values()]
         return page_of(series, limit, after, lambda row: _place_of(row.newest))
 
+    def judged_otherwise(self, code: str, limit: int) -> Sequence[StoredReport]:
+        """Those whose verdict other code than this gave, oldest first."""
+        return [report for report in self._own() if report.judged_by != code][:limit]
+
+    def judge(self, report: StoredReport) -> None:
+        """Keep its verdict, and what goes with that."""
+        key = (report.job_id, report.unit_key)
+        stored = self._tables.reports[key]
+        if stored.digest == report.digest:
+            names = ("verdict", "level", "looser_policy", "judged_by")
+            self._tables.reports[key] = replace(stored, **{name: getattr(report, name) for name in names})
+
     def without_pictures(self, job_id: str) -> Sequence[str]:
         """Take the pictures from a job's reports."""
         found = [row for row in self.of_job(job_id) if row.gallery_digest is not None]

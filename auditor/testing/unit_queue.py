@@ -82,7 +82,9 @@ class InMemoryUnitQueue:
             units_redone=sum(max(0, unit.attempt - 1) for unit in units),
             oldest_waiting=min(waiting, default=None),
             outbox=len(self._tables.outbox),
-            reports=_count((row.kind.value, row.verdict or "") for row in self._tables.reports.values()),
+            reports=_count(
+                (row.kind.value, row.verdict or "") for row in self._tables.reports.values() if row.is_of_job
+            ),
         )
 
     def _pairs(self) -> list[tuple[Unit, Job]]:

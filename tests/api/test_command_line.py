@@ -118,14 +118,14 @@ def test_a_server_that_is_away_is_exit_code_2_with_its_address(here):
 
 
 def test_a_submission_is_audited_there_and_answered_here(there, house, model):
-    done = there("submit", model, "-f", "json", "-q", "-o", f"markdown={model.parent}/r.md")
+    done = there("submit", model, "-f", "json", "-q", "--priority", "7", "-o", f"markdown={model.parent}/r.md")
     assert done.returncode == 1, done.stderr  # the report of the fast handlers fails
     report = json.loads(done.stdout)
     job = done.stderr.split("job ")[1].split()[0]
     with house.services.database() as tx:
         found = tx.jobs.get(job)
         assert tx.submissions.get(found.submission_id).manifest.data.private.path == Path("private.npz")
-    assert found.name == "remote"
+    assert (found.name, found.priority) == ("remote", 7)
     assert (model.parent / "r.md").read_text()
     assert not (there.home / "auditor.db").exists(), "nothing was done here"
     again = there("submit", model, "-q", "--no-wait")

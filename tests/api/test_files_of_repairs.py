@@ -4,6 +4,7 @@ import secrets
 from dataclasses import replace
 
 import pytest
+from api_house import good, problem
 from pages_house import Visitor, audited
 
 from auditor.contracts.base import canonical_json
@@ -55,3 +56,26 @@ def test_the_audit_of_a_repaired_file_says_so_and_is_not_the_models_verdict(hous
     assert "of the file that a repair made" in row
     assert "of the file that a repair made" in reviewer.page(f"/audits/{digests['after/finish']}").text
     assert "a quick trial of a repair" in reviewer.page(f"/audits/{digests['k2/finish']}").text
+
+
+def test_lists_of_reports_hold_what_people_asked_for_and_no_trial(house, reviewer):
+    name, _, digests = repaired(house, JobState.DONE)
+    with house.client(Role.REVIEWER) as client:
+        rows = [row for row in good(client.get("/reports"))["items"] if row["name"] == name]
+    assert {row["unit_key"] for row in rows} == {"finish", "after/finish"}
+    assert digests["k2/finish"] not in {row["digest"] for row in rows}
+
+
+def test_a_trial_is_no_baseline_and_the_audit_of_the_repaired_file_may_be_one(house):
+    name, _, digests = repaired(house, JobState.DONE)
+    with house.client(Role.REVIEWER) as client:
+        refused = client.put(f"/baselines/{name}", json={"report": digests["k2/finish"]})
+        assert "is a quick trial of a repair, not a full audit" in str(problem(refused, 422, "invalid_input"))
+        assert good(client.put(f"/baselines/{name}", json={"report": digests["after/finish"]}))["model"] == name
+
+
+def test_what_a_repair_audited_is_not_run_again_by_itself(house, reviewer):
+    _, job, digests = repaired(house, JobState.DONE)
+    for digest in digests.values():
+        assert "Run again" not in reviewer.page(f"/audits/{digest}").text
+    assert "Run again" in reviewer.page(f"/jobs/{job}").text

@@ -101,6 +101,24 @@ def test_of_older_reports_it_is_not_known_whether_their_policy_is_looser(engine)
         command.downgrade(config, "0006")
 
 
+def test_who_judged_older_reports_is_not_known(engine):
+    config = migrate.alembic_config(engine)
+    command.upgrade(config, "0007")
+    with engine.begin() as connection:
+        add_audit(connection)
+        connection.exec_driver_sql(
+            "INSERT INTO reports (report_id, job_id, unit_key, kind, name, digest, verdict, looser_policy, created_at) "
+            "VALUES ('r', 'j', 'finish', 'audit', 'faces', 'd', 'pass', false, '2030-01-01 00:00:00')"
+        )
+    for _ in range(2):
+        migrate.upgrade(engine)
+        with engine.begin() as connection:
+            rows = connection.exec_driver_sql("SELECT verdict, looser_policy, judged_by FROM reports").all()
+            assert [tuple(row) for row in rows] == [("pass", False, None)]
+            connection.exec_driver_sql("UPDATE reports SET judged_by = 'c'")
+        command.downgrade(config, "0007")
+
+
 def test_people_come_and_go_with_their_revision(engine):
     """Rows of 0002 outlive both ways; rows of 0003 can be written after each."""
     config = migrate.alembic_config(engine)

@@ -236,7 +236,8 @@ def test_statistics_count_everything(database):
         assert take(tx, until=NOW - timedelta(seconds=1)) == 100
         tx.outbox.add([job_id(101)])
         tx.reports.add(report(1, job_id=job_id(1)))
-        tx.reports.add(replace(report(2, job_id=job_id(1), key="k"), verdict=None))
+        tx.reports.add(replace(report(2, job_id=job_id(2)), verdict=None))
+        tx.reports.add(replace(report(3, job_id=job_id(1), key="k2/finish"), verdict="pass"))
     with database() as tx:
         found = tx.queue.statistics(NOW)
     assert found.jobs == {("audit", "running", "local"): 1, ("audit", "failed", "other"): 1}

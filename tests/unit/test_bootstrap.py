@@ -2,18 +2,24 @@ import importlib
 import inspect
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from auditor.adapters.celery_queue import CeleryQueue
 from auditor.adapters.inline_queue import InlineQueue
 from auditor.bootstrap import HANDLERS, PIPELINES, build_services, migrate, unit_handlers
-from auditor.contracts.jobs import AuditJob, JobKind
+from auditor.contracts.jobs import AuditJob, JobKind, JobState
+from auditor.contracts.manifest import Manifest, ModelSpec
 from auditor.db.migrate import HEAD
 from auditor.errors import StorageFailure
 from auditor.service.pipeline import audit_units
+from auditor.service.records import Job, StoredReport, Submission
 from auditor.settings import Settings
 from auditor.testing.handlers import PLAN, fast_handlers
+from auditor.testing.reports import sample_target
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,33 @@ def test_with_a_broker_work_is_queued(tmp_path):
 
 
 def test_migrate_says_where_it_is(tmp_path):
-    assert migrate(Settings(home=tmp_path)) == HEAD
+    assert migrate(Settings(home=tmp_path)) == (HEAD, 0)
+
+
+@pytest.fixture
+def outdated(tmp_path):
+    """Settings of an installation that lists a pass of other rules, whose report is lost."""
+    settings = Settings(home=tmp_path)
+    services = build_services(settings)
+    with services.database() as tx:
+        manifest = Manifest(model=ModelSpec(name="m"))
+        tx.submissions.add(Submission("s" * 32, "m", NOW, manifest, sample_target(), {"model": "a" * 64}))
+        tx.jobs.add(Job("j" * 32, JobKind.AUDIT, "m", "s" * 32, "f" * 64, {}, NOW, JobState.DONE))
+        tx.reports.add(
+            StoredReport("e" * 64, "j" * 32, "finish", JobKind.AUDIT, "m", "d" * 64, None, "pass", "low", NOW)
+        )
+    services.close()
+    return settings
+
+
+def test_no_command_begins_with_a_verdict_of_other_rules(outdated):
+    services = build_services(outdated)
+    assert [entry.verdict for entry in services.audits.list_reports()] == ["inconclusive"]
+    services.close()
+
+
+def test_migrate_judges_by_the_rules_of_this_version(outdated):
+    assert [migrate(outdated), migrate(outdated)] == [(HEAD, 1), (HEAD, 0)]
 
 
 def test_a_home_that_cannot_be_made_is_a_storage_failure(tmp_path):

@@ -187,13 +187,16 @@ class TestGitlab:
         assert "$[[" not in "".join(job["script"])
 
     def test_the_job_runs_and_its_reports_are_collected(self, call):
-        name, job = self.job(model="my model.onnx", waivers="w.yaml", baseline="b.json")
+        name, job = self.job(
+            model="my model.onnx", policy="p q.yaml", waivers="w.yaml", baseline="b.json", budget="20m"
+        )
         assert name == "model-inversion-audit"
         done, arguments = call(job["script"][0], {key: str(value or "") for key, value in job["variables"].items()})
         assert done.returncode == 0, done.stderr
         params = parsed(arguments)
         assert str(params["model"]) == "my model.onnx"
         assert (str(params["waivers"]), params["baseline"], params["plan"]) == ("w.yaml", "b.json", None)
+        assert (str(params["policy"]), params["budget"]) == ("p q.yaml", "20m")
         written = dict(item.split("=") for item in params["output"])
         assert job["artifacts"]["when"] == "always"
         assert written["junit"] == job["artifacts"]["reports"]["junit"]

@@ -46,6 +46,7 @@ def start_remediation(body: NewRemediation, caller: TheCaller) -> StartedView:
         search=body.search,
         params=dict(body.params),
         fresh=body.fresh,
+        priority=body.priority,
         request_id=caller.request_id,
     )
     return _started(caller, caller.services.repairs.start(request), "remediation.start", body.audit)

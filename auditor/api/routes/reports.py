@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
 from auditor.api.guard import GuardedRoute
 from auditor.api.pages import After, Limit, page_of
-from auditor.api.references import reference_of
+from auditor.api.references import full_reports, place_of, reference_of
 from auditor.api.server import Caller, TheCaller
 from auditor.api.views import report_view
 from auditor.contracts.base import digest_of
@@ -45,9 +46,9 @@ _AS_DATA = {
 
 @router.get("/reports")
 def list_reports(caller: TheCaller, limit: Limit = 50, after: After = None) -> Page[ReportView]:
-    """The newest reports."""
+    """The newest reports of full audits and of repairs, without a repair's trials."""
     with caller.transactions() as tx:
-        return page_of(tx.reports.page, report_view, lambda row: (row.created_at, row.job_id), limit, after)
+        return page_of(partial(full_reports, tx), report_view, place_of, limit, after)
 
 
 @router.get("/reports/{report_id}/entry")

@@ -65,6 +65,8 @@ class TestFile:
         escaped = signs.replace("\u001b", "\\e")
         with pytest.raises(InvalidInput, match="control characters"):
             read(self.file(self.entry(reason=None) + f'\n    reason: "fine{escaped}PASS"'))
+        with pytest.raises(InvalidInput, match="control characters"):
+            read(self.file(self.entry(finding=None) + f'\n    finding: "class:ann{escaped}bob"'))
 
     def test_a_reason_of_several_lines_is_shown_on_one(self, read):
         text = self.file(self.entry(reason=None) + "\n    reason: |\n      known\n      ::error::and small\n")

@@ -1,0 +1,164 @@
+"""What lists tell of stored reports after the rules have changed."""
+
+from dataclasses import replace
+
+import pytest
+from test_database_port import JOB, SUBMISSION, report, transactions  # noqa: F401 - a fixture
+
+from auditor.contracts.base import canonical_json, code_digest
+from auditor.contracts.jobs import JobKind, JobState
+from auditor.contracts.policy import Policy, RiskLevel, Verdict
+from auditor.contracts.repair import RepairReport
+from auditor.errors import StorageAway
+from auditor.report.build import content_digest_of, sealed
+from auditor.risk.gate import decide_gate
+from auditor.service.pipeline import AFTER, FINISH
+from auditor.service.reports import read_repair
+from auditor.service.verdicts import Verdicts
+from auditor.testing.ports import InMemoryStore
+from auditor.testing.reports import sample_repair_report, sample_report
+
+REPAIR_JOB = replace(JOB, id="b" * 32, kind=JobKind.REPAIR, payload={"data": {"report.json": "0" * 64}})
+LOOSE = Policy(name="loose", fail_on=RiskLevel.CRITICAL)
+
+
+def said(evidence, verdict):
+    """A report whose evidence gives one verdict today, and whose stored verdict is another."""
+    return sample_report(evidence).model_copy(update={"verdict": sample_report(verdict).verdict})
+
+
+class Place:
+    """Stored reports of an audit and of a repair."""
+
+    def __init__(self, database):
+        self.database, self.store = database, InMemoryStore()
+        with database() as tx:
+            tx.submissions.add(SUBMISSION)
+            for job in (JOB, REPAIR_JOB):
+                tx.jobs.add(replace(job, state=JobState.DONE))
+
+    def put(self, contract, *, job=JOB, key=FINISH, **told):
+        digest = self.store.put_bytes(canonical_json(contract).encode())
+        kind = JobKind.REPAIR if isinstance(contract, RepairReport) else JobKind.AUDIT
+        entry = replace(report(1, job_id=job.id, key=key, report_id=contract.id), digest=digest, kind=kind, level=None)
+        with self.database() as tx:
+            tx.reports.add(replace(entry, **told))
+
+    def judge(self):
+        return Verdicts(transactions=self.database, store=self.store).judge_anew()
+
+    def entry(self, job=JOB, key=FINISH):
+        with self.database() as tx:
+            return next(entry for entry in tx.reports.of_job(job.id) if entry.unit_key == key)
+
+
+@pytest.fixture
+def place(transactions):  # noqa: F811
+    return Place(transactions)
+
+
+def test_a_pass_whose_evidence_fails_today_is_listed_as_what_its_page_says(place):
+    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
+    assert place.judge() == 1
+    entry = place.entry()
+    assert (entry.verdict, entry.level, entry.looser_policy) == ("fail", "high", False)
+    assert entry.judged_by == code_digest()
+    assert (entry.created_at, entry.name, entry.report_id) == (report(1).created_at, "faces", sample_report().id)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.INCONCLUSIVE])
+def test_no_verdict_gets_better(place, verdict):
+    place.put(said(Verdict.PASS, verdict), verdict=str(verdict))
+    place.judge()
+    assert place.entry().verdict == verdict
+
+
+def test_what_this_code_has_judged_is_not_read_again(place):
+    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass", judged_by=code_digest())
+    assert place.judge() == 0
+    assert place.entry().verdict == "pass"
+
+
+def test_however_many_there_are(place):
+    for number in range(120):
+        place.put(said(Verdict.FAIL, Verdict.PASS), key=f"k{number}/finish", verdict="pass", judged_by="e" * 64)
+    assert (place.judge(), place.judge()) == (120, 0)
+    with place.database() as tx:
+        assert {entry.verdict for entry in tx.reports.of_job(JOB.id)} == {"fail"}
+
+
+def test_of_older_entries_it_becomes_known_whether_their_policy_is_looser(place):
+    place.put(decide_gate(sample_report(Verdict.FAIL), LOOSE).model_copy(update={"gate": None}), verdict="pass")
+    place.judge()
+    assert (place.entry().verdict, place.entry().looser_policy) == ("pass", True)
+
+
+@pytest.mark.parametrize(("stored", "shown"), [("pass", "inconclusive"), ("fail", "fail"), (None, None)])
+@pytest.mark.parametrize("text", [None, b"{}"])
+def test_what_cannot_be_read_any_more_passes_no_longer(place, stored, shown, text):
+    digest = "9" * 64 if text is None else place.store.put_bytes(text)
+    with place.database() as tx:
+        tx.reports.add(replace(report(1), digest=digest, verdict=stored))
+    assert (place.judge(), place.judge()) == (1, 0)
+    assert place.entry().verdict == shown
+
+
+def test_a_store_that_is_away_changes_nothing(place, monkeypatch):
+    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
+
+    def away(_digest):
+        raise StorageAway("not now")
+
+    monkeypatch.setattr(place.store, "get_bytes", away)
+    with pytest.raises(StorageAway):
+        place.judge()
+    assert (place.entry().verdict, place.entry().judged_by) == ("pass", None)
+
+
+def test_a_report_that_a_unit_left_meanwhile_keeps_its_own_verdict(place):
+    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
+    earlier = place.entry()
+    place.put(sample_report(Verdict.INCONCLUSIVE), verdict="inconclusive", judged_by=code_digest())
+    with place.database() as tx:
+        tx.reports.judge(replace(earlier, verdict="fail"))
+    assert place.entry().verdict == "inconclusive"
+
+
+class TestRepairs:
+    @pytest.fixture
+    def repair(self, place):
+        """A repair whose audit passed once, and fails by today's rules."""
+        after = said(Verdict.FAIL, Verdict.PASS)
+        done = sample_repair_report().model_copy(
+            update={"after_report_id": after.id, "verdict_after": Verdict.PASS, "before_report_id": "f" * 64}
+        )
+        place.put(after, job=REPAIR_JOB, key=AFTER + FINISH, verdict="pass")
+        place.put(sealed(done), job=REPAIR_JOB, key="compare", verdict="pass")
+        return sealed(done)
+
+    def read(self, place):
+        return read_repair(place.entry(REPAIR_JOB, "compare"), place.database, place.store)
+
+    def test_its_verdict_is_no_better_than_that_of_its_audit(self, place, repair):
+        read = self.read(place)
+        assert (read.verdict_before, read.verdict_after) == (repair.verdict_before, Verdict.FAIL)
+        assert "By today's rules the evidence of the audit after it gives fail, not pass." in read.notes
+        assert read.content_digest == content_digest_of(read), "who reads it from a file takes it for no edit"
+
+    def test_lists_say_the_same(self, place, repair):
+        assert place.judge() == 2
+        assert place.entry(REPAIR_JOB, "compare").verdict == "fail"
+
+    def test_one_that_is_borne_out_is_given_as_it_is(self, place):
+        after = sample_report(Verdict.INCONCLUSIVE)
+        done = sealed(sample_repair_report().model_copy(update={"after_report_id": after.id}))
+        place.put(after, job=REPAIR_JOB, key=AFTER + FINISH)
+        place.put(done, job=REPAIR_JOB, key="compare")
+        assert self.read(place) == done
+
+    def test_one_of_an_older_version_says_that_its_policy_is_looser(self, place):
+        after = decide_gate(sample_report(Verdict.FAIL), LOOSE).model_copy(update={"gate": None})
+        done = sample_repair_report().model_copy(update={"after_report_id": after.id, "verdict_after": Verdict.PASS})
+        place.put(after, job=REPAIR_JOB, key=AFTER + FINISH)
+        place.put(sealed(done), job=REPAIR_JOB, key="compare")
+        assert self.read(place).policy_loosened == LOOSE.loosened() != ()
