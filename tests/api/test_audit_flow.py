@@ -316,8 +316,12 @@ def test_a_baseline_is_the_report_of_a_finished_audit_of_that_model(place, revie
 
 def test_a_remediation_is_started_from_an_audit(place, client):
     things = specimen(place, LOCAL_TEAM)
-    started = good(client.post("/remediations", json={"audit": things.ids["job_id"], "defense": "neg-ls", "priority": -3}))
+    started = good(
+        client.post("/remediations", json={"audit": things.ids["job_id"], "defense": "neg-ls", "priority": -3})
+    )
     assert good(client.get(f"/jobs/{started['job_id']}"))["kind"] == "repair"
+    with place.services.database() as tx:
+        assert tx.jobs.get(started["job_id"]).priority == -3
     for weights in ("/etc/passwd", "../x.safetensors", "torchvision:../x"):
         body = {"audit": things.ids["job_id"], "weights": weights}
         problem(client.post("/remediations", json=body), 422, "invalid_input")
