@@ -133,10 +133,11 @@ class SqlReports:
         rows = self._session.execute(query.order_by(*_NEWEST_FIRST).limit(limit))
         return [Series(report_of(row), count) for row, count in rows]
 
-    def judged_otherwise(self, code: str, limit: int) -> Sequence[StoredReport]:
+    def judged_otherwise(self, code: str, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
         """Those whose verdict other code than this gave, oldest first."""
         query = select(ReportRow).where(ReportRow.judged_by.is_distinct_from(code), *self._own)
-        return [report_of(row) for row in self._session.scalars(query.order_by(ReportRow.id).limit(limit))]
+        rows = self._session.scalars(query.order_by(ReportRow.id).offset(skip).limit(limit))
+        return [report_of(row) for row in rows]
 
     def judge(self, report: StoredReport) -> None:
         """Keep its verdict, and what goes with that, in place of those that are stored of it."""

@@ -77,8 +77,8 @@ class Reports(Protocol):
         """
         ...
 
-    def judged_otherwise(self, code: str, limit: int) -> Sequence[StoredReport]:
-        """Those whose `judged_by` is not this, oldest first."""
+    def judged_otherwise(self, code: str, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
+        """Those whose `judged_by` is not this, oldest first, without the oldest so many."""
         ...
 
     def judge(self, report: StoredReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from auditor.contracts.base import code_digest
 from auditor.contracts.jobs import JobKind
 from auditor.contracts.policy import Verdict
-from auditor.errors import NotFound, StorageAway, StorageFailure
+from auditor.errors import AuditorError, StorageAway
 from auditor.risk.exit_code import worst_verdict
 from auditor.risk.gate import by_its_evidence
 from auditor.service.ports import ArtifactStore
@@ -17,6 +18,7 @@ from auditor.service.records import StoredReport
 from auditor.service.reports import read_audit, read_repair, told_of
 from auditor.service.repositories import Transactions
 
+_LOG = logging.getLogger("auditor.verdicts")
 _AT_ONCE = 50
 
 
@@ -35,22 +37,27 @@ class Verdicts:
     def judge_anew(self) -> int:
         """Judge what other code than this process's has judged; returns how many reports that were.
 
-        A report that is lost or cannot be read any more settles nothing: it passes no longer.
+        A report that is lost or cannot be read, as with another key than the one it is encrypted with, settles nothing:
+        it passes no longer, and is tried again the next time.
 
         Raises:
             StorageAway: the store does not answer; nothing is lost by trying again.
         """
-        code, count = code_digest(), 0
+        code, count, unread = code_digest(), 0, 0
         while True:
             with self._transactions() as tx:
-                found = tx.reports.judged_otherwise(code, _AT_ONCE)
-            if not found:
-                return count
+                found = tx.reports.judged_otherwise(code, _AT_ONCE, skip=unread)
             judged = [self._judged(entry, code) for entry in found]
             with self._transactions() as tx:
                 for entry in judged:
                     tx.reports.judge(entry)
-            count += len(judged)
+            now_unread = sum(entry.judged_by is None for entry in judged)
+            unread, count = unread + now_unread, count + len(judged) - now_unread
+            if len(found) < _AT_ONCE:
+                break
+        if unread:
+            _LOG.warning("stored reports that cannot be read pass no longer until they can be: %d", unread)
+        return count
 
     def _judged(self, entry: StoredReport, code: str) -> StoredReport:
         try:
@@ -60,7 +67,7 @@ class Verdicts:
                 told = told_of(by_its_evidence(read_audit(entry, self._store)))
         except StorageAway:
             raise
-        except (NotFound, StorageFailure, ValidationError):
+        except (AuditorError, ValidationError):
             verdict = entry.verdict and worst_verdict([Verdict(entry.verdict), Verdict.INCONCLUSIVE]).value
-            return replace(entry, verdict=verdict, judged_by=code)
+            return replace(entry, verdict=verdict, judged_by=None)
         return replace(entry, **told._asdict(), judged_by=code)

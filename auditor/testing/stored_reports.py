@@ -84,9 +84,9 @@ class InMemoryReports:
         series = [Series(rows[0], len(rows)) for rows in found.values()]
         return page_of(series, limit, after, lambda row: _place_of(row.newest))
 
-    def judged_otherwise(self, code: str, limit: int) -> Sequence[StoredReport]:
+    def judged_otherwise(self, code: str, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
         """Those whose verdict other code than this gave, oldest first."""
-        return [report for report in self._own() if report.judged_by != code][:limit]
+        return [report for report in self._own() if report.judged_by != code][skip : skip + limit]
 
     def judge(self, report: StoredReport) -> None:
         """Keep its verdict, and what goes with that."""

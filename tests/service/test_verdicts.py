@@ -9,7 +9,7 @@ from auditor.contracts.base import canonical_json, code_digest
 from auditor.contracts.jobs import JobKind, JobState
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.contracts.repair import RepairReport
-from auditor.errors import StorageAway
+from auditor.errors import StorageAway, StorageFailure
 from auditor.report.build import content_digest_of, sealed
 from auditor.risk.gate import decide_gate
 from auditor.service.pipeline import AFTER, FINISH
@@ -99,8 +99,30 @@ def test_what_cannot_be_read_any_more_passes_no_longer(place, stored, shown, tex
     digest = "9" * 64 if text is None else place.store.put_bytes(text)
     with place.database() as tx:
         tx.reports.add(replace(report(1), digest=digest, verdict=stored))
-    assert (place.judge(), place.judge()) == (1, 0)
-    assert place.entry().verdict == shown
+    assert place.judge() == 0
+    assert (place.entry().verdict, place.entry().judged_by) == (shown, None)
+
+
+def test_what_can_be_read_again_has_its_verdict_again(place, monkeypatch, caplog):
+    """As after a start with the wrong key; those that can be read are judged meanwhile, however many cannot."""
+    for number in range(60):
+        place.put(sample_report(Verdict.PASS), key=f"k{number}/finish", verdict="pass")
+    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
+    read, last = place.store.get_bytes, place.entry().digest
+
+    def with_the_wrong_key(digest):
+        if digest != last:
+            raise StorageFailure("it does not open")
+        return read(digest)
+
+    monkeypatch.setattr(place.store, "get_bytes", with_the_wrong_key)
+    for judged in (1, 0):
+        assert place.judge() == judged
+        assert "cannot be read pass no longer until they can be: 60" in caplog.text
+    assert (place.entry().verdict, place.entry(key="k7/finish").verdict) == ("fail", "inconclusive")
+    monkeypatch.undo()
+    assert (place.judge(), place.judge()) == (60, 0)
+    assert (place.entry().verdict, place.entry(key="k7/finish").verdict) == ("fail", "pass")
 
 
 def test_a_store_that_is_away_changes_nothing(place, monkeypatch):

@@ -9,15 +9,17 @@ import pytest
 from auditor.adapters.celery_queue import CeleryQueue
 from auditor.adapters.inline_queue import InlineQueue
 from auditor.bootstrap import HANDLERS, PIPELINES, build_services, migrate, unit_handlers
+from auditor.contracts.base import canonical_json
 from auditor.contracts.jobs import AuditJob, JobKind, JobState
 from auditor.contracts.manifest import Manifest, ModelSpec
+from auditor.contracts.policy import Verdict
 from auditor.db.migrate import HEAD
 from auditor.errors import StorageFailure
 from auditor.service.pipeline import audit_units
 from auditor.service.records import Job, StoredReport, Submission
 from auditor.settings import Settings
 from auditor.testing.handlers import PLAN, fast_handlers
-from auditor.testing.reports import sample_target
+from auditor.testing.reports import sample_report, sample_target
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -53,23 +55,22 @@ def test_migrate_says_where_it_is(tmp_path):
 
 @pytest.fixture
 def outdated(tmp_path):
-    """Settings of an installation that lists a pass of other rules, whose report is lost."""
+    """Settings of an installation that lists a pass of other rules, and the evidence fails."""
     settings = Settings(home=tmp_path)
     services = build_services(settings)
     with services.database() as tx:
         manifest = Manifest(model=ModelSpec(name="m"))
         tx.submissions.add(Submission("s" * 32, "m", NOW, manifest, sample_target(), {"model": "a" * 64}))
         tx.jobs.add(Job("j" * 32, JobKind.AUDIT, "m", "s" * 32, "f" * 64, {}, NOW, JobState.DONE))
-        tx.reports.add(
-            StoredReport("e" * 64, "j" * 32, "finish", JobKind.AUDIT, "m", "d" * 64, None, "pass", "low", NOW)
-        )
+        digest = services.store.put_bytes(canonical_json(sample_report(Verdict.FAIL)).encode())
+        tx.reports.add(StoredReport("e" * 64, "j" * 32, "finish", JobKind.AUDIT, "m", digest, None, "pass", "low", NOW))
     services.close()
     return settings
 
 
 def test_no_command_begins_with_a_verdict_of_other_rules(outdated):
     services = build_services(outdated)
-    assert [entry.verdict for entry in services.audits.list_reports()] == ["inconclusive"]
+    assert [entry.verdict for entry in services.audits.list_reports()] == ["fail"]
     services.close()
 
 
