@@ -85,6 +85,7 @@ class Services:
         executor: runs one unit; workers call it.
         reaper: puts back what was lost; workers call it.
         metrics: what the service does, in numbers; `auditor.adapters.prometheus` renders it.
+        verdicts: judges what earlier rules have judged; whoever starts to serve or to work calls it.
         store: artifacts.
         garbage: deletes artifacts that nothing refers to.
         database: all transactions.
@@ -101,6 +102,7 @@ class Services:
     executor: Executor
     reaper: Reaper
     metrics: Metrics
+    verdicts: Verdicts
     store: ArtifactStore
     garbage: Garbage
     database: Database
@@ -145,20 +147,17 @@ def build_services(
 ) -> Services:
     """Wire everything for `settings`. A SQLite file is migrated on the way; a PostgreSQL schema must be up to date.
 
-    Verdicts that other code gave to stored reports are judged anew first, so that no list shows them.
-
     Args:
         settings: where things are.
         handlers: `module:function` of the runner's handler table.
         pipelines: how each kind of job runs.
 
     Raises:
-        StorageFailure: the database cannot be used or its schema is old; the store does not give reports to judge.
+        StorageFailure: the database cannot be used or its schema is old.
         InvalidInput: the database address cannot be read.
     """
-    store = build_store(settings)
-    engine = _open_database(settings, store)
-    transactions, clock = SqlTransactions(engine), SystemClock()
+    engine = _open_database(settings)
+    transactions, clock, store = SqlTransactions(engine), SystemClock(), build_store(settings)
     runner = ProcessRunner(
         handlers=handlers,
         cache=settings.home / "cache",
@@ -203,6 +202,7 @@ def build_services(
             unit_timeout_s=settings.unit_timeout_s,
         ),
         metrics=Metrics(transactions=transactions, clock=clock),
+        verdicts=Verdicts(transactions=transactions, store=store),
         store=store,
         garbage=Garbage(store=store, transactions=transactions, clock=clock),
         database=transactions,
@@ -226,7 +226,7 @@ def migrate(settings: Settings) -> tuple[str, int]:
     engine = build_engine(settings.effective_database_url)
     try:
         upgrade(engine)
-        return HEAD, _judge_anew(engine, build_store(settings))
+        return HEAD, Verdicts(transactions=SqlTransactions(engine), store=build_store(settings)).judge_anew()
     finally:
         engine.dispose()
 
@@ -245,22 +245,17 @@ def _lazily(place: str) -> Handler:
     return handle
 
 
-def _open_database(settings: Settings, store: ArtifactStore) -> Engine:
+def _open_database(settings: Settings) -> Engine:
     engine = build_engine(settings.effective_database_url)
     try:
         if engine.dialect.name == "sqlite":
             upgrade(engine)
         else:
             require_head(engine)
-        _judge_anew(engine, store)
     except BaseException:
         engine.dispose()
         raise
     return engine
-
-
-def _judge_anew(engine: Engine, store: ArtifactStore) -> int:
-    return Verdicts(transactions=SqlTransactions(engine), store=store).judge_anew()
 
 
 def build_store(settings: Settings) -> ContentStore:

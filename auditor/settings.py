@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _empty_is_unset(cls, given: object) -> object:
-        return given or None
+        return None if isinstance(given, str) and not given.strip() else given
 
     server_url: str | None = None
     """Address of the server that commands talk to; unset means the one `auditor login` stored, or this machine."""
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     """Submissions that one API process checks at a time; others wait. One team never takes the last place."""
     check_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds that a server checks one submission; one that takes longer is refused."""
-    public_url: str | None = Field(default=None, pattern="^https?://[^/]")
+    public_url: str | None = Field(default=None, pattern=r"^https?://[A-Za-z0-9\[][^\s?#]*$")
     """Address at which browsers reach this server, `https://audits.example`; needed for OpenID Connect.
 
     With https, cookies travel over nothing else.

@@ -48,7 +48,7 @@ def run_worker(
     broker_url = _checked(settings, concurrency, gpus, drain_timeout_s)
     if gpus:
         settings = settings.model_copy(update={"device": "cuda"})
-    _put_back_lost_units(settings, handlers)
+    _tidy_up(settings, handlers)
     app, drain = build_app(broker_url, settings), Drain(drain_timeout_s)
 
     def build() -> Services:
@@ -100,11 +100,15 @@ def _checked(settings: Settings, concurrency: int, gpus: Sequence[str], drain_ti
     return settings.broker_url.get_secret_value()
 
 
-def _put_back_lost_units(settings: Settings, handlers: str) -> None:
-    """What a worker that died was doing waits again. No connection stays open for the processes forked after this."""
+def _tidy_up(settings: Settings, handlers: str) -> None:
+    """What a worker that died was doing waits again, and verdicts are those of today's rules.
+
+    No connection stays open for the processes forked after this.
+    """
     services = build_services(settings, handlers=handlers)
     try:
         services.jobs.recover()
+        services.verdicts.judge_anew()
     finally:
         services.close()
 

@@ -59,8 +59,11 @@ class ContentStore:
     def get_bytes(self, digest: str) -> bytes:
         """The blob's bytes, checked."""
         parts: list[bytes] = []
-        with self._open(digest) as source:
-            _copy_checked(source, parts.append, digest)
+        try:
+            with self._open(digest) as source:
+                _copy_checked(source, parts.append, digest)
+        except OSError as error:
+            raise _failure("read", error) from error
         return b"".join(parts)
 
     def exists(self, digest: str) -> bool:

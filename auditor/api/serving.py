@@ -33,6 +33,7 @@ def serve(settings: Settings, host: str, port: int, *, handlers: str = UNIT_HAND
     set_up_logs()
     services = build_services(settings, handlers=handlers)
     try:
+        services.verdicts.judge_anew()
         sweep(settings.home / "scratch", older_than_s=2 * settings.unit_timeout_s)
         app = build_app(services, settings)
         people = People(database=services.database, clock=services.clock)

@@ -77,7 +77,7 @@ def gate(
         raise UnknownName(f"unknown format '{fmt}'. Known: {', '.join(FORMATS)}.", remedy="Choose one of these.")
     outputs, display = parse_outputs(output or []), display_of(anchor, min_severity)
     gating = read_gating(waivers, baseline)
-    report = read_or_find(reference)
+    report = read_or_find(reference, full=True)
     base = policy_of(report, reference) if policy_path is None and fail_on is None else report.policy
     policy = _policy(base, policy_path, fail_on)
     if gating.wants_approved:

@@ -74,22 +74,29 @@ def read_gating(waivers: Path | None, baseline: str | None) -> Gating:
     found = None if waivers is None else read_waivers(waivers).waivers
     if baseline == APPROVED:
         return Gating(found, wants_approved=True)
-    earlier = None if baseline is None else read_or_find(baseline)
+    earlier = None if baseline is None else read_or_find(baseline, full=True)
     if earlier is not None:
         check_complete(earlier)
     return Gating(found, earlier)
 
 
-def read_or_find(reference: str | Path) -> AuditReport:
-    """The report in a file; where there is none of this name, the stored one with this id."""
+def read_or_find(reference: str | Path, *, full: bool = False) -> AuditReport:
+    """The report in a file; where there is none of this name, the stored one with this id.
+
+    With `full`, raises InvalidInput for the stored one of a repair's quick trial.
+    """
     from auditor.report.read import read_audit_report
 
     path = Path(reference)
     if path.exists() or path.suffix or len(path.parts) > 1:
         return read_audit_report(path)
     from auditor.cli.options import services
+    from auditor.service.audits import require_full
 
-    return services().audits.get_report(str(reference))
+    audits = services().audits
+    if full:
+        require_full(audits.find_report(str(reference)), str(reference))
+    return audits.get_report(str(reference))
 
 
 def policy_of(report: AuditReport, reference: str | Path) -> Policy:

@@ -95,6 +95,7 @@ def local_services() -> Services:
 
     house = build_services(read_settings())
     atexit.register(house.close)
+    house.verdicts.judge_anew()
     return house
 
 

@@ -16,7 +16,7 @@ from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.service import FileRef, NewAudit, NewRemediation, ReportView
 from auditor.errors import InvalidInput, NotFound, WaitTimeout
-from auditor.service.audits import SubmitRequest, require_kind
+from auditor.service.audits import SubmitRequest, require_full, require_kind
 from auditor.service.execution import OnEvent, ignore
 from auditor.service.intake import paths_in
 from auditor.service.jobs import Started
@@ -192,6 +192,7 @@ class RemoteReviews:
                 f"no audit is approved as the baseline of '{model}'",
                 remedy="A reviewer approves a complete audit on its page; until then, leave out --baseline approved.",
             ) from None
+        require_full(_entry(self._client.report_entry(view.digest)), view.digest[:12])
         day = datetime.fromisoformat(view.approved_at).date()
         approval = Approval(approver=view.approved_by, approved=day, findings=view.findings)
         return self._client.audit_report(view.digest), approval

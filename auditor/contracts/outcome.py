@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from auditor.contracts.access import Access
 from auditor.contracts.base import Contract
@@ -42,20 +43,23 @@ class Coverage(Contract):
         return self.samples_done / self.samples_planned if self.samples_planned else 0.0
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class ClassRow(Contract):
     """One class under one attack: shares of that class's images, in [0, 1]."""
 
     label: int
     name: str
-    n: int
-    evaluator_top1: float
-    evaluator_top5: float
-    judge_top1: float
-    judge_top5: float
-    both: float
-    control_both: float
+    n: int = Field(ge=0)
+    evaluator_top1: Share
+    evaluator_top5: Share
+    judge_top1: Share
+    judge_top5: Share
+    both: Share
+    control_both: Share
     """Prior-only samples that both would accept as this class."""
-    ceiling_both: float | None
+    ceiling_both: Share | None
     """Projected real images of this class that both accept; None: no held-out image."""
     knn: float | None
     """Mean squared L2 distance to the nearest private image of the class in the evaluator's features."""

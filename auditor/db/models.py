@@ -145,7 +145,7 @@ class ReportRow(Base):
     verdict: Mapped[str | None] = mapped_column(String(20))
     level: Mapped[str | None] = mapped_column(String(20))
     looser_policy: Mapped[bool | None]
-    judged_by: Mapped[str | None] = mapped_column(String(64))
+    rules: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

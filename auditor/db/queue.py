@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, Select, String, and_, cast, func, or_, select, update
+from sqlalchemy import Float, Select, String, and_, case, cast, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from auditor.contracts.jobs import UnitState
+from auditor.contracts.policy import Verdict
 from auditor.db.locks import take_turns
 from auditor.db.models import OF_THE_JOB, JobRow, OutboxRow, ReportRow, UnitRow
 from auditor.db.rows import unit_of
+from auditor.risk.rules import RULES
 from auditor.service.records import QueuedUnit, Statistics, Unit
 from auditor.service.states import LIVE, REMEMBERED
 
@@ -104,7 +106,13 @@ class SqlQueue:
         stalled = select(func.count()).where(UnitRow.state == UnitState.RUNNING.value, ~_under_lease(now))
         redone = select(func.coalesce(func.sum(UnitRow.attempt - 1), 0)).where(UnitRow.attempt > 1)
         oldest = select(func.min(JobRow.created_at)).join(UnitRow, UnitRow.job_id == JobRow.id).where(_may_run(now))
-        verdict = func.coalesce(ReportRow.verdict, "")
+        verdict = case(
+            (
+                and_(ReportRow.verdict == Verdict.PASS.value, func.coalesce(ReportRow.rules, 0) < RULES),
+                Verdict.INCONCLUSIVE.value,
+            ),
+            else_=func.coalesce(ReportRow.verdict, ""),
+        )
         return Statistics(
             jobs=self._table(
                 select(JobRow.kind, JobRow.state, JobRow.team_id, func.count()).group_by(

@@ -180,6 +180,10 @@ class SqlJobs:
         """Set or take back the wish to stop."""
         self._update(job_id, cancel_requested=requested)
 
+    def set_priority(self, job_id: str, priority: int) -> None:
+        """Change its place among those that wait."""
+        self._update(job_id, priority=priority)
+
     def _update(self, job_id: str, **values: Any) -> None:
         self._session.execute(update(JobRow).where(JobRow.id == job_id, *self._own).values(**values))
 

@@ -48,8 +48,8 @@ def unit_of(row: UnitRow) -> Unit:
 
 
 def report_of(row: ReportRow) -> StoredReport:
-    """The record of a report's row."""
-    return StoredReport(
+    """The record of a report's row, as lists tell it."""
+    stored = StoredReport(
         report_id=row.report_id,
         job_id=row.job_id,
         unit_key=row.unit_key,
@@ -61,8 +61,9 @@ def report_of(row: ReportRow) -> StoredReport:
         level=row.level,
         created_at=row.created_at,
         looser_policy=row.looser_policy,
-        judged_by=row.judged_by,
+        rules=row.rules or 0,
     )
+    return stored.as_told
 
 
 def json_of(value: Failed | Progress | UnitResult | None) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ class SqlReports:
             verdict=report.verdict,
             level=report.level,
             looser_policy=report.looser_policy,
-            judged_by=report.judged_by,
+            rules=report.rules,
             created_at=report.created_at,
         )
         self._session.add(row)
@@ -133,17 +133,18 @@ class SqlReports:
         rows = self._session.execute(query.order_by(*_NEWEST_FIRST).limit(limit))
         return [Series(report_of(row), count) for row, count in rows]
 
-    def judged_otherwise(self, code: str, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
-        """Those whose verdict other code than this gave, oldest first."""
-        query = select(ReportRow).where(ReportRow.judged_by.is_distinct_from(code), *self._own)
-        rows = self._session.scalars(query.order_by(ReportRow.id).offset(skip).limit(limit))
+    def judged_before(self, rules: int, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
+        """Those whose verdict earlier rules than these gave, newest first."""
+        query = select(ReportRow).where(func.coalesce(ReportRow.rules, 0) < rules, *self._own)
+        rows = self._session.scalars(query.order_by(ReportRow.id.desc()).offset(skip).limit(limit))
         return [report_of(row) for row in rows]
 
     def judge(self, report: StoredReport) -> None:
-        """Keep its verdict, and what goes with that, in place of those that are stored of it."""
+        """Keep its verdict, and what goes with that, unless later rules gave the one that is stored of it."""
         same = (ReportRow.job_id == report.job_id, ReportRow.unit_key == report.unit_key)
-        values = {name: getattr(report, name) for name in ("verdict", "level", "looser_policy", "judged_by")}
-        query = update(ReportRow).where(*same, ReportRow.digest == report.digest, *self._own)
+        values = {name: getattr(report, name) for name in ("verdict", "level", "looser_policy", "rules")}
+        earlier = func.coalesce(ReportRow.rules, 0) < report.rules
+        query = update(ReportRow).where(*same, ReportRow.digest == report.digest, earlier, *self._own)
         self._session.execute(query.values(**values))
 
     def without_pictures(self, job_id: str) -> Sequence[str]:

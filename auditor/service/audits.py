@@ -251,6 +251,15 @@ def require_kind(entry: StoredReport, kind: JobKind, reference: str) -> None:
         raise NotFound(f"'{reference}' is the report of {_A[entry.kind]}, not of {_A[kind]}")
 
 
+def require_full(entry: StoredReport, reference: str) -> None:
+    """Raises InvalidInput where `reference` named the quick audit of a repair's candidate."""
+    if entry.is_trial:
+        raise InvalidInput(
+            f"'{reference}' is a quick trial of a repair, not a full audit",
+            remedy="Name the audit of the submission, or that of the file that the repair made.",
+        )
+
+
 def _tell(message: str, on_event: OnEvent) -> None:
     line = Log(level="warning", message=message)
     on_event(JobEvent(job_id="", unit_key=CHECK, unit_state=UnitState.RUNNING, message=line))

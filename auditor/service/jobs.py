@@ -93,7 +93,8 @@ class Jobs(JobReader):
             new_submission: the submission is stored with it.
             fresh: make a new job in any case.
             again: make a new job unless the newest one that does this work is unfinished.
-            priority: of jobs that wait, those with a higher one go first.
+            priority: of jobs that wait, those with a higher one go first; a found job that is not done takes
+                a higher one.
             request_id: becomes the id of a new job, so that no request makes two; see `of_request`.
 
         Raises:
@@ -106,6 +107,8 @@ class Jobs(JobReader):
             found = None if fresh or made is not None else tx.jobs.with_fingerprint(fingerprint, submission.team_id)
             if again and found is not None and found.state in TERMINAL:
                 found = None
+            if found is not None and priority > found.priority and found.state is not JobState.DONE:
+                tx.jobs.set_priority(found.id, priority)
             if made is None and found is None:
                 _refuse_without(missing)
                 job = Job(

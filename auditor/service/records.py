@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from auditor.contracts.jobs import Failed, JobKind, JobState, Progress, UnitResult, UnitSpec, UnitState
 from auditor.contracts.manifest import Manifest
+from auditor.contracts.policy import Verdict
 from auditor.contracts.submission import TargetCard
-from auditor.service.pipeline import FINISH
+from auditor.risk.rules import RULES
+from auditor.service.pipeline import FINISH, FULL
 
 LOCAL_TEAM = "local"
 """The team of everything that is submitted without a server."""
@@ -135,7 +137,7 @@ class StoredReport:
         gallery_digest: artifact of the pictures, where there are any.
         verdict: `pass`, `fail` or `inconclusive`; for a repair the one after it, or None when nothing was accepted.
         looser_policy: whether the policy that gave it is looser than the built-in one; None: nobody knows.
-        judged_by: digest of the code whose rules gave verdict and level; None: of a version that kept none.
+        rules: number of the rules (`auditor.risk.rules`) that gave verdict and level; 0: of a version that kept none.
     """
 
     report_id: str
@@ -149,12 +151,24 @@ class StoredReport:
     level: str | None
     created_at: datetime
     looser_policy: bool | None = None
-    judged_by: str | None = None
+    rules: int = RULES
 
     @property
     def is_of_job(self) -> bool:
         """Whether the job was for it: what a repair audits on its way is not what a repair is for."""
         return self.kind is JobKind.REPAIR or self.unit_key == FINISH
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is of a quick audit that a repair made on its way."""
+        return self.kind is JobKind.AUDIT and self.unit_key not in FULL
+
+    @property
+    def as_told(self) -> StoredReport:
+        """As lists tell it: what earlier rules gave is no pass until those of today have judged it."""
+        if self.rules >= RULES or self.verdict in (None, Verdict.FAIL):
+            return self
+        return replace(self, verdict=Verdict.INCONCLUSIVE.value, level=None)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from auditor.contracts.base import code_digest
 from auditor.contracts.jobs import JobKind, UnitResult
+from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport
 from auditor.errors import NotFound, RunnerFailure
@@ -59,8 +59,11 @@ def _read(unit: Unit, name: str, result: UnitResult, store: ArtifactStore, now: 
     contract, kind = (AuditReport, JobKind.AUDIT) if name == AUDIT_REPORT else (RepairReport, JobKind.REPAIR)
     try:
         report = contract.model_validate_json(data)
+        told = told_of(report if isinstance(report, RepairReport) else by_its_evidence(report))
     except ValidationError as error:
         raise RunnerFailure(f"unit '{unit.spec.key}' left a report that breaks its contract: {error}") from None
+    except (ArithmeticError, ValueError) as error:  # numbers that the contract lets through and no rule can reckon with
+        raise RunnerFailure(f"unit '{unit.spec.key}' left a report that cannot be judged: {error}") from None
     return StoredReport(
         report_id=report.id,
         job_id=unit.job_id,
@@ -70,8 +73,7 @@ def _read(unit: Unit, name: str, result: UnitResult, store: ArtifactStore, now: 
         digest=result.outputs[name],
         gallery_digest=result.outputs.get(GALLERY),
         created_at=now,
-        judged_by=code_digest(),
-        **told_of(report)._asdict(),
+        **told._asdict(),
     )
 
 
@@ -85,20 +87,28 @@ def read_repair(entry: StoredReport, transactions: Transactions, store: Artifact
     report = RepairReport.model_validate_json(store.get_bytes(entry.digest))
     with transactions() as tx:
         entries = audits_of_repair(entry, tx)
-    before = entries.get(report.before_report_id)
-    after = entries.get(report.after_report_id or "")
     changes: dict[str, object] = {}
     notes = report.notes
-    for when, audit, stored in (("before", before, report.verdict_before), ("after", after, report.verdict_after)):
-        if audit is None or stored is None:
+    verdicts = (("before", report.before_report_id), ("after", report.after_report_id))
+    for when, audit in verdicts:
+        stored: Verdict | None = getattr(report, f"verdict_{when}")
+        if stored is None or audit not in entries:
             continue
-        read = by_its_evidence(read_audit(audit, store))
-        today = worst_verdict([stored, read.decision.verdict])
-        if today is not stored:
-            changes[f"verdict_{when}"] = today
-            notes = (*notes, f"By today's rules the evidence of the audit {when} it gives {today}, not {stored}.")
-        if not report.policy_loosened and read.policy.loosened():  # older versions did not say it of repairs
-            changes["policy_loosened"] = read.policy.loosened()
+        try:
+            read = by_its_evidence(read_audit(entries[audit], store))
+            given, looser = read.decision.verdict, read.policy.loosened()
+            told = f"By today's rules the evidence of the audit {when} it gives {given}, not {stored}."
+        except (NotFound, ValidationError):
+            given, looser, told = (
+                Verdict.INCONCLUSIVE,
+                (),
+                f"The report of the audit {when} it cannot be read any more.",
+            )
+        if worst_verdict([stored, given]) is not stored:
+            changes[f"verdict_{when}"] = given
+            notes = (*notes, told)
+        if looser and not report.policy_loosened:  # older versions did not say it of repairs
+            changes["policy_loosened"] = looser
     return sealed(report.model_copy(update={**changes, "notes": notes})) if changes else report
 
 

@@ -30,7 +30,7 @@ GIVEN = object()
 
 
 class Reports(Protocol):
-    """Stored reports."""
+    """Stored reports, each as lists tell it (`StoredReport.as_told`)."""
 
     def add(self, report: StoredReport) -> None:
         """Insert; the same unit's earlier report is replaced."""
@@ -77,12 +77,12 @@ class Reports(Protocol):
         """
         ...
 
-    def judged_otherwise(self, code: str, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
-        """Those whose `judged_by` is not this, oldest first, without the oldest so many."""
+    def judged_before(self, rules: int, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
+        """Those whose verdict earlier rules than these gave, newest first, without the newest so many."""
         ...
 
     def judge(self, report: StoredReport) -> None:
-        """Keep verdict, level, `looser_policy` and `judged_by` of this report in place of those that are stored."""
+        """Keep verdict, level, `looser_policy` and `rules` of this report, unless later rules gave what is stored."""
         ...
 
     def without_pictures(self, job_id: str) -> Sequence[str]:

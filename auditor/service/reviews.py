@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +20,10 @@ from auditor.errors import InvalidInput, NotFound
 from auditor.risk.baseline import shortcomings
 from auditor.risk.gate import Baseline as Compared
 from auditor.risk.gate import by_its_evidence, decide_gate
-from auditor.service.accounts import Baseline, NamedPolicy, StoredWaiver
+from auditor.service.accounts import POLICY_NAME, Baseline, NamedPolicy, StoredWaiver
+from auditor.service.audits import require_full
 from auditor.service.baselines import compared
 from auditor.service.people import Identity
-from auditor.service.pipeline import FULL
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import StoredReport
 from auditor.service.repositories import Database, Table, UnitOfWork
@@ -34,7 +33,6 @@ N = TypeVar("N", NamedPolicy, Baseline)
 R = TypeVar("R")
 _MANY = 10_000
 """Waivers of one model."""
-_POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 APPROVE_ONE = "A reviewer approves a complete audit on its page, or with PUT /api/v1/baselines/MODEL."
 
 
@@ -60,8 +58,10 @@ class Reviews:
         Raises InvalidInput where no audit could ask for it by that name.
         """
         name = policy.name
-        if not _POLICY_NAME.fullmatch(name):
+        if not POLICY_NAME.fullmatch(name):
             raise InvalidInput(f"name: '{name[:100]}' is not made of letters, digits, . _ @ and -")
+        if name.casefold() == Policy().name and policy != Policy():
+            raise InvalidInput(f"name: '{name}' is the built-in policy's", remedy="Give the policy another name.")
         record = NamedPolicy(
             secrets.token_hex(16),
             self._clock.now(),
@@ -96,7 +96,7 @@ class Reviews:
                 problems.append(f"'{reference}' is the report of a repair: approve its audit, or audit what it made")
             if report.name != model:
                 problems.append(f"'{reference}' is about the model '{report.name}', not '{model}'")
-            if report.kind is JobKind.AUDIT and report.unit_key not in FULL:
+            if report.is_trial:
                 problems.append(f"'{reference}' is a quick trial of a repair, not a full audit")
             if tx.jobs.get(report.job_id).state is not JobState.DONE:
                 problems.append(f"the job of '{reference}' has not finished")
@@ -166,7 +166,7 @@ class Reviews:
 
         Raises:
             NotFound: no baseline is approved.
-            InvalidInput: the approved one cannot be compared with this audit.
+            InvalidInput: the approved one cannot be compared with this audit, or is none that may be approved.
         """
         model = report.target.name
         with self._transactions() as tx:
@@ -175,7 +175,9 @@ class Reviews:
             approved = tx.baselines.find(name=model)
             if approved is None:
                 raise NotFound(f"no audit is approved as the baseline of '{model}'", remedy=APPROVE_ONE)
-            baseline = compared(self._read(tx.reports.find(approved.digest)), report, approval_of(approved))
+            entry = tx.reports.find(approved.digest)
+            require_full(entry, approved.digest[:12])
+            baseline = compared(self._read(entry), report, approval_of(approved))
             return self._with_waivers(tx, report, baseline)
 
     def _with_waivers(self, tx: UnitOfWork, report: AuditReport, baseline: Compared | None = None) -> AuditReport:

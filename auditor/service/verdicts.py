@@ -1,18 +1,14 @@
-"""What lists tell of stored reports, by today's rules: a verdict of earlier ones is judged anew by its evidence."""
+"""Verdicts that earlier rules gave to stored reports are judged anew, so that lists tell what today's rules say."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 
-from pydantic import ValidationError
-
-from auditor.contracts.base import code_digest
 from auditor.contracts.jobs import JobKind
-from auditor.contracts.policy import Verdict
 from auditor.errors import AuditorError, StorageAway
-from auditor.risk.exit_code import worst_verdict
 from auditor.risk.gate import by_its_evidence
+from auditor.risk.rules import RULES
 from auditor.service.ports import ArtifactStore
 from auditor.service.records import StoredReport
 from auditor.service.reports import read_audit, read_repair, told_of
@@ -35,39 +31,48 @@ class Verdicts:
         self._store = store
 
     def judge_anew(self) -> int:
-        """Judge what other code than this process's has judged; returns how many reports that were.
+        """Judge every report that earlier rules have judged; returns how many that were.
 
-        A report that is lost or cannot be read, as with another key than the one it is encrypted with, settles nothing:
-        it passes no longer, and is tried again the next time.
-
-        Raises:
-            StorageAway: the store does not answer; nothing is lost by trying again.
+        One that cannot be read, as where the store is away or has another key, stays as it is: lists tell no pass of
+        it, the log says why, and the next start tries again. It ends early where nothing can be read.
         """
-        code, count, unread = code_digest(), 0, 0
-        while True:
+        judged = unread = 0
+        while found := self._judged_before(skip=unread):
+            anew = []
+            for entry in found:
+                try:
+                    anew.append(self._judged(entry))
+                except Exception as error:
+                    unread += 1
+                    if unread == 1:
+                        _warn(entry, error)
+                    if isinstance(error, StorageAway):
+                        break
             with self._transactions() as tx:
-                found = tx.reports.judged_otherwise(code, _AT_ONCE, skip=unread)
-            judged = [self._judged(entry, code) for entry in found]
-            with self._transactions() as tx:
-                for entry in judged:
+                for entry in anew:
                     tx.reports.judge(entry)
-            now_unread = sum(entry.judged_by is None for entry in judged)
-            unread, count = unread + now_unread, count + len(judged) - now_unread
-            if len(found) < _AT_ONCE:
+            judged += len(anew)
+            if not anew:
                 break
-        if unread:
-            _LOG.warning("stored reports that cannot be read pass no longer until they can be: %d", unread)
-        return count
+        return judged
 
-    def _judged(self, entry: StoredReport, code: str) -> StoredReport:
-        try:
-            if entry.kind is JobKind.REPAIR:
-                told = told_of(read_repair(entry, self._transactions, self._store))
-            else:
-                told = told_of(by_its_evidence(read_audit(entry, self._store)))
-        except StorageAway:
-            raise
-        except (AuditorError, ValidationError):
-            verdict = entry.verdict and worst_verdict([Verdict(entry.verdict), Verdict.INCONCLUSIVE]).value
-            return replace(entry, verdict=verdict, judged_by=None)
-        return replace(entry, **told._asdict(), judged_by=code)
+    def _judged_before(self, *, skip: int) -> tuple[StoredReport, ...]:
+        with self._transactions() as tx:
+            return tuple(tx.reports.judged_before(RULES, _AT_ONCE, skip=skip))
+
+    def _judged(self, entry: StoredReport) -> StoredReport:
+        if entry.kind is JobKind.REPAIR:
+            told = told_of(read_repair(entry, self._transactions, self._store))
+        else:
+            told = told_of(by_its_evidence(read_audit(entry, self._store)))
+        return replace(entry, **told._asdict(), rules=RULES)
+
+
+def _warn(entry: StoredReport, error: Exception) -> None:
+    words = f"{error.message} {error.remedy}" if isinstance(error, AuditorError) else f"{type(error).__name__}: {error}"
+    _LOG.warning(
+        "the report %s of job %s, and maybe others, cannot be judged by today's rules, so lists tell no pass of it: %s",
+        entry.report_id[:12],
+        entry.job_id[:12],
+        words[:500],
+    )

@@ -85,6 +85,10 @@ class Jobs(Protocol):
         """Ask for the job to stop, or take that back."""
         ...
 
+    def set_priority(self, job_id: str, priority: int) -> None:
+        """Change its place among those that wait."""
+        ...
+
 
 class Units(Protocol):
     """Stored units. A claim is named by unit id and attempt number; only the holder can renew or settle it."""

@@ -110,6 +110,10 @@ class InMemoryJobs:
         """Set or take back the wish to stop."""
         self._change(job_id, cancel_requested=requested)
 
+    def set_priority(self, job_id: str, priority: int) -> None:
+        """Change its place among those that wait."""
+        self._change(job_id, priority=priority)
+
     def _change(self, job_id: str, **values: Any) -> None:
         if job_id in self._own():
             self._tables.jobs[job_id] = replace(self._tables.jobs[job_id], **values)

@@ -84,27 +84,28 @@ class InMemoryReports:
         series = [Series(rows[0], len(rows)) for rows in found.values()]
         return page_of(series, limit, after, lambda row: _place_of(row.newest))
 
-    def judged_otherwise(self, code: str, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
-        """Those whose verdict other code than this gave, oldest first."""
-        return [report for report in self._own() if report.judged_by != code][skip : skip + limit]
+    def judged_before(self, rules: int, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
+        """Those whose verdict earlier rules than these gave, newest first."""
+        return [report for report in reversed(self._own()) if report.rules < rules][skip : skip + limit]
 
     def judge(self, report: StoredReport) -> None:
-        """Keep its verdict, and what goes with that."""
+        """Keep its verdict, and what goes with that, unless later rules gave the one that is stored of it."""
         key = (report.job_id, report.unit_key)
         stored = self._tables.reports[key]
-        if stored.digest == report.digest:
-            names = ("verdict", "level", "looser_policy", "judged_by")
+        if stored.digest == report.digest and stored.rules < report.rules:
+            names = ("verdict", "level", "looser_policy", "rules")
             self._tables.reports[key] = replace(stored, **{name: getattr(report, name) for name in names})
 
     def without_pictures(self, job_id: str) -> Sequence[str]:
         """Take the pictures from a job's reports."""
         found = [row for row in self.of_job(job_id) if row.gallery_digest is not None]
-        for row in found:
-            self._tables.reports[row.job_id, row.unit_key] = replace(row, gallery_digest=None)
+        for key in [(row.job_id, row.unit_key) for row in found]:
+            self._tables.reports[key] = replace(self._tables.reports[key], gallery_digest=None)
         return [str(row.gallery_digest) for row in found]
 
     def _own(self) -> list[StoredReport]:
-        return [row for row in self._tables.reports.values() if self._tables.owns(self._team_id, row.job_id)]
+        rows = self._tables.reports.values()
+        return [row.as_told for row in rows if self._tables.owns(self._team_id, row.job_id)]
 
 
 def _place_of(row: StoredReport) -> Place:

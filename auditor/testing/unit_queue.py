@@ -83,7 +83,7 @@ class InMemoryUnitQueue:
             oldest_waiting=min(waiting, default=None),
             outbox=len(self._tables.outbox),
             reports=_count(
-                (row.kind.value, row.verdict or "") for row in self._tables.reports.values() if row.is_of_job
+                (row.kind.value, row.as_told.verdict or "") for row in self._tables.reports.values() if row.is_of_job
             ),
         )
 

@@ -303,3 +303,24 @@ def test_the_page_says_what_the_gate_says(house, model, reviewer):
         assert all(address.endswith("&baseline=approved") for address in downloads)
         sarif = next(address for address in downloads if "format=sarif" in address)
         assert json.loads(visitor.get(sarif).text)["runs"][0]["properties"]["verdict"] == "pass"
+
+
+def test_a_trial_of_a_repair_decides_nothing(house, model, reviewer, there):
+    """Neither as the audit that is gated nor as the baseline, named by its id or approved before that was refused."""
+    audit = model.audit()
+    trial = sample_report(Verdict.FAIL, target=sample_target(name=model.name)).model_copy(update={"id": "7" * 64})
+    digest = house.services.store.put_bytes(canonical_json(trial).encode())
+    with house.services.database() as tx:
+        entry = tx.reports.find(audit)
+        tx.reports.add(replace(entry, unit_key="k2/finish", report_id=trial.id, digest=digest))
+    for words in (("gate", trial.id), ("gate", audit, "--baseline", trial.id)):
+        done = there(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "is a quick trial of a repair, not a full audit" in done.stderr
+    approve(reviewer, model, audit)
+    with house.services.database() as tx:
+        tx.baselines.change(tx.baselines.find(name=model.name).id, digest=digest)
+    done = there("gate", audit, "--baseline", "approved")
+    assert (done.returncode, "is a quick trial of a repair" in done.stderr) == (2, True)
+    refused = problem(reviewer.get(f"/reports/{audit}", params={"baseline": "approved"}), 422, "invalid_input")
+    assert "is a quick trial of a repair" in str(refused)

@@ -113,11 +113,23 @@ def test_nobody_passes_a_policy_of_their_own_off_as_the_teams(place, client, rev
     for sent in (body | {"policy": own}, in_manifest):
         (told,) = problem(client.post("/audits", json=sent), 422, "invalid_input")["problems"]
         assert "another policy 'gatekeeper'" in told
+    for name in ("Gatekeeper", "gatekeeper ", "gate\u200bkeeper", "g\u0430tekeeper"):
+        sent = body | {"policy": own | {"name": name}}
+        (told,) = problem(client.post("/audits", json=sent), 422, "invalid_input")["problems"]
+        assert ("another policy 'gatekeeper'" if name == "Gatekeeper" else "is not made of letters") in told
     for policy in (own | {"name": "mine"}, {"name": "gatekeeper", "fail_on": "low"}):
         assert (
             place.wait(client, good(client.post("/audits", json=body | {"policy": policy}))["job_id"])["state"]
             == "done"
         )
+
+
+def test_no_team_gives_the_built_in_policys_name_to_another(reviewer):
+    for name in ("default", "Default"):
+        other = reviewer.put(f"/policies/{name}", json={"name": name, "fail_on": "critical"})
+        assert "is the built-in policy's" in str(problem(other, 422, "invalid_input"))
+    good(reviewer.put("/policies/default", json={"name": "default"}))
+    good(reviewer.delete("/policies/default"))
 
 
 def test_values_are_taken_as_they_are_written_and_keys_are_known(client):

@@ -79,3 +79,15 @@ def test_what_a_repair_audited_is_not_run_again_by_itself(house, reviewer):
     for digest in digests.values():
         assert "Run again" not in reviewer.page(f"/audits/{digest}").text
     assert "Run again" in reviewer.page(f"/jobs/{job}").text
+
+
+def test_a_lost_report_hides_no_other(house, reviewer):
+    name, _, digests = repaired(house, JobState.DONE)
+    house.services.store.delete(digests["after/finish"])
+    root = reviewer.page(f"/models/{name}")
+    assert "1 report cannot be read any more" in root.text
+    assert any("Fail" in row.text for row in root.all("tr"))
+    with house.services.database() as tx:
+        (submitted,) = tx.reports.page(9, name=name, kind=JobKind.AUDIT, keys=["finish"])
+    house.services.store.delete(submitted.digest)
+    assert "2 reports cannot be read any more" in reviewer.page(f"/models/{name}").text

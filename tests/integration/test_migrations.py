@@ -101,7 +101,7 @@ def test_of_older_reports_it_is_not_known_whether_their_policy_is_looser(engine)
         command.downgrade(config, "0006")
 
 
-def test_who_judged_older_reports_is_not_known(engine):
+def test_which_rules_judged_older_reports_is_not_known(engine):
     config = migrate.alembic_config(engine)
     command.upgrade(config, "0007")
     with engine.begin() as connection:
@@ -113,9 +113,9 @@ def test_who_judged_older_reports_is_not_known(engine):
     for _ in range(2):
         migrate.upgrade(engine)
         with engine.begin() as connection:
-            rows = connection.exec_driver_sql("SELECT verdict, looser_policy, judged_by FROM reports").all()
+            rows = connection.exec_driver_sql("SELECT verdict, looser_policy, rules FROM reports").all()
             assert [tuple(row) for row in rows] == [("pass", False, None)]
-            connection.exec_driver_sql("UPDATE reports SET judged_by = 'c'")
+            connection.exec_driver_sql("UPDATE reports SET rules = 1")
         command.downgrade(config, "0007")
 
 

@@ -335,3 +335,18 @@ def test_a_cancel_that_a_unit_outruns_still_stops_the_job(house):
     house.jobs.resume(job)
     house.work()
     assert house.jobs.status(job).state is JobState.DONE
+
+
+def test_who_asks_again_with_a_higher_priority_is_served_sooner(house):
+    def ask(priority):
+        manifest = Manifest.model_validate({"model": {"name": "faces"}})
+        request = SubmitRequest(house.model, manifest, house.tmp_path, Policy(), priority=priority)
+        return house.audits.submit(request)
+
+    first = ask(2)
+    for priority, kept in ((7, 7), (3, 7)):
+        assert ask(priority).job_id == first.job_id
+        assert house.transactions.tables.jobs[first.job_id].priority == kept
+    house.work()
+    ask(9)
+    assert house.transactions.tables.jobs[first.job_id].priority == 7

@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import pytest
-from test_database_port import JOB, SUBMISSION, report, transactions  # noqa: F401 - a fixture
+from test_database_port import JOB, LATER, SUBMISSION, report, transactions  # noqa: F401 - a fixture
 
-from auditor.contracts.base import canonical_json, code_digest
+from auditor.contracts.base import canonical_json
 from auditor.contracts.jobs import JobKind, JobState
 from auditor.contracts.policy import Policy, RiskLevel, Verdict
 from auditor.contracts.repair import RepairReport
 from auditor.errors import StorageAway, StorageFailure
 from auditor.report.build import content_digest_of, sealed
 from auditor.risk.gate import decide_gate
+from auditor.risk.rules import RULES
+from auditor.service import verdicts
 from auditor.service.pipeline import AFTER, FINISH
 from auditor.service.reports import read_repair
 from auditor.service.verdicts import Verdicts
@@ -40,7 +42,7 @@ class Place:
     def put(self, contract, *, job=JOB, key=FINISH, **told):
         digest = self.store.put_bytes(canonical_json(contract).encode())
         kind = JobKind.REPAIR if isinstance(contract, RepairReport) else JobKind.AUDIT
-        entry = replace(report(1, job_id=job.id, key=key, report_id=contract.id), digest=digest, kind=kind, level=None)
+        entry = replace(report(1, job_id=job.id, key=key, report_id=contract.id), digest=digest, kind=kind, rules=0)
         with self.database() as tx:
             tx.reports.add(replace(entry, **told))
 
@@ -61,8 +63,7 @@ def test_a_pass_whose_evidence_fails_today_is_listed_as_what_its_page_says(place
     place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
     assert place.judge() == 1
     entry = place.entry()
-    assert (entry.verdict, entry.level, entry.looser_policy) == ("fail", "high", False)
-    assert entry.judged_by == code_digest()
+    assert (entry.verdict, entry.level, entry.looser_policy, entry.rules) == ("fail", "high", False, RULES)
     assert (entry.created_at, entry.name, entry.report_id) == (report(1).created_at, "faces", sample_report().id)
 
 
@@ -73,15 +74,26 @@ def test_no_verdict_gets_better(place, verdict):
     assert place.entry().verdict == verdict
 
 
-def test_what_this_code_has_judged_is_not_read_again(place):
-    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass", judged_by=code_digest())
+@pytest.mark.parametrize("rules", [RULES, RULES + 1])
+def test_what_these_or_later_rules_have_judged_is_not_read_again(place, rules):
+    place.put(said(Verdict.PASS, Verdict.FAIL), verdict="pass", rules=rules)
     assert place.judge() == 0
-    assert place.entry().verdict == "pass"
+    assert (place.entry().verdict, place.entry().rules) == ("pass", rules)
+
+
+@pytest.mark.parametrize("told", [("pass", "inconclusive", None), ("inconclusive", "inconclusive", None),
+                                  ("fail", "fail", "high"), (None, None, "high")])  # fmt: skip
+def test_lists_tell_no_pass_that_earlier_rules_gave(place, told):
+    stored, verdict, level = told
+    place.put(sample_report(), verdict=stored, level="high")
+    assert (place.entry().verdict, place.entry().level) == (verdict, level)
+    with place.database() as tx:
+        assert tx.queue.statistics(LATER).reports == {("audit", verdict or ""): 1}
 
 
 def test_however_many_there_are(place):
     for number in range(120):
-        place.put(said(Verdict.FAIL, Verdict.PASS), key=f"k{number}/finish", verdict="pass", judged_by="e" * 64)
+        place.put(said(Verdict.FAIL, Verdict.PASS), key=f"k{number}/finish", verdict="pass")
     assert (place.judge(), place.judge()) == (120, 0)
     with place.database() as tx:
         assert {entry.verdict for entry in tx.reports.of_job(JOB.id)} == {"fail"}
@@ -93,57 +105,87 @@ def test_of_older_entries_it_becomes_known_whether_their_policy_is_looser(place)
     assert (place.entry().verdict, place.entry().looser_policy) == ("pass", True)
 
 
-@pytest.mark.parametrize(("stored", "shown"), [("pass", "inconclusive"), ("fail", "fail"), (None, None)])
 @pytest.mark.parametrize("text", [None, b"{}"])
-def test_what_cannot_be_read_any_more_passes_no_longer(place, stored, shown, text):
+def test_what_cannot_be_read_stays_and_is_told_as_no_pass(place, text, caplog):
     digest = "9" * 64 if text is None else place.store.put_bytes(text)
     with place.database() as tx:
-        tx.reports.add(replace(report(1), digest=digest, verdict=stored))
-    assert place.judge() == 0
-    assert (place.entry().verdict, place.entry().judged_by) == (shown, None)
+        tx.reports.add(replace(report(1), digest=digest, verdict="pass", rules=0))
+    assert (place.judge(), place.judge()) == (0, 0)
+    assert (place.entry().verdict, place.entry().level) == ("inconclusive", None)
+    assert caplog.text.count("lists tell no pass of it") == 2
+
+
+def test_a_report_that_breaks_a_rule_hides_no_other(place, monkeypatch):
+    place.put(sample_report(Verdict.FAIL), verdict="pass")
+    place.put(sample_report(Verdict.PASS), key="k1/finish", verdict="pass")
+    decide = verdicts.by_its_evidence
+
+    def broken(audit):
+        if audit.verdict.verdict is Verdict.FAIL:
+            raise OverflowError("cannot convert float infinity to integer")
+        return decide(audit)
+
+    monkeypatch.setattr(verdicts, "by_its_evidence", broken)
+    assert place.judge() == 1
+    assert (place.entry().verdict, place.entry(key="k1/finish").verdict) == ("inconclusive", "pass")
 
 
 def test_what_can_be_read_again_has_its_verdict_again(place, monkeypatch, caplog):
-    """As after a start with the wrong key; those that can be read are judged meanwhile, however many cannot."""
+    """As after a start with the wrong key; the newest are tried first, and where none can be read no more are."""
+    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
     for number in range(60):
         place.put(sample_report(Verdict.PASS), key=f"k{number}/finish", verdict="pass")
-    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
-    read, last = place.store.get_bytes, place.entry().digest
+    tried, read = [], place.store.get_bytes
 
     def with_the_wrong_key(digest):
-        if digest != last:
-            raise StorageFailure("it does not open")
-        return read(digest)
+        tried.append(digest)
+        raise StorageFailure("it is encrypted with another key", remedy="Set AUDITOR_ENCRYPTION_KEYS.")
 
     monkeypatch.setattr(place.store, "get_bytes", with_the_wrong_key)
-    for judged in (1, 0):
-        assert place.judge() == judged
-        assert "cannot be read pass no longer until they can be: 60" in caplog.text
-    assert (place.entry().verdict, place.entry(key="k7/finish").verdict) == ("fail", "inconclusive")
-    monkeypatch.undo()
-    assert (place.judge(), place.judge()) == (60, 0)
+    assert (place.judge(), len(tried)) == (0, 50)
+    assert "it is encrypted with another key Set AUDITOR_ENCRYPTION_KEYS." in caplog.text
+    assert {place.entry().verdict, place.entry(key="k7/finish").verdict} == {"inconclusive"}
+    monkeypatch.setattr(place.store, "get_bytes", read)
+    assert (place.judge(), place.judge()) == (61, 0)
     assert (place.entry().verdict, place.entry(key="k7/finish").verdict) == ("fail", "pass")
 
 
-def test_a_store_that_is_away_changes_nothing(place, monkeypatch):
-    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
+def test_a_store_that_is_away_is_asked_once(place, monkeypatch):
+    for number in range(3):
+        place.put(sample_report(Verdict.PASS), key=f"k{number}/finish", verdict="pass")
+    asked = []
 
-    def away(_digest):
+    def away(digest):
+        asked.append(digest)
         raise StorageAway("not now")
 
     monkeypatch.setattr(place.store, "get_bytes", away)
-    with pytest.raises(StorageAway):
-        place.judge()
-    assert (place.entry().verdict, place.entry().judged_by) == ("pass", None)
+    assert (place.judge(), len(asked)) == (0, 1)
 
 
 def test_a_report_that_a_unit_left_meanwhile_keeps_its_own_verdict(place):
     place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
-    earlier = place.entry()
-    place.put(sample_report(Verdict.INCONCLUSIVE), verdict="inconclusive", judged_by=code_digest())
+    earlier = replace(place.entry(), verdict="fail", rules=RULES)
+    place.put(sample_report(Verdict.INCONCLUSIVE), verdict="inconclusive", rules=0)
     with place.database() as tx:
-        tx.reports.judge(replace(earlier, verdict="fail"))
-    assert place.entry().verdict == "inconclusive"
+        tx.reports.judge(earlier)
+    assert place.entry().rules == 0
+
+
+def test_an_older_process_takes_nothing_back(place):
+    place.put(sample_report(Verdict.FAIL), verdict="fail", rules=RULES)
+    older = replace(place.entry(), verdict="pass", rules=RULES - 1)
+    with place.database() as tx:
+        tx.reports.judge(older)
+    assert place.entry().verdict == "fail"
+
+
+def test_taking_pictures_away_changes_no_stored_verdict(place):
+    place.put(sample_report(Verdict.PASS), verdict="pass", gallery_digest="8" * 64)
+    with place.database() as tx:
+        assert list(tx.reports.without_pictures(JOB.id)) == ["8" * 64]
+    place.judge()
+    assert (place.entry().verdict, place.entry().gallery_digest) == ("pass", None)
 
 
 class TestRepairs:
@@ -170,6 +212,16 @@ class TestRepairs:
     def test_lists_say_the_same(self, place, repair):
         assert place.judge() == 2
         assert place.entry(REPAIR_JOB, "compare").verdict == "fail"
+
+    @pytest.mark.parametrize("which", ["before", "after"])
+    def test_one_whose_audit_cannot_be_read_is_still_given_and_passes_no_longer(self, place, repair, which):
+        lost = sample_report(Verdict.PASS).model_copy(update={"id": "f" * 64})
+        place.put(lost, job=REPAIR_JOB, key="before/finish")
+        key = AFTER + FINISH if which == "after" else "before/finish"
+        place.store.delete(place.entry(REPAIR_JOB, key).digest)
+        read = self.read(place)
+        assert read.verdict_after is (Verdict.INCONCLUSIVE if which == "after" else Verdict.FAIL)
+        assert (f"The report of the audit {which} it cannot be read any more." in read.notes) is (which == "after")
 
     def test_one_that_is_borne_out_is_given_as_it_is(self, place):
         after = sample_report(Verdict.INCONCLUSIVE)

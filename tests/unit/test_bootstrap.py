@@ -9,6 +9,7 @@ import pytest
 from auditor.adapters.celery_queue import CeleryQueue
 from auditor.adapters.inline_queue import InlineQueue
 from auditor.bootstrap import HANDLERS, PIPELINES, build_services, migrate, unit_handlers
+from auditor.cli.options import local_services
 from auditor.contracts.base import canonical_json
 from auditor.contracts.jobs import AuditJob, JobKind, JobState
 from auditor.contracts.manifest import Manifest, ModelSpec
@@ -63,15 +64,19 @@ def outdated(tmp_path):
         tx.submissions.add(Submission("s" * 32, "m", NOW, manifest, sample_target(), {"model": "a" * 64}))
         tx.jobs.add(Job("j" * 32, JobKind.AUDIT, "m", "s" * 32, "f" * 64, {}, NOW, JobState.DONE))
         digest = services.store.put_bytes(canonical_json(sample_report(Verdict.FAIL)).encode())
-        tx.reports.add(StoredReport("e" * 64, "j" * 32, "finish", JobKind.AUDIT, "m", digest, None, "pass", "low", NOW))
+        tx.reports.add(
+            StoredReport("e" * 64, "j" * 32, "finish", JobKind.AUDIT, "m", digest, None, "pass", "low", NOW, rules=0)
+        )
     services.close()
     return settings
 
 
-def test_no_command_begins_with_a_verdict_of_other_rules(outdated):
+def test_no_command_tells_a_verdict_of_other_rules(outdated, monkeypatch):
     services = build_services(outdated)
-    assert [entry.verdict for entry in services.audits.list_reports()] == ["fail"]
+    assert [entry.verdict for entry in services.audits.list_reports()] == ["inconclusive"], "looking changes nothing"
     services.close()
+    monkeypatch.setenv("AUDITOR_HOME", str(outdated.home))
+    assert [entry.verdict for entry in local_services().audits.list_reports()] == ["fail"]
 
 
 def test_migrate_judges_by_the_rules_of_this_version(outdated):

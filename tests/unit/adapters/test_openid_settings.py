@@ -112,6 +112,8 @@ def test_the_server_does_not_start_by_half(tmp_path):
         ("REQUESTS_PER_MINUTE", "0", "requests_per_minute"),
         ("TRUSTED_PROXIES", "10.0.0.1,proxy", "trusted_proxies"),
         ("PUBLIC_URL", "ftp://x", "public_url"),
+        ("PUBLIC_URL", "https://?x", "public_url"),
+        ("PUBLIC_URL", "https:// bad", "public_url"),
     ],
 )
 def test_neither_does_it_with_a_key_to_guess_or_no_request_allowed(tmp_path, name, value, word):
@@ -119,8 +121,9 @@ def test_neither_does_it_with_a_key_to_guess_or_no_request_allowed(tmp_path, nam
     assert (done.returncode, word in done.stderr, value in done.stderr.split()) == (2, True, False)
 
 
-def test_an_empty_key_is_none(monkeypatch):
-    monkeypatch.setenv("AUDITOR_SECRET_KEY", "")
+@pytest.mark.parametrize("key", ["", " " * 20])
+def test_an_empty_key_is_none(monkeypatch, key):
+    monkeypatch.setenv("AUDITOR_SECRET_KEY", key)
     assert Settings().secret_key is None
 
 

@@ -1,10 +1,14 @@
 """`auditor doctor` tries what the settings name."""
 
+import base64
+
 import boto3
 import pytest
 from typer.testing import CliRunner
 
+from auditor.bootstrap import build_store
 from auditor.cli.main import app
+from auditor.settings import Settings
 
 
 @pytest.fixture
@@ -30,3 +34,18 @@ def test_a_store_that_cannot_be_reached_is_told(doctor, monkeypatch):
     done = doctor()
     assert "FAIL artifacts  an artifact could not be listed: EndpointConnectionError" in done.output
     assert done.exit_code == 2
+
+
+def test_artifacts_of_another_key_are_told(doctor, monkeypatch, tmp_path):
+    keys = [base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2)]
+    store = build_store(Settings(home=tmp_path, encryption_keys=keys[0]))
+    store.put_bytes(b"something")
+    for key, told in ((None, "no key is configured"), (keys[1], "encrypted with another key"), (keys[0], "")):
+        if key is not None:
+            monkeypatch.setenv("AUDITOR_ENCRYPTION_KEYS", key)
+        done = doctor()
+        assert (told in done.output, "FAIL artifacts" in done.output, done.exit_code) == (
+            True,
+            bool(told),
+            2 * bool(told),
+        )

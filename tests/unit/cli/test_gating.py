@@ -28,6 +28,8 @@ from auditor.risk.waivers import read_waivers
 from auditor.testing.reports import sample_repair_report, sample_report
 from auditor.testing.waivers import TODAY, sample_waiver, waivers_of_all
 
+AN_AUDIT = SimpleNamespace(is_trial=False)
+
 
 @pytest.fixture(autouse=True)
 def _a_day(monkeypatch):
@@ -163,7 +165,7 @@ class TestGate:
                 raise NotFound(f"no report {reference}")
             return reports[reference]
 
-        house = SimpleNamespace(audits=SimpleNamespace(get_report=get))
+        house = SimpleNamespace(audits=SimpleNamespace(get_report=get, find_report=lambda _: AN_AUDIT))
         monkeypatch.setattr("auditor.cli.options.services", lambda: house)
         run("gate", "fail.json", "--baseline", "aaaa")
         with pytest.raises(NotFound) as caught:
@@ -190,7 +192,9 @@ class TestAgainstTheApproved:
             run("gate", "fail.json", "--baseline", "approved")
 
     def test_a_stored_audit_is_decided_by_its_id(self, run, files, monkeypatch):
-        house = SimpleNamespace(audits=SimpleNamespace(get_report=lambda _: sample_report()))
+        house = SimpleNamespace(
+            audits=SimpleNamespace(get_report=lambda _: sample_report(), find_report=lambda _: AN_AUDIT)
+        )
         monkeypatch.setattr("auditor.cli.options.services", lambda: house)
         run("gate", "aaaa", code=1)
         run("gate", "aaaa", "--waivers", "all.yaml")
@@ -201,7 +205,7 @@ class TestAgainstTheApproved:
             sample_report(), sample_report().policy, waivers=waivers_of_all("ppa-averaged", "mirror-b"), today=TODAY
         )
         monkeypatch.setattr(gating, "today", lambda: date(2030, 1, 1))
-        house = SimpleNamespace(audits=SimpleNamespace(get_report=lambda _: there))
+        house = SimpleNamespace(audits=SimpleNamespace(get_report=lambda _: there, find_report=lambda _: AN_AUDIT))
         monkeypatch.setattr("auditor.cli.options.services", lambda: house)
         run("gate", "aaaa", code=1)
         run("gate", "aaaa", "--waivers", "some.yaml")

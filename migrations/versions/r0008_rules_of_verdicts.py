@@ -1,4 +1,4 @@
-"""Which code's rules gave the verdict that lists show of a report.
+"""Which rules gave the verdict that lists show of a report.
 
 Revision: 0008, after 0007.
 """
@@ -16,9 +16,9 @@ depends_on = None
 
 def upgrade() -> None:
     """To this revision; the reports that are there are judged by today's rules afterwards."""
-    op.add_column("reports", sa.Column("judged_by", sa.String(64), nullable=True))
+    op.add_column("reports", sa.Column("rules", sa.Integer(), nullable=True))
 
 
 def downgrade() -> None:
     """Back to 0007; the verdicts stay as they are."""
-    op.drop_column("reports", "judged_by")
+    op.drop_column("reports", "rules")
