@@ -83,9 +83,11 @@ def test_what_was_stored_before_teams_belongs_to_the_local_one(engine):
         assert connection.exec_driver_sql("SELECT id FROM jobs").scalar_one() == "j"
 
 
-def test_of_older_reports_it_is_not_known_whether_their_policy_is_looser(engine):
+@pytest.mark.parametrize(("revision", "column", "value"), [("0006", "looser_policy", "true"), ("0007", "rules", "1")])
+def test_of_older_reports_nobody_knows_what_was_not_kept(engine, revision, column, value):
+    """Whether their policy is looser, and which rules judged them."""
     config = migrate.alembic_config(engine)
-    command.upgrade(config, "0006")
+    command.upgrade(config, revision)
     with engine.begin() as connection:
         add_audit(connection)
         connection.exec_driver_sql(
@@ -95,28 +97,10 @@ def test_of_older_reports_it_is_not_known_whether_their_policy_is_looser(engine)
     for _ in range(2):
         migrate.upgrade(engine)
         with engine.begin() as connection:
-            rows = connection.exec_driver_sql("SELECT verdict, looser_policy FROM reports").all()
+            rows = connection.exec_driver_sql(f"SELECT verdict, {column} FROM reports").all()  # noqa: S608
             assert [tuple(row) for row in rows] == [("pass", None)]
-            connection.exec_driver_sql("UPDATE reports SET looser_policy = true")
-        command.downgrade(config, "0006")
-
-
-def test_which_rules_judged_older_reports_is_not_known(engine):
-    config = migrate.alembic_config(engine)
-    command.upgrade(config, "0007")
-    with engine.begin() as connection:
-        add_audit(connection)
-        connection.exec_driver_sql(
-            "INSERT INTO reports (report_id, job_id, unit_key, kind, name, digest, verdict, looser_policy, created_at) "
-            "VALUES ('r', 'j', 'finish', 'audit', 'faces', 'd', 'pass', false, '2030-01-01 00:00:00')"
-        )
-    for _ in range(2):
-        migrate.upgrade(engine)
-        with engine.begin() as connection:
-            rows = connection.exec_driver_sql("SELECT verdict, looser_policy, rules FROM reports").all()
-            assert [tuple(row) for row in rows] == [("pass", False, None)]
-            connection.exec_driver_sql("UPDATE reports SET rules = 1")
-        command.downgrade(config, "0007")
+            connection.exec_driver_sql(f"UPDATE reports SET {column} = {value}")  # noqa: S608
+        command.downgrade(config, revision)
 
 
 def test_people_come_and_go_with_their_revision(engine):
