@@ -51,7 +51,7 @@ class ClassRow(Contract):
 
     label: int
     name: str
-    n: int = Field(ge=0)
+    n: int = Field(ge=0, le=1_000_000)
     evaluator_top1: Share
     evaluator_top5: Share
     judge_top1: Share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 Z95 = 1.959963984540054
 """Two-sided 95 % point of the normal distribution."""
@@ -28,11 +29,31 @@ def wilson(rate: float, n_effective: float) -> tuple[float, float]:
 
 
 def binomial_tail(successes: int, trials: int, p: float) -> float:
-    """P(X >= successes) for X ~ Binomial(trials, p), exact."""
-    if successes <= 0 or p >= 1:
+    """P(X >= successes) for X ~ Binomial(trials, p), up to rounding.
+
+    Summed away from the mode, on the side of it where `successes` lies, until nothing more is added.
+    """
+    if successes <= 0:
         return 1.0
-    terms = (math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(successes, trials + 1))
-    return min(1.0, math.fsum(terms))
+    if successes > trials or p <= 0:
+        return 0.0
+    if p >= 1:
+        return 1.0
+    if successes > (trials + 1) * p:
+        return min(1.0, _sum_of_terms(range(successes, trials + 1), trials, p))
+    return max(0.0, 1.0 - _sum_of_terms(range(successes - 1, -1, -1), trials, p))
+
+
+def _sum_of_terms(counts: Iterable[int], trials: int, p: float) -> float:
+    """P(X = k) over `counts`, which lead away from the mode."""
+    total = 0.0
+    for k in counts:
+        ways = math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
+        term = math.exp(ways + k * math.log(p) + (trials - k) * math.log1p(-p))
+        total += term
+        if term <= total * 1e-17:
+            break
+    return total
 
 
 def samples_to_name(n_classes: int, rate: float) -> int:

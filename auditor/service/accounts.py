@@ -179,6 +179,8 @@ class DataSet(Record):
     created_by: str
 
 
+ALL_POLICIES = 1 << 30
+"""Of a team: more than any has."""
 POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 """What a policy on a server may be called: names that look alike are alike, but for the case of letters."""
 

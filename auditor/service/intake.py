@@ -11,15 +11,13 @@ from auditor.contracts.manifest import PUBLISHED, Manifest
 from auditor.contracts.policy import Policy
 from auditor.contracts.service import FileRef, NewAudit
 from auditor.errors import InvalidInput
-from auditor.service.accounts import POLICY_NAME
+from auditor.service.accounts import ALL_POLICIES, POLICY_NAME
 from auditor.service.audits import SubmitRequest
 from auditor.service.people import Identity
 from auditor.service.ports import ArtifactStore
 from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.scratch import own_folder
 
-_POLICIES = 1000
-"""Of one team."""
 FILES: Mapping[tuple[str, ...], str] = {
     ("model", "public_model"): "public-model",
     ("data", "private", "path"): "private.npz",
@@ -125,22 +123,25 @@ def _digest(tx: UnitOfWork, reference: FileRef, where: str, problems: list[str])
 
 
 def _policy(tx: UnitOfWork, request: NewAudit, problems: list[str]) -> Policy:
-    if not isinstance(request.policy, str):
-        given = request.policy or request.manifest.policy or Policy()
-        if not POLICY_NAME.fullmatch(given.name):
-            problems.append(f"policy: the name '{given.name[:100]}' is not made of letters, digits, . _ @ and -")
-        alike = (row for row in tx.policies.page(_POLICIES) if row.name.casefold() == given.name.casefold())
-        known = next(alike, None)
-        if known is not None and given not in (Policy(), Policy.model_validate(known.policy)):
-            problems.append(
-                f"policy: your team has another policy '{known.name}'; give yours another name, or name the team's"
-            )
+    if isinstance(request.policy, str) and request.policy != Policy().name:
+        stored = tx.policies.find(name=request.policy)
+        if stored is None:
+            problems.append(f"policy: there is no policy '{request.policy}'")
+            return Policy()
+        return Policy.model_validate(stored.policy)
+    given = Policy() if isinstance(request.policy, str) else request.policy or request.manifest.policy or Policy()
+    if given == Policy():
         return given
-    stored = tx.policies.find(name=request.policy)
-    if stored is None:
-        problems.append(f"policy: there is no policy '{request.policy}'")
-        return Policy()
-    return Policy.model_validate(stored.policy)
+    if not POLICY_NAME.fullmatch(given.name):
+        problems.append(f"policy: the name '{given.name[:100]}' is not made of letters, digits, . _ @ and -")
+    alike = [row for row in tx.policies.page(ALL_POLICIES) if row.name.casefold() == given.name.casefold()]
+    if given.name.casefold() == Policy().name:
+        problems.append(f"policy: '{given.name}' is the built-in policy; give yours another name")
+    elif alike and given not in [Policy.model_validate(row.policy) for row in alike]:
+        problems.append(
+            f"policy: your team has another policy '{alike[0].name}'; give yours another name, or name the team's"
+        )
+    return given
 
 
 def _rewritten(manifest: Manifest, places: Mapping[tuple[str, ...], str]) -> Manifest:

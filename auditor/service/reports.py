@@ -12,7 +12,7 @@ from auditor.contracts.jobs import JobKind, UnitResult
 from auditor.contracts.policy import Verdict
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport
-from auditor.errors import NotFound, RunnerFailure
+from auditor.errors import NotFound, RunnerFailure, StorageAway, StorageFailure
 from auditor.report.build import sealed
 from auditor.risk.exit_code import worst_verdict
 from auditor.risk.gate import by_its_evidence
@@ -82,33 +82,53 @@ def read_audit(entry: StoredReport, store: ArtifactStore) -> AuditReport:
     return AuditReport.model_validate_json(store.get_bytes(entry.digest))
 
 
-def read_repair(entry: StoredReport, transactions: Transactions, store: ArtifactStore) -> RepairReport:
-    """A repair's report, with verdicts that are no better than what its audits' evidence gives by today's rules."""
+def read_by_evidence(entry: StoredReport, store: ArtifactStore) -> AuditReport | None:
+    """An audit's report by the rules of today; None where it is lost, damaged or nothing that they can reckon with.
+
+    Raises StorageAway while the store does not answer.
+    """
+    try:
+        return by_its_evidence(read_audit(entry, store))
+    except StorageAway:
+        raise
+    except (NotFound, StorageFailure, ValueError, ArithmeticError):
+        return None
+
+
+def read_repair(
+    entry: StoredReport, transactions: Transactions, store: ArtifactStore, *, whole: bool = False
+) -> RepairReport:
+    """A repair's report, with verdicts that are no better than what its audits' evidence gives by today's rules.
+
+    Args:
+        entry: the repair.
+        transactions: the database.
+        store: the reports.
+        whole: raise where an audit of it cannot be read; else its verdict is then no pass.
+    """
     report = RepairReport.model_validate_json(store.get_bytes(entry.digest))
     with transactions() as tx:
         entries = audits_of_repair(entry, tx)
     changes: dict[str, object] = {}
     notes = report.notes
-    verdicts = (("before", report.before_report_id), ("after", report.after_report_id))
-    for when, audit in verdicts:
+    for when, audit in (("before", report.before_report_id), ("after", report.after_report_id)):
         stored: Verdict | None = getattr(report, f"verdict_{when}")
-        if stored is None or audit not in entries:
+        if stored is None or (when == "before" and audit not in entries):
             continue
-        try:
-            read = by_its_evidence(read_audit(entries[audit], store))
-            given, looser = read.decision.verdict, read.policy.loosened()
-            told = f"By today's rules the evidence of the audit {when} it gives {given}, not {stored}."
-        except (NotFound, ValidationError):
-            given, looser, told = (
-                Verdict.INCONCLUSIVE,
-                (),
-                f"The report of the audit {when} it cannot be read any more.",
-            )
+        found = entries.get(audit or "")
+        if whole and found is None:
+            raise NotFound(f"the audit {when} the repair is not there any more")
+        if whole and found is not None:
+            read: AuditReport | None = by_its_evidence(read_audit(found, store))
+        else:
+            read = None if found is None else read_by_evidence(found, store)
+        given = Verdict.INCONCLUSIVE if read is None else read.decision.verdict
         if worst_verdict([stored, given]) is not stored:
+            told = f"By today's rules the evidence of the audit {when} it gives {given}, not {stored}."
             changes[f"verdict_{when}"] = given
-            notes = (*notes, told)
-        if looser and not report.policy_loosened:  # older versions did not say it of repairs
-            changes["policy_loosened"] = looser
+            notes = (*notes, told if read else f"The report of the audit {when} it cannot be read any more.")
+        if read and read.policy.loosened() and not report.policy_loosened:  # older versions did not say it of repairs
+            changes["policy_loosened"] = read.policy.loosened()
     return sealed(report.model_copy(update={**changes, "notes": notes})) if changes else report
 
 

@@ -20,7 +20,7 @@ from auditor.errors import InvalidInput, NotFound
 from auditor.risk.baseline import shortcomings
 from auditor.risk.gate import Baseline as Compared
 from auditor.risk.gate import by_its_evidence, decide_gate
-from auditor.service.accounts import POLICY_NAME, Baseline, NamedPolicy, StoredWaiver
+from auditor.service.accounts import ALL_POLICIES, POLICY_NAME, Baseline, NamedPolicy, StoredWaiver
 from auditor.service.audits import require_full
 from auditor.service.baselines import compared
 from auditor.service.people import Identity
@@ -62,6 +62,12 @@ class Reviews:
             raise InvalidInput(f"name: '{name[:100]}' is not made of letters, digits, . _ @ and -")
         if name.casefold() == Policy().name and policy != Policy():
             raise InvalidInput(f"name: '{name}' is the built-in policy's", remedy="Give the policy another name.")
+        with self._transactions() as tx:
+            names = [row.name for row in tx.policies.page(ALL_POLICIES) if row.name.casefold() == name.casefold()]
+        if names and name not in names:
+            raise InvalidInput(
+                f"name: there is a policy '{names[0]}'", remedy="Write that one, or choose another name."
+            )
         record = NamedPolicy(
             secrets.token_hex(16),
             self._clock.now(),

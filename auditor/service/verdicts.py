@@ -33,11 +33,12 @@ class Verdicts:
     def judge_anew(self) -> int:
         """Judge every report that earlier rules have judged; returns how many that were.
 
-        One that cannot be read, as where the store is away or has another key, stays as it is: lists tell no pass of
-        it, the log says why, and the next start tries again. It ends early where nothing can be read.
+        One that cannot be read, as with another key, stays as it is: lists tell no pass of it, the log says why, and
+        the next start tries again. While the store is away, nothing is tried any more.
         """
         judged = unread = 0
-        while found := self._judged_before(skip=unread):
+        is_away = False
+        while not is_away and (found := self._judged_before(skip=unread)):
             anew = []
             for entry in found:
                 try:
@@ -46,14 +47,12 @@ class Verdicts:
                     unread += 1
                     if unread == 1:
                         _warn(entry, error)
-                    if isinstance(error, StorageAway):
+                    if is_away := isinstance(error, StorageAway):
                         break
             with self._transactions() as tx:
                 for entry in anew:
                     tx.reports.judge(entry)
             judged += len(anew)
-            if not anew:
-                break
         return judged
 
     def _judged_before(self, *, skip: int) -> tuple[StoredReport, ...]:
@@ -62,7 +61,7 @@ class Verdicts:
 
     def _judged(self, entry: StoredReport) -> StoredReport:
         if entry.kind is JobKind.REPAIR:
-            told = told_of(read_repair(entry, self._transactions, self._store))
+            told = told_of(read_repair(entry, self._transactions, self._store, whole=True))
         else:
             told = told_of(by_its_evidence(read_audit(entry, self._store)))
         return replace(entry, **told._asdict(), rules=RULES)

@@ -108,6 +108,8 @@ def test_a_stored_policy_is_used_by_its_name(place, client, reviewer):
 def test_nobody_passes_a_policy_of_their_own_off_as_the_teams(place, client, reviewer):
     good(reviewer.put("/policies/gatekeeper", json={"name": "gatekeeper", "fail_on": "low"}))
     own = {"name": "gatekeeper", "version": "7", "fail_on": "critical"}
+    alike = reviewer.put("/policies/GateKeeper", json=own | {"name": "GateKeeper"})
+    assert "there is a policy 'gatekeeper'" in str(problem(alike, 422, "invalid_input"))
     body = {"model": place.upload(client, b"weights"), "manifest": {"model": {"name": "passed-off"}}}
     in_manifest = body | {"manifest": {"model": {"name": "passed-off"}, "policy": own}}
     for sent in (body | {"policy": own}, in_manifest):
@@ -124,10 +126,17 @@ def test_nobody_passes_a_policy_of_their_own_off_as_the_teams(place, client, rev
         )
 
 
-def test_no_team_gives_the_built_in_policys_name_to_another(reviewer):
+def test_no_team_gives_the_built_in_policys_name_to_another(place, client, reviewer):
     for name in ("default", "Default"):
         other = reviewer.put(f"/policies/{name}", json={"name": name, "fail_on": "critical"})
         assert "is the built-in policy's" in str(problem(other, 422, "invalid_input"))
+    body = {"model": place.upload(client, b"weights"), "manifest": {"model": {"name": "by-default"}}}
+    for name in ("default", "Default"):
+        sent = body | {"policy": {"name": name, "fail_on": "critical"}}
+        (told,) = problem(client.post("/audits", json=sent), 422, "invalid_input")["problems"]
+        assert "is the built-in policy" in told
+    job = good(client.post("/audits", json=body | {"policy": "default"}))["job_id"]
+    assert place.wait(client, job)["state"] == "done"
     good(reviewer.put("/policies/default", json={"name": "default"}))
     good(reviewer.delete("/policies/default"))
 

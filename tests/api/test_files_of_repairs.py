@@ -87,6 +87,11 @@ def test_a_lost_report_hides_no_other(house, reviewer):
     root = reviewer.page(f"/models/{name}")
     assert "1 report cannot be read any more" in root.text
     assert any("Fail" in row.text for row in root.all("tr"))
+    house.services.store._blobs._path(digests["k2/finish"]).write_bytes(b"damaged")
+    with house.services.database() as tx:
+        (trial,) = [row for row in tx.reports.page(9, name=name) if row.unit_key == "k2/finish"]
+        tx.reports.add(replace(trial, unit_key="after/finish"))
+    assert "1 report cannot be read any more" in reviewer.page(f"/models/{name}").text
     with house.services.database() as tx:
         (submitted,) = tx.reports.page(9, name=name, kind=JobKind.AUDIT, keys=["finish"])
     house.services.store.delete(submitted.digest)

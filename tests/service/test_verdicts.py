@@ -131,7 +131,7 @@ def test_a_report_that_breaks_a_rule_hides_no_other(place, monkeypatch):
 
 
 def test_what_can_be_read_again_has_its_verdict_again(place, monkeypatch, caplog):
-    """As after a start with the wrong key; the newest are tried first, and where none can be read no more are."""
+    """As after a start with the wrong key."""
     place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
     for number in range(60):
         place.put(sample_report(Verdict.PASS), key=f"k{number}/finish", verdict="pass")
@@ -142,12 +142,21 @@ def test_what_can_be_read_again_has_its_verdict_again(place, monkeypatch, caplog
         raise StorageFailure("it is encrypted with another key", remedy="Set AUDITOR_ENCRYPTION_KEYS.")
 
     monkeypatch.setattr(place.store, "get_bytes", with_the_wrong_key)
-    assert (place.judge(), len(tried)) == (0, 50)
+    assert (place.judge(), len(tried)) == (0, 61)
     assert "it is encrypted with another key Set AUDITOR_ENCRYPTION_KEYS." in caplog.text
     assert {place.entry().verdict, place.entry(key="k7/finish").verdict} == {"inconclusive"}
     monkeypatch.setattr(place.store, "get_bytes", read)
     assert (place.judge(), place.judge()) == (61, 0)
     assert (place.entry().verdict, place.entry(key="k7/finish").verdict) == ("fail", "pass")
+
+
+def test_many_that_are_lost_keep_none_from_being_judged(place):
+    place.put(said(Verdict.FAIL, Verdict.PASS), verdict="pass")
+    for number in range(120):
+        with place.database() as tx:
+            tx.reports.add(replace(report(1, key=f"k{number}/finish"), digest="9" * 64, verdict="pass", rules=0))
+    assert (place.judge(), place.judge()) == (1, 0)
+    assert place.entry().verdict == "fail"
 
 
 def test_a_store_that_is_away_is_asked_once(place, monkeypatch):
@@ -222,6 +231,22 @@ class TestRepairs:
         read = self.read(place)
         assert read.verdict_after is (Verdict.INCONCLUSIVE if which == "after" else Verdict.FAIL)
         assert (f"The report of the audit {which} it cannot be read any more." in read.notes) is (which == "after")
+
+    @pytest.mark.parametrize("text", [b"{}", b"no json"])
+    def test_one_whose_audit_cannot_be_read_is_judged_when_it_can(self, place, text):
+        after = sample_report(Verdict.PASS)
+        done = sample_repair_report().model_copy(update={"after_report_id": after.id, "verdict_after": Verdict.PASS})
+        place.put(sealed(done), job=REPAIR_JOB, key="compare", verdict="pass")
+        compare = lambda: place.entry(REPAIR_JOB, "compare")  # noqa: E731
+        assert (place.judge(), compare().verdict, compare().rules) == (0, "inconclusive", 0), "its row is lost"
+        assert self.read(place).verdict_after is Verdict.INCONCLUSIVE
+        with place.database() as tx:
+            row = report(1, job_id=REPAIR_JOB.id, key=AFTER + FINISH, report_id=after.id)
+            tx.reports.add(replace(row, digest=place.store.put_bytes(text)))
+        assert (place.judge(), compare().verdict, compare().rules) == (0, "inconclusive", 0), "it is damaged"
+        assert self.read(place).verdict_after is Verdict.INCONCLUSIVE
+        place.put(after, job=REPAIR_JOB, key=AFTER + FINISH, verdict="pass")
+        assert (place.judge(), compare().verdict, compare().rules) == (2, "pass", RULES)
 
     def test_one_that_is_borne_out_is_given_as_it_is(self, place):
         after = sample_report(Verdict.INCONCLUSIVE)

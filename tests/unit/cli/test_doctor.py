@@ -40,6 +40,7 @@ def test_artifacts_of_another_key_are_told(doctor, monkeypatch, tmp_path):
     keys = [base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2)]
     store = build_store(Settings(home=tmp_path, encryption_keys=keys[0]))
     store.put_bytes(b"something")
+    build_store(Settings(home=tmp_path)).put_bytes(b"as before keys were set")
     for key, told in ((None, "no key is configured"), (keys[1], "encrypted with another key"), (keys[0], "")):
         if key is not None:
             monkeypatch.setenv("AUDITOR_ENCRYPTION_KEYS", key)

@@ -6,7 +6,7 @@ from pathlib import Path
 from auditor.contracts import policy
 from auditor.risk import rules
 
-CODE = "c1dee766e4d548c4"
+CODE = "c66602107eb33c7d"
 """Of the rules of this number."""
 
 

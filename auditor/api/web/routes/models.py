@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 
 from auditor.api.pages import After, page_of
 from auditor.api.references import audited_models, full_audits, place_of
@@ -15,12 +14,11 @@ from auditor.api.web.guard import PageRoute
 from auditor.api.web.history import history_chart, version_of
 from auditor.api.web.render import page
 from auditor.contracts.jobs import JobKind
-from auditor.contracts.report import AuditReport
 from auditor.contracts.service import Page
 from auditor.errors import NotFound
 from auditor.report.page import drawn
-from auditor.risk.gate import by_its_evidence
 from auditor.service.records import StoredReport
+from auditor.service.reports import read_by_evidence
 
 router = APIRouter(route_class=PageRoute)
 _MODELS, _VERSIONS, _REPAIRS = 100, 50, 50
@@ -59,7 +57,7 @@ def show_model(
     audits, one_before = _versions(caller, model, after)
     if not audits.items:
         raise NotFound(f"there is no audit of a model '{model}'", remedy="The list of models has those that are.")
-    read = [(entry, _read(caller, entry)) for entry in audits.items]
+    read = [(entry, read_by_evidence(entry, caller.services.store)) for entry in audits.items]
     versions = [version_of(entry, report) for entry, report in read if report is not None]
     repairs = _repairs(caller, model, repairs_after)
     with caller.transactions() as tx:
@@ -80,14 +78,6 @@ def show_model(
         older=_query(after=audits.next),
         older_repairs=_query(after=after, repairs_after=repairs.next) if repairs.next else "",
     )
-
-
-def _read(caller: Caller, entry: StoredReport) -> AuditReport | None:
-    """The report by the rules of today; None where it cannot be read any more, which hides no other."""
-    try:
-        return by_its_evidence(caller.services.audits.report_of(entry))
-    except (NotFound, ValidationError):
-        return None
 
 
 def _versions(caller: Caller, model: str, after: str | None) -> tuple[Page[StoredReport], StoredReport | None]:
