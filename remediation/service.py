@@ -24,6 +24,7 @@ from auditor.service.jobs import Jobs, Started
 from auditor.service.outcomes import repair_of
 from auditor.service.ports import ArtifactStore
 from auditor.service.records import Submission
+from auditor.service.reports import read_audit
 from auditor.service.repositories import Transactions
 from remediation.offers import attacks_knowing, offer_of
 from remediation.withholding import withheld
@@ -102,7 +103,7 @@ class Repairs:
             problems += self._problems_of_weights(named, job.team_id)
         if problems:
             raise InvalidInput(problems, remedy=_REMEDY)
-        before = AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
+        before = read_audit(entry, self._store)
         full, quick = _plans(offer, manifest.repair, before.model_copy(update={"plan": with_own_evaluator(before)}))
         trial = trial_version(quick)
         data = {"fit.npz": outputs["fit.npz"], "heldout.npz": outputs["heldout_used.npz"], "report.json": entry.digest}

@@ -134,9 +134,9 @@ class SqlReports:
         return [Series(report_of(row), count) for row, count in rows]
 
     def judged_before(self, rules: int, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
-        """Those whose verdict earlier rules than these gave, newest first."""
+        """Those whose verdict earlier rules than these gave, oldest first."""
         query = select(ReportRow).where(func.coalesce(ReportRow.rules, 0) < rules, *self._own)
-        rows = self._session.scalars(query.order_by(ReportRow.id.desc()).offset(skip).limit(limit))
+        rows = self._session.scalars(query.order_by(ReportRow.id).offset(skip).limit(limit))
         return [report_of(row) for row in rows]
 
     def judge(self, report: StoredReport) -> None:

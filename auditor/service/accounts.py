@@ -5,7 +5,6 @@ Each record is one row: its fields are the columns.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, ClassVar
@@ -177,12 +176,6 @@ class DataSet(Record):
     digests: dict[str, str]
     size: int
     created_by: str
-
-
-ALL_POLICIES = 1 << 30
-"""Of a team: more than any has."""
-POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
-"""What a policy on a server may be called: names that look alike are alike, but for the case of letters."""
 
 
 @dataclass(frozen=True)

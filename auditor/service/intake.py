@@ -11,9 +11,9 @@ from auditor.contracts.manifest import PUBLISHED, Manifest
 from auditor.contracts.policy import Policy
 from auditor.contracts.service import FileRef, NewAudit
 from auditor.errors import InvalidInput
-from auditor.service.accounts import ALL_POLICIES, POLICY_NAME
 from auditor.service.audits import SubmitRequest
 from auditor.service.people import Identity
+from auditor.service.policies import named_alike, problems_of_name
 from auditor.service.ports import ArtifactStore
 from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.scratch import own_folder
@@ -130,16 +130,11 @@ def _policy(tx: UnitOfWork, request: NewAudit, problems: list[str]) -> Policy:
             return Policy()
         return Policy.model_validate(stored.policy)
     given = Policy() if isinstance(request.policy, str) else request.policy or request.manifest.policy or Policy()
-    if given == Policy():
-        return given
-    if not POLICY_NAME.fullmatch(given.name):
-        problems.append(f"policy: the name '{given.name[:100]}' is not made of letters, digits, . _ @ and -")
-    alike = [row for row in tx.policies.page(ALL_POLICIES) if row.name.casefold() == given.name.casefold()]
-    if given.name.casefold() == Policy().name:
-        problems.append(f"policy: '{given.name}' is the built-in policy; give yours another name")
-    elif alike and given not in [Policy.model_validate(row.policy) for row in alike]:
+    problems += [f"policy: {problem}" for problem in problems_of_name(given)]
+    teams = [Policy.model_validate(row.policy) for row in named_alike(tx, given.name)]
+    if teams and given not in (Policy(), *teams):
         problems.append(
-            f"policy: your team has another policy '{alike[0].name}'; give yours another name, or name the team's"
+            f"policy: your team has another policy '{teams[0].name}'; give yours another name, or name the team's"
         )
     return given
 

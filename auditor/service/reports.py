@@ -95,40 +95,22 @@ def read_by_evidence(entry: StoredReport, store: ArtifactStore) -> AuditReport |
         return None
 
 
-def read_repair(
-    entry: StoredReport, transactions: Transactions, store: ArtifactStore, *, whole: bool = False
-) -> RepairReport:
-    """A repair's report, with verdicts that are no better than what its audits' evidence gives by today's rules.
-
-    Args:
-        entry: the repair.
-        transactions: the database.
-        store: the reports.
-        whole: raise where an audit of it cannot be read; else its verdict is then no pass.
-    """
+def read_repair(entry: StoredReport, transactions: Transactions, store: ArtifactStore) -> RepairReport:
+    """A repair's report, with verdicts that are no better than what lists tell of its audits."""
     report = RepairReport.model_validate_json(store.get_bytes(entry.digest))
     with transactions() as tx:
-        entries = audits_of_repair(entry, tx)
+        audits = audits_of_repair(entry, tx)
     changes: dict[str, object] = {}
     notes = report.notes
-    for when, audit in (("before", report.before_report_id), ("after", report.after_report_id)):
+    for when in ("before", "after"):
         stored: Verdict | None = getattr(report, f"verdict_{when}")
-        if stored is None or (when == "before" and audit not in entries):
-            continue
-        found = entries.get(audit or "")
-        if whole and found is None:
-            raise NotFound(f"the audit {when} the repair is not there any more")
-        if whole and found is not None:
-            read: AuditReport | None = by_its_evidence(read_audit(found, store))
-        else:
-            read = None if found is None else read_by_evidence(found, store)
-        given = Verdict.INCONCLUSIVE if read is None else read.decision.verdict
-        if worst_verdict([stored, given]) is not stored:
-            told = f"By today's rules the evidence of the audit {when} it gives {given}, not {stored}."
-            changes[f"verdict_{when}"] = given
-            notes = (*notes, told if read else f"The report of the audit {when} it cannot be read any more.")
-        if read and read.policy.loosened() and not report.policy_loosened:  # older versions did not say it of repairs
-            changes["policy_loosened"] = read.policy.loosened()
+        audit = audits.get(getattr(report, f"{when}_report_id") or "")
+        told = Verdict(audit.verdict) if audit is not None and audit.verdict else Verdict.INCONCLUSIVE
+        if stored is not None and worst_verdict([stored, told]) is not stored:
+            changes[f"verdict_{when}"] = told
+            notes = (*notes, f"By today's rules, or as it cannot be read, the audit {when} it is {told}, not {stored}.")
+        if audit is not None and audit.looser_policy and not report.policy_loosened:  # older versions did not keep it
+            changes["policy_loosened"] = ("see its audits",)
     return sealed(report.model_copy(update={**changes, "notes": notes})) if changes else report
 
 

@@ -78,7 +78,7 @@ class Reports(Protocol):
         ...
 
     def judged_before(self, rules: int, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
-        """Those whose verdict earlier rules than these gave, newest first, without the newest so many."""
+        """Those whose verdict earlier rules than these gave, oldest first, without the oldest so many."""
         ...
 
     def judge(self, report: StoredReport) -> None:

@@ -20,12 +20,14 @@ from auditor.errors import InvalidInput, NotFound
 from auditor.risk.baseline import shortcomings
 from auditor.risk.gate import Baseline as Compared
 from auditor.risk.gate import by_its_evidence, decide_gate
-from auditor.service.accounts import ALL_POLICIES, POLICY_NAME, Baseline, NamedPolicy, StoredWaiver
+from auditor.service.accounts import Baseline, NamedPolicy, StoredWaiver
 from auditor.service.audits import require_full
 from auditor.service.baselines import compared
 from auditor.service.people import Identity
+from auditor.service.policies import named_alike, problems_of_name
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import StoredReport
+from auditor.service.reports import read_audit
 from auditor.service.repositories import Database, Table, UnitOfWork
 from auditor.service.trail import note
 
@@ -58,16 +60,8 @@ class Reviews:
         Raises InvalidInput where no audit could ask for it by that name.
         """
         name = policy.name
-        if not POLICY_NAME.fullmatch(name):
-            raise InvalidInput(f"name: '{name[:100]}' is not made of letters, digits, . _ @ and -")
-        if name.casefold() == Policy().name and policy != Policy():
-            raise InvalidInput(f"name: '{name}' is the built-in policy's", remedy="Give the policy another name.")
-        with self._transactions() as tx:
-            names = [row.name for row in tx.policies.page(ALL_POLICIES) if row.name.casefold() == name.casefold()]
-        if names and name not in names:
-            raise InvalidInput(
-                f"name: there is a policy '{names[0]}'", remedy="Write that one, or choose another name."
-            )
+        if problems := problems_of_name(policy):
+            raise InvalidInput([f"name: {problem}" for problem in problems])
         record = NamedPolicy(
             secrets.token_hex(16),
             self._clock.now(),
@@ -77,6 +71,9 @@ class Reviews:
             self._me.user.name,
         )
         with self._noted("policy.write", name) as tx:
+            alike = [row.name for row in named_alike(tx, name)]
+            if alike and name not in alike:
+                raise InvalidInput(f"name: there is a policy '{alike[0]}'; write that one, or choose another name")
             self._replace(tx, tx.policies, record, name)
         return record
 
@@ -195,7 +192,7 @@ class Reviews:
         return decide_gate(report, report.policy, waivers=waivers, baseline=baseline, today=today)
 
     def _read(self, entry: StoredReport) -> AuditReport:
-        return AuditReport.model_validate_json(self._store.get_bytes(entry.digest))
+        return read_audit(entry, self._store)
 
     def note_view(self, report_id: str, picture: str) -> None:
         """Somebody looks at a picture."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from auditor.contracts.jobs import JobKind
-from auditor.errors import AuditorError, StorageAway
+from auditor.errors import AuditorError, NotFound, StorageAway
 from auditor.risk.gate import by_its_evidence
 from auditor.risk.rules import RULES
 from auditor.service.ports import ArtifactStore
 from auditor.service.records import StoredReport
-from auditor.service.reports import read_audit, read_repair, told_of
+from auditor.service.reports import audits_of_repair, read_audit, read_repair, told_of
 from auditor.service.repositories import Transactions
 
 _LOG = logging.getLogger("auditor.verdicts")
@@ -37,33 +38,36 @@ class Verdicts:
         the next start tries again. While the store is away, nothing is tried any more.
         """
         judged = unread = 0
-        is_away = False
-        while not is_away and (found := self._judged_before(skip=unread)):
-            anew = []
+        while found := self._judged_before(skip=unread):
             for entry in found:
                 try:
-                    anew.append(self._judged(entry))
+                    anew = self._judged(entry)
                 except Exception as error:
                     unread += 1
                     if unread == 1:
                         _warn(entry, error)
-                    if is_away := isinstance(error, StorageAway):
-                        break
-            with self._transactions() as tx:
-                for entry in anew:
-                    tx.reports.judge(entry)
-            judged += len(anew)
+                    if isinstance(error, StorageAway):
+                        return judged
+                else:
+                    judged += 1
+                    with self._transactions() as tx:
+                        tx.reports.judge(anew)
         return judged
 
-    def _judged_before(self, *, skip: int) -> tuple[StoredReport, ...]:
+    def _judged_before(self, *, skip: int) -> Sequence[StoredReport]:
         with self._transactions() as tx:
-            return tuple(tx.reports.judged_before(RULES, _AT_ONCE, skip=skip))
+            return tx.reports.judged_before(RULES, _AT_ONCE, skip=skip)
 
     def _judged(self, entry: StoredReport) -> StoredReport:
-        if entry.kind is JobKind.REPAIR:
-            told = told_of(read_repair(entry, self._transactions, self._store, whole=True))
-        else:
+        """A repair goes by its audits, which are older and so were judged before it."""
+        if entry.kind is JobKind.AUDIT:
             told = told_of(by_its_evidence(read_audit(entry, self._store)))
+        else:
+            with self._transactions() as tx:
+                audits = audits_of_repair(entry, tx).values()
+            if any(audit.rules < RULES and not audit.is_trial for audit in audits):
+                raise NotFound("an audit of this repair could not be judged")
+            told = told_of(read_repair(entry, self._transactions, self._store))
         return replace(entry, **told._asdict(), rules=RULES)
 
 

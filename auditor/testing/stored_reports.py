@@ -85,8 +85,8 @@ class InMemoryReports:
         return page_of(series, limit, after, lambda row: _place_of(row.newest))
 
     def judged_before(self, rules: int, limit: int, *, skip: int = 0) -> Sequence[StoredReport]:
-        """Those whose verdict earlier rules than these gave, newest first."""
-        return [report for report in reversed(self._own()) if report.rules < rules][skip : skip + limit]
+        """Those whose verdict earlier rules than these gave, oldest first."""
+        return [report for report in self._own() if report.rules < rules][skip : skip + limit]
 
     def judge(self, report: StoredReport) -> None:
         """Keep its verdict, and what goes with that, unless later rules gave the one that is stored of it."""
