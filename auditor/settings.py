@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -58,11 +59,12 @@ class Settings(BaseSettings):
     github_step_summary: Path | None = Field(default=None, validation_alias="GITHUB_STEP_SUMMARY")
     """Set by GitHub Actions: the file to which a step appends its summary."""
 
-    @model_validator(mode="after")
-    def _a_lease_outlives_a_heartbeat(self) -> Settings:
-        if self.lease_s < 2 * self.heartbeat_s:
+    @field_validator("heartbeat_s")
+    @classmethod
+    def _a_lease_outlives_it(cls, given: float, those_before: ValidationInfo) -> float:
+        if those_before.data.get("lease_s", math.inf) < 2 * given:
             raise ValueError("AUDITOR_LEASE_S must be at least twice AUDITOR_HEARTBEAT_S")
-        return self
+        return given
 
     @field_validator("trusted_proxies")
     @classmethod

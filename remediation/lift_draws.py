@@ -9,7 +9,8 @@ import numpy as np
 
 from auditor.contracts.repair import RepairCandidate
 from auditor.contracts.report import AuditReport
-from auditor.evaluation.intervals import LIFT_LIMIT, Bootstrap, Floats, resampled_classes, wilson
+from auditor.evaluation.intervals import LIFT_LIMIT, Bootstrap, Floats, resampled_classes
+from auditor.proportions import wilson
 
 
 @dataclass(frozen=True)

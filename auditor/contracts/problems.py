@@ -18,7 +18,7 @@ def problems_in(error: ValidationError, model: type[BaseModel], *, where: str = 
     """
     lines = []
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"])
+        path = ".".join(part for part in map(str, item["loc"]) if part.strip())
         if item["type"] == "extra_forbidden":
             text = _unknown_key(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringConstraints, Tag
 
 from auditor.contracts.base import Contract
 from auditor.contracts.jobs import JobKind, JobState
@@ -83,6 +83,14 @@ class FileRef(Contract):
     data_set: Name | None = None
 
 
+def _which(policy: object) -> str:
+    return "" if isinstance(policy, str) else " "
+
+
+NamedOrWhole = Annotated[Annotated[Name, Tag("")] | Annotated[Policy, Tag(" ")], Discriminator(_which)]
+"""Name of a stored policy, or a policy; the tags are blank so that problems do not tell them."""
+
+
 class NewAudit(Contract):
     """An audit to start."""
 
@@ -92,7 +100,7 @@ class NewAudit(Contract):
     """As in auditor.yaml. Every path in it must be a key of `files`: the server reads no paths of its own."""
     files: dict[str, FileRef] = Field(default={}, max_length=16)
     """Path as written in the manifest to the file it stands for."""
-    policy: Name | Policy | None = None
+    policy: NamedOrWhole | None = None
     """Name of a stored policy, or a policy; default: the manifest's, else the built-in one."""
     budget_s: float | None = Field(default=None, gt=0)
     """Seconds for the whole audit, to which the plan is cut."""

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.evaluation.base import Floats, Reference
-from auditor.evaluation.intervals import Bootstrap, Interval, mean_interval, rate_interval, wilson
+from auditor.evaluation.intervals import Bootstrap, Interval, mean_interval, rate_interval
 from auditor.evaluation.judgement import choices, judge_images
 from auditor.evaluation.scoring import measured
 from auditor.priors.base import Prior
 from auditor.priors.quality import decode_all, sample_images
+from auditor.proportions import wilson
 from auditor.tensors import ImageBatch, RunContext
 
 

@@ -8,16 +8,14 @@ bound is therefore floored by the Wilson bound (Wilson, JASA 1927) that G classe
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from auditor.proportions import wilson
 
-Z95 = 1.959963984540054
-"""Two-sided 95 % quantile of the standard normal."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,6 @@ def resampled_classes(n_classes: int, n_resamples: int, generator: np.random.Gen
     weights = np.zeros((n_resamples, n_classes))
     np.add.at(weights, (np.arange(n_resamples)[:, None], draws), 1.0)
     return weights / n_classes
-
-
-def wilson(p: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % bounds for a share `p` of `n` independent trials (`n` may be fractional)."""
-    z2 = Z95 * Z95
-    centre = p + z2 / (2 * n)
-    half = Z95 * math.sqrt(max(p * (1 - p), 0.0) / n + z2 / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
 
 
 def effective_size(rates: ArrayLike, n_images: int) -> float:
@@ -197,16 +187,6 @@ def rogan_gladen(observed: float, *, false_positive_rate: float, true_positive_r
     if power < 0.3:
         return None
     return min(1.0, max(0.0, (observed - false_positive_rate) / power))
-
-
-def binomial_tail(successes: int, trials: int, p: float) -> float:
-    """P(X >= successes) for X ~ Binomial(trials, p), exact."""
-    if successes <= 0:
-        return 1.0
-    if p >= 1.0:
-        return 1.0
-    terms = (math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(successes, trials + 1))
-    return min(1.0, math.fsum(terms))
 
 
 def benjamini_hochberg(p_values: ArrayLike, *, level: float = 0.05) -> NDArray[np.bool_]:

@@ -16,8 +16,9 @@ from auditor.contracts.plan import AuditPlan
 from auditor.contracts.repair import PairedDifference
 from auditor.contracts.report import AuditReport
 from auditor.contracts.scores import NotMeasured, Score
-from auditor.evaluation.intervals import Bootstrap, Interval, lift_interval, mean_interval, wilson
+from auditor.evaluation.intervals import Bootstrap, Interval, lift_interval, mean_interval
 from auditor.evaluation.scoring import measured
+from auditor.proportions import wilson
 
 PAIRED_METRICS = ("evaluator_top1", "evaluator_top5", "judge_top1", "judge_top5", "both")
 """Columns of the per-class table that can be compared."""

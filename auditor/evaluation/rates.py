@@ -17,13 +17,13 @@ from auditor.evaluation.ceilings import ClassRates, control_score
 from auditor.evaluation.intervals import (
     Bootstrap,
     benjamini_hochberg,
-    binomial_tail,
     lift_interval,
     mean_interval,
     resampled_classes,
     rogan_gladen,
 )
 from auditor.evaluation.scoring import measured
+from auditor.proportions import binomial_tail
 
 _BOTH = ("evaluator_top1", "judge_top1")
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
-Z95 = 1.959963984540054
-"""Two-sided 95 % point of the normal distribution."""
+from auditor.proportions import Z95
 
 
 def zero_success_upper(n_classes: int) -> float:
@@ -16,44 +14,6 @@ def zero_success_upper(n_classes: int) -> float:
     No interval on fewer than this can be believed, whatever a bootstrap of all-zero classes says.
     """
     return Z95**2 / (n_classes + Z95**2) if n_classes > 0 else 1.0
-
-
-def wilson(rate: float, n_effective: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate in [0, 1] seen in `n_effective` independent trials."""
-    if n_effective <= 0:
-        return 0.0, 1.0
-    z2 = Z95**2 / n_effective
-    middle = rate + z2 / 2
-    spread = Z95 * math.sqrt(rate * (1 - rate) / n_effective + z2 / (4 * n_effective))
-    return max((middle - spread) / (1 + z2), 0.0), min((middle + spread) / (1 + z2), 1.0)
-
-
-def binomial_tail(successes: int, trials: int, p: float) -> float:
-    """P(X >= successes) for X ~ Binomial(trials, p), up to rounding.
-
-    Summed away from the mode, on the side of it where `successes` lies, until nothing more is added.
-    """
-    if successes <= 0:
-        return 1.0
-    if successes > trials or p <= 0:
-        return 0.0
-    if p >= 1:
-        return 1.0
-    if successes > (trials + 1) * p:
-        return min(1.0, _sum_of_terms(range(successes, trials + 1), trials, p))
-    return max(0.0, 1.0 - _sum_of_terms(range(successes - 1, -1, -1), trials, p))
-
-
-def _sum_of_terms(counts: Iterable[int], trials: int, p: float) -> float:
-    """P(X = k) over `counts`, which lead away from the mode."""
-    total = 0.0
-    for k in counts:
-        ways = math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-        term = math.exp(ways + k * math.log(p) + (trials - k) * math.log1p(-p))
-        total += term
-        if term <= total * 1e-17:
-            break
-    return total
 
 
 def samples_to_name(n_classes: int, rate: float) -> int:

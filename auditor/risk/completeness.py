@@ -12,7 +12,8 @@ from auditor.contracts.plan import KNOWING, AuditPlan
 from auditor.contracts.policy import Thresholds
 from auditor.contracts.scores import NotMeasured, Score
 from auditor.contracts.submission import TargetCard
-from auditor.risk.bounds import binomial_tail, samples_to_name
+from auditor.proportions import binomial_tail
+from auditor.risk.bounds import samples_to_name
 from auditor.risk.evidence import AttackEvidence, crashed
 from auditor.risk.shortfall import Shortfall
 

@@ -126,6 +126,19 @@ def test_nobody_passes_a_policy_of_their_own_off_as_the_teams(place, client, rev
         )
 
 
+def test_what_is_wrong_with_a_policy_is_told_by_its_own_keys(place, client):
+    body = {"model": place.upload(client, b"weights"), "manifest": {"model": {"name": "wrong-policy"}}}
+    for wrong, told in (
+        ("not a name", ["policy: String should match"]),
+        (
+            {"fail_on": "lwo", "max_waver_days": 3},
+            ["policy.fail_on: Input should be", "policy.max_waver_days: unknown"],
+        ),
+    ):
+        problems = problem(client.post("/audits", json=body | {"policy": wrong}), 422, "invalid_input")["problems"]
+        assert [line[: len(start)] for line, start in zip(problems, told, strict=True)] == told, problems
+
+
 def test_no_team_gives_the_built_in_policys_name_to_another(place, client, reviewer):
     for name in ("default", "Default"):
         other = reviewer.put(f"/policies/{name}", json={"name": name, "fail_on": "critical"})

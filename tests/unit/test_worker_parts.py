@@ -111,6 +111,9 @@ def test_a_lease_outlives_missed_heartbeats():
     with pytest.raises(ValidationError, match="at least twice AUDITOR_HEARTBEAT_S"):
         Settings(lease_s=9, heartbeat_s=5)
     assert Settings(lease_s=10, heartbeat_s=5).lease_s == 10
+    with pytest.raises(ValidationError) as told:
+        Settings(lease_s=9, max_attempts=0)
+    assert {error["loc"] for error in told.value.errors()} == {("heartbeat_s",), ("max_attempts",)}
 
 
 @pytest.mark.parametrize(

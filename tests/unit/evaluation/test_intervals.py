@@ -9,7 +9,6 @@ from auditor.evaluation.intervals import (
     LIFT_LIMIT,
     Bootstrap,
     benjamini_hochberg,
-    binomial_tail,
     effective_size,
     interval_rng,
     lift_interval,
@@ -18,9 +17,9 @@ from auditor.evaluation.intervals import (
     ratio_interval,
     resampled_classes,
     rogan_gladen,
-    wilson,
     wilson_interval,
 )
+from auditor.proportions import wilson
 
 
 def rng(*key: str | int) -> np.random.Generator:
@@ -34,24 +33,11 @@ def clustered_rates(generator: np.random.Generator, p: float, icc: float, n_clas
 
 
 class TestKnownValues:
-    def test_wilson_of_zero_successes_matches_the_card(self):
-        assert [round(wilson(0.0, n)[1], 3) for n in (10, 35, 60)] == [0.278, 0.099, 0.060]
-
-    def test_wilson_of_the_card_example(self):
-        assert [round(bound, 3) for bound in wilson(0.3737, 3000)] == [0.357, 0.391]
-        assert [round(bound, 3) for bound in wilson(0.3737, 171)] == [0.305, 0.448]
-
     def test_rogan_gladen_of_the_card_example(self):
         corrected = rogan_gladen(0.80, false_positive_rate=0.30, true_positive_rate=0.96)
         assert corrected == pytest.approx(0.758, abs=5e-4)
         assert rogan_gladen(0.8, false_positive_rate=0.3, true_positive_rate=0.55) is None
         assert rogan_gladen(0.1, false_positive_rate=0.3, true_positive_rate=0.9) == 0.0
-
-    def test_binomial_tail(self):
-        assert binomial_tail(5, 5, 0.5) == pytest.approx(1 / 32)
-        assert binomial_tail(1, 3, 0.5) == pytest.approx(7 / 8)
-        assert binomial_tail(0, 5, 0.1) == 1.0
-        assert binomial_tail(5, 5, 1.0) == 1.0
 
     def test_benjamini_hochberg_matches_the_definition(self):
         p = np.array([0.001, 0.008, 0.039, 0.041, 0.042, 0.06, 0.074, 0.205, 0.212, 0.216])

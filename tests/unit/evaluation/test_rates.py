@@ -185,6 +185,8 @@ def test_named_classes_need_evidence():
     many = np.zeros(400)
     many[:20] = 1
     assert named_classes(judged(many, many, 20), flat(0.0, 20), named_rate=0.5) == (0,)
+    most_and_few = (np.arange(2000) % 10 < np.repeat([9, 4], 10)[:, None]).ravel()
+    assert named_classes(judged(most_and_few, most_and_few, 2000), flat(0.1, 20), named_rate=0.5) == tuple(range(10))
 
 
 def test_worst_class_bound_follows_the_posterior():

@@ -7,8 +7,9 @@ import pytest
 
 from auditor.contracts.access import Access
 from auditor.contracts.policy import Verdict
-from auditor.evaluation.intervals import benjamini_hochberg, binomial_tail
+from auditor.evaluation.intervals import benjamini_hochberg
 from auditor.evaluation.rerun_noise import ALIKE, LEVEL, exposed_classes, risen_attacks, too_few_pictures
+from auditor.proportions import binomial_tail
 from auditor.testing.reports import LIFTS, sample_outcome, sample_report
 
 N_CLASSES = 60

@@ -5,16 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
 
 from auditor.contracts.policy import Thresholds
 from auditor.contracts.scores import Measured
+from auditor.proportions import wilson
 from auditor.risk.bounds import (
-    binomial_tail,
     classes_for_half_width,
     classes_for_zero_upper,
     design_effect,
-    wilson,
     zero_success_upper,
 )
 from auditor.risk.evidence import LiftEvidence
@@ -30,12 +28,6 @@ def test_zero_successes_as_in_the_card(n, upper):
 
 def test_no_class_resolves_nothing():
     assert zero_success_upper(0) == 1.0
-    assert wilson(0.3, 0) == (0.0, 1.0)
-
-
-def test_wilson_as_in_the_card():
-    assert wilson(0.3737, 3000) == pytest.approx((0.357, 0.391), abs=1e-3)
-    assert wilson(0.3737, 171) == pytest.approx((0.305, 0.448), abs=1e-3)
 
 
 @given(st.floats(0.01, 0.9))
@@ -89,13 +81,3 @@ def test_advice_in_plain_words():
     assert "the model has 158" in few
     assert "nothing a longer audit could add" in few_classes_advice(10, Thresholds(), sample_target(n_classes=10))
     assert "at least 5 more classes" in few_classes_advice(15, Thresholds(), sample_target())
-
-
-@pytest.mark.parametrize("p", [0.0, 1e-6, 0.03, 0.5, 0.98, 1.0])
-@pytest.mark.parametrize("trials", [1, 7, 60, 1030, 1_000_000])
-def test_the_tail_of_a_binomial_however_many_trials(trials, p):
-    spread = [trials * p + k * (trials * p * (1 - p)) ** 0.5 for k in (-30, -3, -1, 0, 1, 3, 6, 30)]
-    for successes in sorted({0, 1, trials, trials + 1, *(min(max(round(k), 0), trials) for k in spread)}):
-        assert binomial_tail(successes, trials, p) == pytest.approx(
-            binom.sf(successes - 1, trials, p), rel=1e-6, abs=1e-9
-        )

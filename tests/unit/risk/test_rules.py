@@ -3,17 +3,18 @@
 import hashlib
 from pathlib import Path
 
+from auditor import proportions
 from auditor.contracts import policy
 from auditor.risk import rules
 
-CODE = "c66602107eb33c7d"
+CODE = "e03bd49e1662fe81"
 """Of the rules of this number."""
 
 
 def digest_of_the_rules():
     """Of every file that decides what a verdict is."""
     files = sorted(Path(rules.__file__).parent.glob("*.py"))
-    files = [path for path in files if path.name != "rules.py"] + [Path(policy.__file__)]
+    files = [path for path in files if path.name != "rules.py"] + [Path(policy.__file__), Path(proportions.__file__)]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
