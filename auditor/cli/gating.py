@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from auditor.contracts.report import AuditReport
     from auditor.contracts.waiver import Waiver
     from auditor.risk.gate import Baseline
+    from auditor.service.records import StoredReport
 
 APPROVED = "approved"
 """As a baseline: the audit that the team approved on its server. A file of this name is `./approved`."""
@@ -94,9 +95,17 @@ def read_or_find(reference: str | Path, *, full: bool = False) -> AuditReport:
     from auditor.service.audits import require_full
 
     audits = services().audits
+    entry = audits.find_report(str(reference))
     if full:
-        require_full(audits.find_report(str(reference)), str(reference))
+        require_full(entry, str(reference))
+    tell_trial(entry, str(reference))
     return audits.get_report(str(reference))
+
+
+def tell_trial(entry: StoredReport, reference: str) -> None:
+    """Say on stderr where a stored report is that of a repair's quick trial."""
+    if entry.is_trial:
+        typer.echo(f"note: '{reference}' is a quick trial of a repair, not a full audit", err=True)
 
 
 def policy_of(report: AuditReport, reference: str | Path) -> Policy:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from auditor.cli.gating import gated, read_gating
+from auditor.cli.gating import gated, read_gating, tell_trial
 from auditor.cli.options import AnchorOption, BaselineOption, MinSeverityOption, WaiversOption, display_of, services
 from auditor.cli.report import format_by_name, write_whole
 from auditor.contracts.jobs import JobState, JobView
@@ -130,6 +130,7 @@ def show_report(
         raise InvalidInput("a table goes to stdout only", remedy="Choose another format for a file.")
     house = services()
     entry = house.audits.find_report(reference)
+    tell_trial(entry, reference)
     stored: AuditReport | RepairReport
     report: AuditReport | RepairReport
     if entry.kind is JobKind.REPAIR:

@@ -317,6 +317,10 @@ def test_a_trial_of_a_repair_decides_nothing(house, model, reviewer, there):
         done = there(*words)
         assert (done.returncode, done.stdout) == (2, "")
         assert "is a quick trial of a repair, not a full audit" in done.stderr
+    for words in (("report", trial.id, "-f", "json"), ("diff", audit, trial.id)):
+        done = there(*words)
+        assert (done.returncode, done.stderr.count(f"note: '{trial.id}' is a quick trial")) == (0, 1), done.stderr
+    assert "quick trial" not in there("report", audit, "-f", "json").stderr
     approve(reviewer, model, audit)
     with house.services.database() as tx:
         tx.baselines.change(tx.baselines.find(name=model.name).id, digest=digest)
