@@ -199,6 +199,14 @@ class StorageAway(StorageFailure):
     code = "storage_away"
 
 
+class UnreadableReport(AuditorError):
+    """A stored report breaks the contract of this version: an older one let through what this one does not."""
+
+    code = "unreadable_report"
+    http_status = 500
+    default_remedy = "Read it with the version that wrote it, or run the audit again."
+
+
 class RunnerFailure(AuditorError):
     """The sandboxed compute process broke its protocol, ran out of time or memory, or left what cannot be used."""
 

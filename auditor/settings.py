@@ -20,7 +20,7 @@ def _default_home() -> Path:
 class Settings(BaseSettings):
     """Where things are stored and how work is run. Flags win over these; these win over auditor.yaml."""
 
-    model_config = SettingsConfigDict(env_prefix="AUDITOR_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="AUDITOR_", extra="ignore", frozen=True, allow_inf_nan=False)
 
     home: Path = Field(default_factory=_default_home)
     """Data folder: SQLite file, artifacts, caches."""

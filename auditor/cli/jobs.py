@@ -103,8 +103,11 @@ def _check_format(fmt: str) -> None:
 
 def cancel(job: Annotated[str, typer.Argument(help="Job id, or its first characters.")]) -> None:
     """Ask a job to stop; finished units are kept."""
+    from auditor.service.states import LIVE
+
     view = services().jobs.cancel(job)
-    typer.echo(f"{view.id}  {view.state}{' (stopping)' if view.cancel_requested else ''}")
+    stopping = view.cancel_requested and view.state in LIVE
+    typer.echo(f"{view.id}  {view.state}{' (stopping)' if stopping else ''}")
 
 
 def show_report(

@@ -240,6 +240,6 @@ def _part(path: Path, offset: int, left: int) -> Iterator[bytes]:
 
 def _safe(reference: str) -> str:
     """A reference as one part of a path; raises InvalidInput where it is none."""
-    if not reference or not all(letter.isalnum() or letter in "._-" for letter in reference) or ".." in reference:
+    if reference in ("", ".", "..") or not all(letter.isalnum() or letter in "._@-" for letter in reference):
         raise InvalidInput(f"'{reference[:100]}' is not an id or a name")
     return reference

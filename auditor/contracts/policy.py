@@ -115,14 +115,31 @@ class Policy(Contract):
     def _complete(cls, given: Any) -> Any:
         return {**DEFAULT_ACCESS_WEIGHTS, **given} if isinstance(given, dict) else given
 
+    def failing_on(self, level: RiskLevel) -> Policy:
+        """The same with another `fail_on`, which its name then tells: `default@medium`."""
+        if level is self.fail_on:
+            return self
+        return self.model_copy(update={"fail_on": level, "name": f"{self.name[:80]}@{level}"})
+
+    def named_apart(self) -> Policy:
+        """The same, `unnamed` where it is called after the built-in one, as if it was given no name, and is not it."""
+        if self == Policy() or self.name.casefold() != Policy().name:
+            return self
+        return self.model_copy(update={"name": "unnamed"})
+
     @property
     def pass_sentence(self) -> str:
         """What a pass at the level low means."""
-        if self.model_copy(update={"fail_on": Policy().fail_on}).loosened():
+        if self.loosens_levels:
             return (
                 "No attack of this suite reached what this policy, which is looser than the built-in one, calls a leak."
             )
         return "No attack of this suite succeeded within this budget."
+
+    @property
+    def loosens_levels(self) -> bool:
+        """Whether a level means less than the same one by the built-in policy."""
+        return bool(self.model_copy(update={"fail_on": Policy().fail_on}).loosened())
 
     def loosened(self) -> tuple[str, ...]:
         """What this policy lets through that the built-in one does not, one line each; empty: nothing."""

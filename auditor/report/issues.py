@@ -120,6 +120,11 @@ class Issue:
         """Whether it counts against the gate: neither waived nor known."""
         return self.finding is not None and self.finding.state is FindingState.FAILING
 
+    @property
+    def severity(self) -> RiskLevel:
+        """Its level, but never less than high where it fails the gate: who blocks on severity blocks what fails."""
+        return max(self.level, RiskLevel.HIGH, key=lambda level: level.rank) if self.fails else self.level
+
 
 def issues_of(report: AuditReport, display: Display) -> tuple[Issue, ...]:
     """Every issue from the display's severity up; what fails, is inconclusive or expired is always among them."""

@@ -38,7 +38,7 @@ def _entry(report: AuditReport, issue: Issue, display: Display) -> dict[str, Any
         idle = [use for use in report.decision.waivers if use.waiver.finding == issue.finding.key]
         notes += [f"Waiver {waiver_text(use)}." for use in idle if use.waiver.id not in issue.finding.waivers]
     is_let_through = issue.finding is not None and issue.finding.state is not FindingState.FAILING
-    severity = "info" if is_let_through else _SEVERITY[issue.level]
+    severity = "info" if is_let_through else _SEVERITY[issue.severity]
     return {
         "description": f"{report.target.name} ({report.target.digest[:12]}): {' '.join(notes)}",
         "check_name": f"{issue.rule.id} {issue.rule.name}",

@@ -23,11 +23,11 @@ from auditor.report.view import (
 )
 from auditor.report.wording import (
     GLOSSARY,
-    LEVEL_MEANING,
     NOT_LEGAL_ADVICE,
     PASS_CAVEAT,
     REFERENCES,
     VERDICT_WORD,
+    level_meaning,
     meaning,
 )
 
@@ -39,7 +39,7 @@ def render_html(report: AuditReport, gallery: Gallery | None = None) -> str:
 
 def audit_context(report: AuditReport, gallery: Gallery | None = None) -> dict[str, Any]:
     """What the template shows, for a file of its own and for the page on a server."""
-    verdict, rows, leading = report.verdict, attack_rows(report), leading_attack(report)
+    rows, leading = attack_rows(report), leading_attack(report)
     evidence = report.decision.evidence
     fisher = None if isinstance(report.fisher, NotMeasured) else report.fisher
     return dict(  # noqa: C408 - as long as it is, keywords read better
@@ -51,7 +51,7 @@ def audit_context(report: AuditReport, gallery: Gallery | None = None) -> dict[s
         meaning=meaning(report),
         verdict_word=VERDICT_WORD[report.decision.verdict],
         verdict_sign=gate_sign(report),
-        level_meaning=LEVEL_MEANING[verdict.level] if verdict.level and evidence is verdict.verdict else "",
+        level_meaning=level_meaning(report),
         pass_caveat=PASS_CAVEAT if evidence is Verdict.PASS else "",
         reasons=reasons_of(report),
         leading_key=leading.key if leading else "",

@@ -49,7 +49,7 @@ def render_sarif(report: AuditReport, display: Display) -> str:
 
 
 def _driver(report: AuditReport, issues: tuple[Issue, ...]) -> dict[str, Any]:
-    worst = {rule.id: [issue.level for issue in issues if issue.rule is rule] for rule in RULES}
+    worst = {rule.id: [issue.severity for issue in issues if issue.rule is rule] for rule in RULES}
     return {
         "name": "auditor",
         "version": report.provenance.versions.get("auditor", "0"),
@@ -75,7 +75,7 @@ def _result(report: AuditReport, issue: Issue, display: Display) -> dict[str, An
     result: dict[str, Any] = {
         "ruleId": issue.rule.id,
         "ruleIndex": RULES.index(issue.rule),
-        "level": _LEVEL[issue.level],
+        "level": _LEVEL[issue.severity],
         "message": {"text": _literal(issue.message)},
         "locations": [_location(report, issue, display)],
         "partialFingerprints": {"primaryLocationLineHash": f"{issue.fingerprint[:16]}:1"},

@@ -89,7 +89,8 @@ def meaning(report: AuditReport) -> str:
     verdict = report.verdict
     if report.decision.evidence is not verdict.verdict:
         return "The stored verdict is worse than what its evidence gives by today's rules, and keeps its force."
-    told = f"The evidence puts this model at {verdict.level}, and this policy fails on {report.policy.fail_on}."
+    looser = ", which is looser than the built-in one," if report.policy.loosened() else ""
+    told = f"The evidence puts this model at {verdict.level}, and this policy{looser} fails on {report.policy.fail_on}."
     if verdict.verdict is Verdict.PASS:
         is_low = verdict.level in (None, RiskLevel.LOW)
         return report.policy.pass_sentence if is_low else told
@@ -106,6 +107,16 @@ def meaning(report: AuditReport) -> str:
     if named:
         return f"This suite rebuilt recognisable private content of {len(named)} classes for certain."
     return told
+
+
+def level_meaning(report: AuditReport) -> str:
+    """What its level means; empty where it has none, or one that today's rules do not give."""
+    verdict = report.verdict
+    if verdict.level is None or report.decision.evidence is not verdict.verdict:
+        return ""
+    if report.policy.loosens_levels:
+        return "what this policy, which is looser than the built-in one, calls so"
+    return LEVEL_MEANING[verdict.level]
 
 
 def thousands(value: int) -> str:

@@ -87,7 +87,7 @@ class Intake:
             digests["model"] = _digest(tx, FileRef(upload=request.model), "model", problems)
             policy = _policy(tx, request, problems)
         if problems:
-            raise InvalidInput(problems, remedy="Upload what is missing, and name it under `files`.")
+            raise InvalidInput(problems, remedy="Correct what is listed; files are uploaded, then named under `files`.")
         with own_folder(self._scratch, "submission") as name:
             base = Path(name)
             for file, digest in digests.items():
@@ -130,6 +130,7 @@ def _policy(tx: UnitOfWork, request: NewAudit, problems: list[str]) -> Policy:
             return Policy()
         return Policy.model_validate(stored.policy)
     given = Policy() if isinstance(request.policy, str) else request.policy or request.manifest.policy or Policy()
+    given = given.named_apart()
     problems += [f"policy: {problem}" for problem in problems_of_name(given)]
     teams = [Policy.model_validate(row.policy) for row in named_alike(tx, given.name)]
     if teams and given not in (Policy(), *teams):

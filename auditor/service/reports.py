@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from auditor.contracts.jobs import JobKind, UnitResult
 from auditor.contracts.policy import Verdict
+from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport
-from auditor.errors import NotFound, RunnerFailure, StorageAway, StorageFailure
+from auditor.errors import NotFound, RunnerFailure, StorageAway, StorageFailure, UnreadableReport
 from auditor.report.build import sealed
 from auditor.risk.exit_code import worst_verdict
 from auditor.risk.gate import by_its_evidence
@@ -20,6 +21,7 @@ from auditor.service.ports import ArtifactStore
 from auditor.service.records import StoredReport, Unit
 from auditor.service.repositories import Transactions, UnitOfWork
 
+R = TypeVar("R", AuditReport, RepairReport)
 AUDIT_REPORT, REPAIR_REPORT, GALLERY = "report.json", "repair.json", "gallery.json"
 """Output names by which a unit leaves a report."""
 
@@ -78,8 +80,21 @@ def _read(unit: Unit, name: str, result: UnitResult, store: ArtifactStore, now: 
 
 
 def read_audit(entry: StoredReport, store: ArtifactStore) -> AuditReport:
-    """An audit's report: these very bytes, whatever ran later under the same id."""
-    return AuditReport.model_validate_json(store.get_bytes(entry.digest))
+    """An audit's report: these very bytes, whatever ran later under the same id.
+
+    Raises UnreadableReport where they are no report of this version.
+    """
+    return _parsed(AuditReport, entry, store)
+
+
+def _parsed(contract: type[R], entry: StoredReport, store: ArtifactStore) -> R:
+    data = store.get_bytes(entry.digest)
+    try:
+        return contract.model_validate_json(data)
+    except ValidationError as error:
+        (first, *more) = problems_in(error, contract)
+        others = f", and {len(more)} more" if more else ""
+        raise UnreadableReport(f"the report {entry.report_id[:12]} cannot be read: {first[:300]}{others}") from None
 
 
 def read_by_evidence(entry: StoredReport, store: ArtifactStore) -> AuditReport | None:
@@ -91,13 +106,13 @@ def read_by_evidence(entry: StoredReport, store: ArtifactStore) -> AuditReport |
         return by_its_evidence(read_audit(entry, store))
     except StorageAway:
         raise
-    except (NotFound, StorageFailure, ValueError, ArithmeticError):
+    except (NotFound, StorageFailure, UnreadableReport, ValueError, ArithmeticError):
         return None
 
 
 def read_repair(entry: StoredReport, transactions: Transactions, store: ArtifactStore) -> RepairReport:
     """A repair's report, with verdicts that are no better than what lists tell of its audits."""
-    report = RepairReport.model_validate_json(store.get_bytes(entry.digest))
+    report = _parsed(RepairReport, entry, store)
     with transactions() as tx:
         audits = audits_of_repair(entry, tx)
     changes: dict[str, object] = {}

@@ -1,6 +1,7 @@
 """The audit that a team approved, as the baseline of a gate: the same answer from API, pages and command line."""
 
 import json
+import re
 import secrets
 from dataclasses import replace
 from xml.etree import ElementTree as ET
@@ -328,3 +329,22 @@ def test_a_trial_of_a_repair_decides_nothing(house, model, reviewer, there):
     assert (done.returncode, "is a quick trial of a repair" in done.stderr) == (2, True)
     refused = problem(reviewer.get(f"/reports/{audit}", params={"baseline": "approved"}), 422, "invalid_input")
     assert "is a quick trial of a repair" in str(refused)
+
+
+def test_a_report_that_an_older_version_let_through_is_told_as_unreadable(house, model, reviewer, there):
+    audit = model.audit()
+    text = canonical_json(house.services.audits.get_report(audit))
+    digest = house.services.store.put_bytes(re.sub(r'"n":\d+', '"n":2000000', text, count=1).encode())
+    with house.services.database() as tx:
+        tx.reports.add(replace(tx.reports.find(audit), digest=digest))
+    words = r"the report \w{12} cannot be read: attacks\.\d+\.per_class\.0\.n: Input should be less than"
+    for fmt in FORMATS:
+        answer = problem(reviewer.get(f"/reports/{audit}", params={"format": fmt}), 500, "unreadable_report")
+        assert re.match(words, answer["detail"])
+    problem(reviewer.put(f"/baselines/{model.name}", json={"report": audit}), 500, "unreadable_report")
+    done = there("gate", audit)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(words, done.stderr)
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        answer = visitor.get(f"/audits/{audit}")
+        assert (answer.status_code, bool(re.search(words, answer.text))) == (500, True)

@@ -135,6 +135,21 @@ def test_a_submission_is_audited_there_and_answered_here(there, house, model):
     assert (waited.returncode, json.loads(waited.stdout)) == (1, report)
 
 
+def test_a_policy_of_the_command_line_is_taken_there(there, house, model, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("fail_on: medium\n")
+    for arguments, name in (
+        (("--fail-on", "critical"), "default@critical"),
+        (("--fail-on", "medium"), "default@medium"),
+        (("--policy", policy), "unnamed"),
+    ):
+        done = there("submit", model, "-q", "--no-wait", *arguments)
+        assert done.returncode == 0, done.stderr
+        with house.services.database() as tx:
+            inputs = tx.submissions.get(tx.jobs.get(done.stdout.strip()).submission_id).inputs
+        assert json.loads(house.services.store.get_bytes(inputs["policy.json"]))["name"] == name
+
+
 def test_a_refused_submission_says_the_same_as_here(there, model):
     (model.parent / "auditor.yaml").write_text(yaml.safe_dump({"model": {"name": "refused"}}))
     done = there("submit", model)
@@ -221,3 +236,4 @@ def test_a_wait_that_runs_out_is_exit_code_5_and_the_job_goes_on(house, there):
         assert good(client.get(f"/jobs/{job}"))["state"] in ("queued", "running")
         good(client.post(f"/jobs/{job}/cancel"))
         assert house.wait(client, job)["state"] == "cancelled"
+        assert there("cancel", job).stdout == f"{job}  cancelled\n"

@@ -114,6 +114,8 @@ def test_a_lease_outlives_missed_heartbeats():
     with pytest.raises(ValidationError) as told:
         Settings(lease_s=9, max_attempts=0)
     assert {error["loc"] for error in told.value.errors()} == {("heartbeat_s",), ("max_attempts",)}
+    with pytest.raises(ValidationError, match="finite number"):
+        Settings(lease_s="inf", heartbeat_s="inf")
 
 
 @pytest.mark.parametrize(

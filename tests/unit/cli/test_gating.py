@@ -259,7 +259,7 @@ class TestConvertAndReport:
     def test_stored_reports(self, run, files, monkeypatch, fmt):
         audits = SimpleNamespace(
             get_report=lambda _: sample_report(),
-            find_report=lambda _: SimpleNamespace(kind=JobKind.AUDIT),
+            find_report=lambda _: SimpleNamespace(kind=JobKind.AUDIT, is_trial=False),
             get_gallery=lambda _: None,
         )
         monkeypatch.setattr(jobs, "services", lambda: SimpleNamespace(audits=audits))

@@ -195,7 +195,11 @@ class TestDiff:
 
     def test_stored_reports_are_found_by_their_ids(self, run, monkeypatch):
         reports = {"aaaa": sample_report(Verdict.FAIL), "bbbb": sample_report(Verdict.PASS)}
-        house = SimpleNamespace(audits=SimpleNamespace(get_report=reports.__getitem__))
+        house = SimpleNamespace(
+            audits=SimpleNamespace(
+                get_report=reports.__getitem__, find_report=lambda _: SimpleNamespace(is_trial=False)
+            )
+        )
         monkeypatch.setattr("auditor.cli.options.services", lambda: house)
         assert "B leaks less" in run("diff", "aaaa", "bbbb").stdout
 

@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from auditor.client.client import Client
 from auditor.client.remote import RemoteAudits
+from auditor.client.transport import Transport
 from auditor.contracts.jobs import JobKind
 from auditor.contracts.service import ReportView
-from auditor.errors import NotFound
+from auditor.errors import InvalidInput, NotFound
 
 
 def remote(kind):
@@ -38,3 +40,17 @@ def test_the_report_of_a_repair_is_told_from_that_of_an_audit():
         remote(JobKind.REPAIR).get_report("bbbb")
     with pytest.raises(NotFound, match="'bbbb' is the report of an audit, not of a repair"):
         remote(JobKind.AUDIT).get_repair_report("bbbb")
+
+
+@pytest.mark.parametrize("name", ["v1..2", "team@release", "net.v2", "a" * 64])
+def test_every_name_of_a_server_can_be_asked_for(monkeypatch, name):
+    asked = []
+    monkeypatch.setattr(Transport, "ask", lambda _self, method, path, *_rest, **_more: asked.append((method, path)))
+    Client("https://auditor.example").baseline(name)
+    assert asked == [("GET", f"/baselines/{name}")]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../people", "a/b", "a?b", "a b"])
+def test_what_leads_elsewhere_is_no_name(name):
+    with pytest.raises(InvalidInput, match="is not an id or a name"):
+        Client("https://auditor.example").baseline(name)

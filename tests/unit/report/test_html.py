@@ -311,6 +311,18 @@ class TestAuditPage:
         loose = Policy(thresholds=Thresholds(min_attacks=1), fail_on=RiskLevel.CRITICAL)
         assert "looser than the built-in one" in render_html(sample_report(policy=loose))
 
+    def test_a_level_of_loose_thresholds_is_not_said_to_mean_more(self):
+        def text(**thresholds):
+            policy = Policy(name="own", fail_on=RiskLevel.CRITICAL, thresholds=Thresholds(**thresholds))
+            report = sample_report(Verdict.PASS, lift=(0.38, 0.31, 0.46), policy=policy)
+            return render_html(report), render_markdown(report)
+
+        loose, strict = text(critical_lift=0.9, high_lift=0.8), text()
+        assert "Level <b>high</b>: recognisable private content was rebuilt" in strict[0]
+        assert "Level <b>medium</b>: what this policy, which is looser than the built-in one, calls so" in loose[0]
+        for page in (*loose, *strict):
+            assert "this policy, which is looser than the built-in one, fails on critical" in page
+
     def test_a_weak_prior_is_a_finding(self):
         text = Page(render_html(sample_report(Verdict.PASS, priors=(sample_prior(0.15),)))).text
         assert "Attacks with it can prove a leak, not its absence" in text

@@ -132,6 +132,17 @@ class TestFindings:
         assert one((0.38, 0.31, 0.46)) == ("error", "8.0")
         assert one((0.15, 0.11, 0.20)) == ("warning", "5.5")
 
+    @pytest.mark.parametrize(("fail_on", "lift"), [("medium", (0.15, 0.11, 0.20)), ("low", (0.0, -0.02, 0.03))])
+    def test_what_fails_by_a_stricter_policy_stops_who_blocks_on_errors(self, fail_on, lift):
+        report = sample_report(Verdict.FAIL, lift=lift, policy=Policy(name="strict", fail_on=fail_on))
+        assert (report.decision.verdict, report.decision.level) == (Verdict.FAIL, fail_on)
+        run = run_of(report)
+        failing = [result for result in run["results"] if result["properties"].get("state") == "failing"]
+        assert {(result["level"], result["properties"]["riskLevel"]) for result in failing} == {("error", fail_on)}
+        assert run["tool"]["driver"]["rules"][0]["properties"]["security-severity"] == "8.0"
+        gitlab = json.loads(render(report, "gitlab"))
+        assert "critical" in {entry["severity"] for entry in gitlab}
+
     def test_named_classes_are_one_result_and_not_one_each(self, under):
         (result,) = [result for result in run_of(under("named"))["results"] if result["ruleId"] == "PMI002"]
         assert "person-003, person-004" in result["message"]["text"]

@@ -7,7 +7,7 @@ from auditor import proportions
 from auditor.contracts import policy
 from auditor.risk import rules
 
-CODE = "e03bd49e1662fe81"
+CODE = "fad9dc326fccdf5b"
 """Of the rules of this number."""
 
 
