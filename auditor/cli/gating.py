@@ -124,7 +124,7 @@ def policy_of(report: AuditReport, reference: str | Path) -> Policy:
     if there is own or worst_verdict([own, there]) is own:
         return report.policy
     typer.echo(
-        f"note: the gate that wrote {reference} decided by policy '{asked.name}': {there}; so does this", err=True
+        f"note: the gate that wrote {reference} decided by policy '{asked.label}': {there}; so does this", err=True
     )
     return asked
 

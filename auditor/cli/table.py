@@ -24,7 +24,7 @@ def print_report(report: AuditReport) -> None:
     target = report.target
     typer.echo(f"{target.name}  {target.format}  {target.architecture}  sha256 {target.digest[:16]}")
     typer.echo(
-        f"plan {report.plan.name}, seed {report.plan.seed}; policy {report.policy.name} v{report.policy.version}"
+        f"plan {report.plan.name}, seed {report.plan.seed}; policy {report.policy.label} v{report.policy.version}"
     )
     typer.echo("")
     heads = ("evaluator", "judge", "both agree", "control", "ceiling", "lift R")

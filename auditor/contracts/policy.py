@@ -115,17 +115,11 @@ class Policy(Contract):
     def _complete(cls, given: Any) -> Any:
         return {**DEFAULT_ACCESS_WEIGHTS, **given} if isinstance(given, dict) else given
 
-    def failing_on(self, level: RiskLevel) -> Policy:
-        """The same with another `fail_on`, which its name then tells: `default@medium`."""
-        if level is self.fail_on:
-            return self
-        return self.model_copy(update={"fail_on": level, "name": f"{self.name[:80]}@{level}"})
-
-    def named_apart(self) -> Policy:
-        """The same, `unnamed` where it is called after the built-in one, as if it was given no name, and is not it."""
-        if self == Policy() or self.name.casefold() != Policy().name:
-            return self
-        return self.model_copy(update={"name": "unnamed"})
+    @property
+    def label(self) -> str:
+        """Its name as people are told it: the built-in policy's is told of that one alone, whatever a file says."""
+        base = self.name.partition("@")[0].strip().casefold()
+        return "(unnamed)" if base in ("", Policy().name) and self != Policy() else self.name
 
     @property
     def pass_sentence(self) -> str:

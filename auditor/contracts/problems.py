@@ -7,6 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+TAG = "\0"
+"""How the tags of a union begin that no problem tells; no key of a request holds it."""
+
 
 def problems_in(error: ValidationError, model: type[BaseModel], *, where: str = "") -> list[str]:
     """One line per problem, `where: path.to.key: what is wrong`.
@@ -18,7 +21,7 @@ def problems_in(error: ValidationError, model: type[BaseModel], *, where: str = 
     """
     lines = []
     for item in error.errors(include_url=False):
-        path = ".".join(part for part in map(str, item["loc"]) if part.strip())
+        path = ".".join(part for part in map(str, item["loc"]) if not part.startswith(TAG))
         if item["type"] == "extra_forbidden":
             text = _unknown_key(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
         else:

@@ -12,6 +12,7 @@ from auditor.contracts.jobs import JobKind, JobState
 from auditor.contracts.manifest import Manifest
 from auditor.contracts.people import ISO8601, Name
 from auditor.contracts.policy import Policy, RiskLevel
+from auditor.contracts.problems import TAG
 from auditor.contracts.submission import TargetCard
 from auditor.contracts.waiver import Finding, on_one_line, seen
 
@@ -83,12 +84,15 @@ class FileRef(Contract):
     data_set: Name | None = None
 
 
+_BY_NAME, _WHOLE = f"{TAG}name", f"{TAG}whole"
+
+
 def _which(policy: object) -> str:
-    return "" if isinstance(policy, str) else " "
+    return _BY_NAME if isinstance(policy, str) else _WHOLE
 
 
-NamedOrWhole = Annotated[Annotated[Name, Tag("")] | Annotated[Policy, Tag(" ")], Discriminator(_which)]
-"""Name of a stored policy, or a policy; the tags are blank so that problems do not tell them."""
+NamedOrWhole = Annotated[Annotated[Name, Tag(_BY_NAME)] | Annotated[Policy, Tag(_WHOLE)], Discriminator(_which)]
+"""Name of a stored policy, or a policy."""
 
 
 class NewAudit(Contract):

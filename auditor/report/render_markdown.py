@@ -45,7 +45,7 @@ def _verdict(report: AuditReport) -> list[str]:
         "",
         f"Coverage {percent(done.frac)}: {done.attacks_done} of {done.attacks_planned} attacks, {done.classes_done} of "
         f"{done.classes_planned} classes, {done.samples_done} of {done.samples_planned} samples. "
-        f"Policy {plain(policy.name)} {plain(policy.version)} fails on {policy.fail_on} and above.",
+        f"Policy {plain(policy.label)} {plain(policy.version)} fails on {policy.fail_on} and above.",
         "",
         *bullets(reasons_of(report)),
     ]

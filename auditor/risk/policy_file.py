@@ -40,7 +40,7 @@ def parse_policy(text: str, *, where: str = "policy") -> Policy:
         found = "nothing" if value is None else f"a {type(value).__name__}"
         raise InvalidInput(f"{where}: a policy is a mapping of keys to values, found {found}", remedy=_REMEDY)
     try:
-        return as_written(Policy, value).named_apart()
+        return as_written(Policy, value)
     except ValidationError as error:
         raise InvalidInput(problems_in(error, Policy, where=where), remedy=_REMEDY) from None
 

@@ -13,7 +13,7 @@ from auditor.contracts.service import FileRef, NewAudit
 from auditor.errors import InvalidInput
 from auditor.service.audits import SubmitRequest
 from auditor.service.people import Identity
-from auditor.service.policies import named_alike, problems_of_name
+from auditor.service.policies import problems_of_given
 from auditor.service.ports import ArtifactStore
 from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.scratch import own_folder
@@ -123,20 +123,15 @@ def _digest(tx: UnitOfWork, reference: FileRef, where: str, problems: list[str])
 
 
 def _policy(tx: UnitOfWork, request: NewAudit, problems: list[str]) -> Policy:
-    if isinstance(request.policy, str) and request.policy != Policy().name:
+    if isinstance(request.policy, str):
         stored = tx.policies.find(name=request.policy)
-        if stored is None:
+        if stored is not None:
+            return Policy.model_validate(stored.policy)
+        if request.policy != Policy().name:
             problems.append(f"policy: there is no policy '{request.policy}'")
-            return Policy()
-        return Policy.model_validate(stored.policy)
-    given = Policy() if isinstance(request.policy, str) else request.policy or request.manifest.policy or Policy()
-    given = given.named_apart()
-    problems += [f"policy: {problem}" for problem in problems_of_name(given)]
-    teams = [Policy.model_validate(row.policy) for row in named_alike(tx, given.name)]
-    if teams and given not in (Policy(), *teams):
-        problems.append(
-            f"policy: your team has another policy '{teams[0].name}'; give yours another name, or name the team's"
-        )
+        return Policy()
+    given = request.policy or request.manifest.policy or Policy()
+    problems += [f"policy: {problem}" for problem in problems_of_given(tx, given)]
     return given
 
 

@@ -12,7 +12,7 @@ from auditor.contracts.jobs import JobKind, UnitResult
 from auditor.contracts.policy import Verdict
 from auditor.contracts.problems import problems_in
 from auditor.contracts.repair import RepairReport
-from auditor.contracts.report import AuditReport
+from auditor.contracts.report import AuditReport, Gallery
 from auditor.errors import NotFound, RunnerFailure, StorageAway, StorageFailure, UnreadableReport
 from auditor.report.build import sealed
 from auditor.risk.exit_code import worst_verdict
@@ -21,7 +21,7 @@ from auditor.service.ports import ArtifactStore
 from auditor.service.records import StoredReport, Unit
 from auditor.service.repositories import Transactions, UnitOfWork
 
-R = TypeVar("R", AuditReport, RepairReport)
+R = TypeVar("R", AuditReport, RepairReport, Gallery)
 AUDIT_REPORT, REPAIR_REPORT, GALLERY = "report.json", "repair.json", "gallery.json"
 """Output names by which a unit leaves a report."""
 
@@ -84,17 +84,24 @@ def read_audit(entry: StoredReport, store: ArtifactStore) -> AuditReport:
 
     Raises UnreadableReport where they are no report of this version.
     """
-    return _parsed(AuditReport, entry, store)
+    return _parsed(AuditReport, entry.digest, store, f"the report {entry.report_id[:12]}")
 
 
-def _parsed(contract: type[R], entry: StoredReport, store: ArtifactStore) -> R:
-    data = store.get_bytes(entry.digest)
+def read_gallery(entry: StoredReport, store: ArtifactStore) -> Gallery | None:
+    """The pictures of a report; None when it has none, or no longer."""
+    if entry.gallery_digest is None:
+        return None
+    return _parsed(Gallery, entry.gallery_digest, store, f"the pictures of the report {entry.report_id[:12]}")
+
+
+def _parsed(contract: type[R], digest: str, store: ArtifactStore, what: str) -> R:
+    data = store.get_bytes(digest)
     try:
         return contract.model_validate_json(data)
     except ValidationError as error:
         (first, *more) = problems_in(error, contract)
         others = f", and {len(more)} more" if more else ""
-        raise UnreadableReport(f"the report {entry.report_id[:12]} cannot be read: {first[:300]}{others}") from None
+        raise UnreadableReport(f"{what} cannot be read: {first[:300]}{others}") from None
 
 
 def read_by_evidence(entry: StoredReport, store: ArtifactStore) -> AuditReport | None:
@@ -112,7 +119,7 @@ def read_by_evidence(entry: StoredReport, store: ArtifactStore) -> AuditReport |
 
 def read_repair(entry: StoredReport, transactions: Transactions, store: ArtifactStore) -> RepairReport:
     """A repair's report, with verdicts that are no better than what lists tell of its audits."""
-    report = _parsed(RepairReport, entry, store)
+    report = _parsed(RepairReport, entry.digest, store, f"the report {entry.report_id[:12]}")
     with transactions() as tx:
         audits = audits_of_repair(entry, tx)
     changes: dict[str, object] = {}

@@ -24,7 +24,7 @@ from auditor.service.accounts import Baseline, NamedPolicy, StoredWaiver
 from auditor.service.audits import require_full
 from auditor.service.baselines import compared
 from auditor.service.people import Identity
-from auditor.service.policies import named_alike, problems_of_name
+from auditor.service.policies import problems_of_kept
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import StoredReport
 from auditor.service.reports import read_audit
@@ -60,8 +60,6 @@ class Reviews:
         Raises InvalidInput where no audit could ask for it by that name.
         """
         name = policy.name
-        if problems := problems_of_name(policy):
-            raise InvalidInput([f"name: {problem}" for problem in problems])
         record = NamedPolicy(
             secrets.token_hex(16),
             self._clock.now(),
@@ -71,9 +69,8 @@ class Reviews:
             self._me.user.name,
         )
         with self._noted("policy.write", name) as tx:
-            alike = [row.name for row in named_alike(tx, name)]
-            if alike and name not in alike:
-                raise InvalidInput(f"name: there is a policy '{alike[0]}'; write that one, or choose another name")
+            if problems := problems_of_kept(tx, policy):
+                raise InvalidInput([f"name: {problem}" for problem in problems])
             self._replace(tx, tx.policies, record, name)
         return record
 

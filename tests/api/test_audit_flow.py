@@ -13,7 +13,7 @@ from api_specimen import GALLERY, PNG, specimen
 from auditor.contracts.base import digest_of
 from auditor.contracts.gate import FindingState
 from auditor.contracts.people import Role
-from auditor.contracts.policy import Verdict
+from auditor.contracts.policy import Policy, Verdict
 from auditor.contracts.report import AuditReport
 from auditor.report.formats import FORMATS
 from auditor.service.accounts import StoredWaiver
@@ -152,10 +152,15 @@ def test_no_team_gives_the_built_in_policys_name_to_another(place, client, revie
         sent = body | {"policy": {"name": name, "fail_on": "critical"}}
         job = good(client.post("/audits", json=sent))["job_id"]
         assert place.wait(client, job)["state"] == "done"
-        assert _policy_of(place, job)["name"] == "unnamed"
+        assert Policy.model_validate(_policy_of(place, job)).label == "(unnamed)"
     job = good(client.post("/audits", json=body | {"policy": "default"}))["job_id"]
     assert place.wait(client, job)["state"] == "done"
     good(reviewer.put("/policies/default", json={"name": "default"}))
+    with place.services.database() as tx:
+        row = tx.policies.find(name="default")
+        tx.policies.change(row.id, policy=row.policy | {"fail_on": "low"})
+    job = good(client.post("/audits", json=body | {"policy": "default"}))["job_id"]
+    assert _policy_of(place, job)["fail_on"] == "low", "as an older version kept it"
     good(reviewer.delete("/policies/default"))
 
 

@@ -137,17 +137,17 @@ def test_a_submission_is_audited_there_and_answered_here(there, house, model):
 
 def test_a_policy_of_the_command_line_is_taken_there(there, house, model, tmp_path):
     policy = tmp_path / "policy.yaml"
-    policy.write_text("fail_on: medium\n")
-    for arguments, name in (
-        (("--fail-on", "critical"), "default@critical"),
-        (("--fail-on", "medium"), "default@medium"),
-        (("--policy", policy), "unnamed"),
+    policy.write_text("fail_on: low\n")
+    for arguments, fail_on in (
+        (("--fail-on", "critical"), "critical"),
+        (("--fail-on", "medium"), "medium"),
+        (("--policy", policy), "low"),
     ):
         done = there("submit", model, "-q", "--no-wait", *arguments)
         assert done.returncode == 0, done.stderr
         with house.services.database() as tx:
             inputs = tx.submissions.get(tx.jobs.get(done.stdout.strip()).submission_id).inputs
-        assert json.loads(house.services.store.get_bytes(inputs["policy.json"]))["name"] == name
+        assert json.loads(house.services.store.get_bytes(inputs["policy.json"]))["fail_on"] == fail_on
 
 
 def test_a_refused_submission_says_the_same_as_here(there, model):

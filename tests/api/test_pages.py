@@ -284,6 +284,28 @@ def test_an_audit_whose_files_are_no_longer_stored_is_not_run_again(house):
     assert "retention has deleted what this needs" in parsed(answer.text).text
 
 
+def test_an_audit_by_what_is_no_longer_the_teams_policy_is_not_run_again(house, reviewer):
+    manifest = "model:\n  name: named-first\npolicy:\n  name: named-first\n  fail_on: critical\n"
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        job = urlsplit(visitor.post("/submit", {"manifest": manifest}, files=MODEL).headers["location"]).path
+        wait_for(lambda: "Read the report" in visitor.page(job).text)
+        reviewer.post("/policies", {"policy": "name: named-first\nfail_on: low\n"})
+        answer = visitor.post(f"{job}/rerun")
+    assert answer.status_code == 422
+    assert "your team has another policy 'named-first'" in parsed(answer.text).text
+
+
+def test_pictures_that_an_older_version_let_through_are_told_as_unreadable(house, reviewer):
+    ids = audited(house, sample_report(Verdict.FAIL))
+    with house.services.database() as tx:
+        entry = tx.reports.find(ids["job_id"])
+        tx.reports.add(replace(entry, gallery_digest=house.services.store.put_bytes(b'{"rows":5}')))
+    answer = reviewer.get(f"/audits/{ids['job_id']}/pictures")
+    assert answer.status_code == 500
+    assert "the pictures of the report" in answer.text
+    assert "cannot be read: rows: Input should be" in answer.text
+
+
 def test_a_failed_job_says_what_to_do(house):
     with Visitor(house, Role.SUBMITTER) as visitor:
         fields = {"manifest": "model:\n  name: broken-prepare\n"}

@@ -43,29 +43,6 @@ def test_a_policy_file_wins_over_the_manifest(tmp_path):
     assert effective_policy(MANIFEST, path, None).name == "strict"
 
 
-def test_what_is_not_the_policy_of_a_name_is_not_called_by_it(tmp_path):
-    """A server refuses another policy by the name of its own."""
-    path = tmp_path / "p.yaml"
-    path.write_text("fail_on: medium\n")
-    nameless = Manifest(model=ModelSpec(name="m"), policy=Policy(fail_on=RiskLevel.MEDIUM))
-    plain = Manifest(model=ModelSpec(name="m"))
-
-    def named(manifest, file=None, fail_on=None):
-        return effective_policy(manifest, file, fail_on).name
-
-    assert named(MANIFEST, None, "medium") == "team"
-    assert named(MANIFEST, None, "critical") == "team@critical"
-    assert (named(plain), named(plain, None, "high"), named(plain, None, "low")) == (
-        "default",
-        "default",
-        "default@low",
-    )
-    assert named(nameless) == named(plain, path) == "unnamed"
-    assert named(plain, path, "low") == "unnamed@low"
-    path.write_text("fail_on: high\n")
-    assert named(plain, path) == "default"
-
-
 def test_an_unknown_level_lists_the_known_ones():
     with pytest.raises(InvalidInput, match="low, medium, high, critical"):
         effective_policy(MANIFEST, None, "hihg")

@@ -162,7 +162,7 @@ def test_a_file_that_a_stricter_gate_failed_is_failed_again(run, app, tmp_path):
     medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
     run(medium, "--fail-on", "medium", "-o", f"json={out}", code=1)
     again = CliRunner().invoke(app, ["gate", str(out)])
-    assert (again.exit_code, "policy 'default@medium'" in again.stderr) == (1, True), again.stderr
+    assert (again.exit_code, "policy '(unnamed)'" in again.stderr) == (1, True), again.stderr
     assert CliRunner().invoke(app, ["gate", str(out), "--fail-on", "high"]).exit_code == 0
 
 

@@ -11,6 +11,7 @@ from auditor.contracts.manifest import Manifest
 from auditor.contracts.policy import Policy, RiskLevel, Thresholds
 from auditor.contracts.problems import problems_in
 from auditor.contracts.report import AuditReport
+from auditor.contracts.service import NewAudit
 from auditor.testing.reports import sample_report
 
 
@@ -40,6 +41,14 @@ def test_digests_follow_content():
     assert digest_of(Policy.model_validate_json(Policy().model_dump_json())) == digest_of(Policy())
 
 
+def test_the_built_in_policys_name_is_told_of_it_alone():
+    for name in ("default", "Default", "default ", "default@medium", "", "@low"):
+        assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == "(unnamed)"
+    assert Policy().label == "default"
+    for name in ("team", "team@low", "default-strict"):
+        assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == name
+
+
 def test_a_report_round_trips():
     report = sample_report()
     assert AuditReport.model_validate_json(report.model_dump_json()) == report
@@ -56,6 +65,14 @@ def test_problems_know_nested_keys_and_lists():
     assert "model.arhitecture: unknown key. Did you mean 'architecture'?" in text
     assert "plan.attacks.0.pramas: unknown key. Did you mean 'params'?" in text
     assert "auditor.yaml: zzz: unknown key. Known: version, model" in text
+
+
+def test_keys_are_told_however_blank_and_tags_of_unions_never():
+    sent = {"model": "f" * 32, "manifest": {"model": {"name": "m"}}, "policy": {" ": 1, "name": "x"}}
+    with pytest.raises(ValidationError) as caught:
+        NewAudit.model_validate(sent)
+    (line,) = problems_in(caught.value, NewAudit)
+    assert line.startswith("policy. : unknown key. Known: name, version")
 
 
 def test_problems_behind_a_union_tag():

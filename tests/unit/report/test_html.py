@@ -311,6 +311,13 @@ class TestAuditPage:
         loose = Policy(thresholds=Thresholds(min_attacks=1), fail_on=RiskLevel.CRITICAL)
         assert "looser than the built-in one" in render_html(sample_report(policy=loose))
 
+    def test_another_policy_is_not_called_as_the_built_in_one(self):
+        report = sample_report(policy=Policy(fail_on=RiskLevel.CRITICAL))
+        for text in (render_html(report), render_markdown(report)):
+            assert "olicy (unnamed) 1" in text
+            assert "olicy default" not in text
+        assert "policy default 1" in render_html(sample_report())
+
     def test_a_level_of_loose_thresholds_is_not_said_to_mean_more(self):
         def text(**thresholds):
             policy = Policy(name="own", fail_on=RiskLevel.CRITICAL, thresholds=Thresholds(**thresholds))

@@ -7,7 +7,7 @@ from auditor import proportions
 from auditor.contracts import policy
 from auditor.risk import rules
 
-CODE = "fad9dc326fccdf5b"
+CODE = "9b15a72f3433725e"
 """Of the rules of this number."""
 
 

@@ -12,6 +12,9 @@ from auditor.api.web.guard import PageRoute
 from auditor.api.web.jobs_shown import row_of, starts_in, time_left
 from auditor.api.web.render import go, page
 from auditor.contracts.jobs import UnitState
+from auditor.contracts.policy import Policy
+from auditor.errors import InvalidInput
+from auditor.service.policies import problems_of_given
 from auditor.service.states import TERMINAL
 from auditor.service.trail import note
 
@@ -71,6 +74,9 @@ def rerun(job_id: str, caller: TheCaller) -> Response:
     with caller.transactions() as tx:
         job = tx.jobs.get(job_id)
         submission = tx.submissions.get(job.submission_id)
+        policy = Policy.model_validate_json(caller.services.store.get_bytes(submission.inputs["policy.json"]))
+        if problems := problems_of_given(tx, policy):
+            raise InvalidInput([f"policy: {problem}" for problem in problems], remedy="Submit it anew, by this policy.")
     started = caller.services.jobs.start(
         job.kind, job.payload, submission, new_submission=False, fresh=False, again=True
     )
