@@ -89,7 +89,8 @@ def specimen(house, team, owner=Role.SUBMITTER):
     user_id, token_id, waiver_id = (secrets.token_hex(16) for _ in range(3))
     name, model = f"n{secrets.token_hex(15)}", f"m{secrets.token_hex(15)}"
     text = sample_report(Verdict.FAIL).model_copy(update={"id": secrets.token_hex(32)})
-    inputs = {"model": store.put_bytes(b"weights"), "public.npz": store.put_bytes(b"public")}
+    given = {"model": b"weights", "public.npz": b"public", "policy.json": canonical_json(Policy()).encode()}
+    inputs = {name: store.put_bytes(content) for name, content in given.items()}
     left = {name: store.put_bytes(name.encode()) for name in ("fit.npz", "heldout_used.npz", "evaluator.safetensors")}
     model_digest = store.put_bytes(b"repaired")
     repair = sample_repair_report().model_copy(update={"id": secrets.token_hex(32), "model_digest": model_digest})
