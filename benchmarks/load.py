@@ -58,9 +58,11 @@ class Claims(logging.Handler):
         super().__init__()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep team and job of every claim."""
+        """Keep team and job of every claim, and say how many there were."""
         if record.msg == "unit_claimed":
             self.order.append((record.__dict__["team"], record.__dict__["job_id"]))
+            if len(self.order) % 500 == 0:
+                sys.stderr.write(f"{len(self.order)} units taken\n")
 
     __hash__ = logging.Handler.__hash__
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -102,7 +103,11 @@ def _submit(client: Client, number: int, folder: Path) -> Submitted:
         job_id = client.start_audit(NewAudit(model=upload.id, manifest=manifest, priority=int(number % 10 == 9))).job_id
     except AuditorError as error:
         problem = f"{error.code}: {error.message}"
-    return Submitted(number, job_id, problem, uploaded - started, time.monotonic() - uploaded)
+    found = Submitted(number, job_id, problem, uploaded - started, time.monotonic() - uploaded)
+    if problem or number % 50 == 0:
+        outcome = problem or f"accepted after {found.upload_s + found.submit_s:.1f} s"
+        sys.stderr.write(f"submission {number}: {outcome}\n")
+    return found
 
 
 def _file(folder: Path, number: int) -> Path:
