@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from auditor.contracts.people import OpenIdView, Retention, Scope, TeamView, TokenView, TrailEntry, UserView
-from auditor.contracts.policy import Policy, RiskLevel
+from auditor.contracts.policy import RiskLevel
 from auditor.contracts.service import (
     BaselineView,
     DataSetView,
@@ -13,7 +13,9 @@ from auditor.contracts.service import (
     UploadView,
     WaiverView,
 )
+from auditor.errors import InvalidInput
 from auditor.service.accounts import Baseline, DataSet, NamedPolicy, StoredWaiver, Team, Token, Trail, Upload, User
+from auditor.service.policies import policy_in
 from auditor.service.records import Place, StoredReport, Submission
 
 
@@ -120,10 +122,16 @@ def report_view(report: StoredReport) -> ReportView:
 
 
 def policy_view(record: NamedPolicy) -> PolicyView:
-    """A named policy."""
+    """A named policy, or why this version cannot read it."""
+    policy, problem = None, ""
+    try:
+        policy = policy_in(record)
+    except InvalidInput as error:
+        problem = str(error)
     return PolicyView(
         name=record.name,
-        policy=Policy.model_validate(record.policy),
+        policy=policy,
+        problem=problem,
         created_at=record.created_at.isoformat(),
         created_by=record.created_by,
     )

@@ -301,7 +301,7 @@ def effective_policy(manifest: Manifest, path: Path | None, fail_on: str | None)
     if fail_on is not None:
         if fail_on not in list(RiskLevel):
             raise InvalidInput(f"--fail-on: '{fail_on}' is not one of {', '.join(RiskLevel)}")
-        policy = policy.model_copy(update={"fail_on": RiskLevel(fail_on)})
+        policy = policy.failing_on(RiskLevel(fail_on))
     return policy
 
 

@@ -101,7 +101,7 @@ def _policy(base: Policy, path: Path | None, fail_on: RiskLevel | None) -> Polic
             f"{path}: `named_rate` is {asked}, but the classes in this report were named at {own}",
             remedy="Which classes leak for certain is tested during the audit: run it again with this policy.",
         )
-    return policy if fail_on is None else policy.model_copy(update={"fail_on": fail_on})
+    return policy if fail_on is None else policy.failing_on(fail_on)
 
 
 def _explain(report: AuditReport, decided: AuditReport, code: ExitCode) -> None:

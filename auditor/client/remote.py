@@ -15,7 +15,7 @@ from auditor.contracts.jobs import JobKind, JobView, UnitView
 from auditor.contracts.repair import RepairReport
 from auditor.contracts.report import AuditReport, Gallery
 from auditor.contracts.service import FileRef, NewAudit, NewRemediation, ReportView
-from auditor.errors import InvalidInput, NotFound, WaitTimeout
+from auditor.errors import InvalidInput, NotFound, UnreadableReport, WaitTimeout
 from auditor.service.audits import SubmitRequest, require_full, require_kind
 from auditor.service.execution import OnEvent, ignore
 from auditor.service.intake import paths_in
@@ -26,6 +26,7 @@ from auditor.service.views import changes
 from remediation.service import RepairRequest
 
 POLL_S = 1.0
+_APPROVE_ONE = "A reviewer approves a complete audit on its page; until then, leave out --baseline approved."
 
 
 class RemoteServices:
@@ -188,14 +189,15 @@ class RemoteReviews:
         try:
             view = self._client.baseline(model)
         except NotFound:
-            raise NotFound(
-                f"no audit is approved as the baseline of '{model}'",
-                remedy="A reviewer approves a complete audit on its page; until then, leave out --baseline approved.",
-            ) from None
+            raise NotFound(f"no audit is approved as the baseline of '{model}'", remedy=_APPROVE_ONE) from None
         require_full(_entry(self._client.report_entry(view.digest)), view.digest[:12])
         day = datetime.fromisoformat(view.approved_at).date()
         approval = Approval(approver=view.approved_by, approved=day, findings=view.findings)
-        return self._client.audit_report(view.digest), approval
+        try:
+            return self._client.audit_report(view.digest), approval
+        except (NotFound, UnreadableReport) as error:
+            text = f"the audit that is approved as the baseline of '{model}': {error}"
+            raise NotFound(text, remedy=_APPROVE_ONE) from None
 
 
 def _entry(view: ReportView) -> StoredReport:

@@ -116,10 +116,24 @@ class Policy(Contract):
         return {**DEFAULT_ACCESS_WEIGHTS, **given} if isinstance(given, dict) else given
 
     @property
+    def family(self) -> str:
+        """Its name without the level that `failing_on` adds."""
+        name, _, level = self.name.rpartition("@")
+        return name if level.casefold() in list(RiskLevel) else self.name
+
+    def failing_on(self, level: RiskLevel) -> Policy:
+        """The same with another `fail_on`, which its name then tells: `strict@high`."""
+        if level is self.fail_on:
+            return self
+        return self.model_copy(update={"fail_on": level, "name": f"{self.family[:80]}@{level}"})
+
+    @property
     def label(self) -> str:
-        """Its name as people are told it: the built-in policy's is told of that one alone, whatever a file says."""
-        base = self.name.partition("@")[0].strip().casefold()
-        return "(unnamed)" if base in ("", Policy().name) and self != Policy() else self.name
+        """Its name as people are told it: `default` is told of the built-in policy alone, `default@low` of its like."""
+        if self.name.partition("@")[0].strip().casefold() not in ("", Policy().name):
+            return self.name
+        like = Policy().failing_on(self.fail_on)
+        return like.name if self.model_copy(update={"name": like.name}) == like else "(unnamed)"
 
     @property
     def pass_sentence(self) -> str:

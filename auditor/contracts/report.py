@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from auditor.contracts.base import Contract
 from auditor.contracts.cards import ClassifierCard, DataCard, JudgeCard, OverlapCheck, PriorCard
@@ -149,6 +149,12 @@ class GalleryRow(Contract):
     """Accepted by evaluator and judge, per reconstruction."""
     originals_png: tuple[bytes, ...] = ()
     """Attacks on one observed image each (split inference): the private images behind the reconstructions."""
+
+    @model_validator(mode="after")
+    def _paired(self) -> GalleryRow:
+        if len(self.accepted) != len(self.reconstructions_png):
+            raise ValueError(f"{len(self.accepted)} of {len(self.reconstructions_png)} reconstructions are judged")
+        return self
 
 
 class Gallery(Contract):

@@ -167,7 +167,10 @@ class PolicyView(Contract):
     """A named policy."""
 
     name: str
-    policy: Policy
+    policy: Policy | None
+    """None: another version kept it, and this one cannot read it."""
+    problem: str = ""
+    """Why not."""
     created_at: ISO8601
     created_by: str
 

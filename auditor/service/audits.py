@@ -34,7 +34,7 @@ from auditor.service.jobs import Jobs, Started
 from auditor.service.outcomes import as_repaired, origins
 from auditor.service.ports import ArtifactStore, Clock
 from auditor.service.records import LOCAL_TEAM, StoredReport, Submission
-from auditor.service.reports import audits_of_repair, read_audit, read_gallery, read_repair
+from auditor.service.reports import audits_of_repair, read_audit, read_pictures, read_repair
 from auditor.service.repositories import Transactions
 
 CHECK, PROBE = "check", "probe"
@@ -231,7 +231,7 @@ class Audits:
 
     def gallery_of(self, entry: StoredReport) -> Gallery | None:
         """Its pictures; None when it has none, or no longer."""
-        return read_gallery(entry, self._store)
+        return read_pictures(entry, self._store)
 
     def audits_of_repair(self, repair: StoredReport) -> dict[str, StoredReport]:
         """The audit that a repair began with, and those that it made, as far as they are stored; by their ids."""

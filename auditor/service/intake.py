@@ -13,7 +13,7 @@ from auditor.contracts.service import FileRef, NewAudit
 from auditor.errors import InvalidInput
 from auditor.service.audits import SubmitRequest
 from auditor.service.people import Identity
-from auditor.service.policies import problems_of_given
+from auditor.service.policies import policy_in, problems_of_given
 from auditor.service.ports import ArtifactStore
 from auditor.service.repositories import Database, UnitOfWork
 from auditor.service.scratch import own_folder
@@ -126,7 +126,7 @@ def _policy(tx: UnitOfWork, request: NewAudit, problems: list[str]) -> Policy:
     if isinstance(request.policy, str):
         stored = tx.policies.find(name=request.policy)
         if stored is not None:
-            return Policy.model_validate(stored.policy)
+            return policy_in(stored)
         if request.policy != Policy().name:
             problems.append(f"policy: there is no policy '{request.policy}'")
         return Policy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple, TypeVar
@@ -22,6 +23,7 @@ from auditor.service.records import StoredReport, Unit
 from auditor.service.repositories import Transactions, UnitOfWork
 
 R = TypeVar("R", AuditReport, RepairReport, Gallery)
+T = TypeVar("T")
 AUDIT_REPORT, REPAIR_REPORT, GALLERY = "report.json", "repair.json", "gallery.json"
 """Output names by which a unit leaves a report."""
 
@@ -87,7 +89,7 @@ def read_audit(entry: StoredReport, store: ArtifactStore) -> AuditReport:
     return _parsed(AuditReport, entry.digest, store, f"the report {entry.report_id[:12]}")
 
 
-def read_gallery(entry: StoredReport, store: ArtifactStore) -> Gallery | None:
+def read_pictures(entry: StoredReport, store: ArtifactStore) -> Gallery | None:
     """The pictures of a report; None when it has none, or no longer."""
     if entry.gallery_digest is None:
         return None
@@ -105,15 +107,27 @@ def _parsed(contract: type[R], digest: str, store: ArtifactStore, what: str) -> 
 
 
 def read_by_evidence(entry: StoredReport, store: ArtifactStore) -> AuditReport | None:
-    """An audit's report by the rules of today; None where it is lost, damaged or nothing that they can reckon with.
+    """An audit's report by the rules of today; None where it is gone or nothing that they can reckon with.
+
+    Raises StorageAway while the store does not answer.
+    """
+    report = unless_gone(lambda: read_audit(entry, store))
+    try:
+        return None if report is None else by_its_evidence(report)
+    except (ValueError, ArithmeticError):
+        return None
+
+
+def unless_gone(read: Callable[[], T]) -> T | None:
+    """What `read` gives; None where it is lost, damaged, or breaks the contract of this version.
 
     Raises StorageAway while the store does not answer.
     """
     try:
-        return by_its_evidence(read_audit(entry, store))
+        return read()
     except StorageAway:
         raise
-    except (NotFound, StorageFailure, UnreadableReport, ValueError, ArithmeticError):
+    except (NotFound, StorageFailure, UnreadableReport):
         return None
 
 

@@ -16,7 +16,7 @@ from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewWaiver
 from auditor.contracts.waiver import Waiver
-from auditor.errors import InvalidInput, NotFound
+from auditor.errors import InvalidInput, NotFound, UnreadableReport
 from auditor.risk.baseline import shortcomings
 from auditor.risk.gate import Baseline as Compared
 from auditor.risk.gate import by_its_evidence, decide_gate
@@ -165,7 +165,7 @@ class Reviews:
             against_baseline: fail only on what is worse than the audit that is approved as the model's baseline.
 
         Raises:
-            NotFound: no baseline is approved.
+            NotFound: no baseline is approved, or it cannot be read any more.
             InvalidInput: the approved one cannot be compared with this audit, or is none that may be approved.
         """
         model = report.target.name
@@ -177,7 +177,12 @@ class Reviews:
                 raise NotFound(f"no audit is approved as the baseline of '{model}'", remedy=APPROVE_ONE)
             entry = tx.reports.find(approved.digest)
             require_full(entry, approved.digest[:12])
-            baseline = compared(self._read(entry), report, approval_of(approved))
+            try:
+                before = self._read(entry)
+            except (NotFound, UnreadableReport) as error:
+                text = f"the audit that is approved as the baseline of '{model}': {error}"
+                raise NotFound(text, remedy=APPROVE_ONE) from None
+            baseline = compared(before, report, approval_of(approved))
             return self._with_waivers(tx, report, baseline)
 
     def _with_waivers(self, tx: UnitOfWork, report: AuditReport, baseline: Compared | None = None) -> AuditReport:

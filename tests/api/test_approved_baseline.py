@@ -348,3 +348,25 @@ def test_a_report_that_an_older_version_let_through_is_told_as_unreadable(house,
     with Visitor(house, Role.SUBMITTER) as visitor:
         answer = visitor.get(f"/audits/{audit}")
         assert (answer.status_code, bool(re.search(words, answer.text))) == (500, True)
+
+
+@pytest.mark.parametrize("gone", ["unreadable", "lost"])
+def test_a_baseline_that_cannot_be_read_is_told_as_the_baseline(house, model, reviewer, there, gone):
+    approve(reviewer, model, model.audit())
+    later, store = model.audit(), house.services.store
+    digest = store.put_bytes(b"{}" if gone == "unreadable" else secrets.token_bytes(9))
+    if gone == "lost":
+        store.delete(digest)
+    with house.services.database() as tx:
+        approved = tx.baselines.find(name=model.name)
+        tx.reports.add(replace(tx.reports.find(approved.digest), report_id=secrets.token_hex(32), digest=digest))
+        tx.baselines.change(approved.id, digest=digest)
+    words = f"the audit that is approved as the baseline of '{model.name}': "
+    said = problem(reviewer.get(f"/reports/{later}", params={"baseline": "approved"}), 404, "not_found")
+    assert words in said["detail"]
+    done = there("gate", later, "--baseline", "approved")
+    assert (done.returncode, done.stdout, words in done.stderr) == (2, "", True)
+    with Visitor(house, Role.SUBMITTER) as visitor:
+        text = told(visitor.get(f"/audits/{later}?baseline=approved"), 404).text
+    assert words in text
+    assert "FAIL" in text, "the audit itself is shown"

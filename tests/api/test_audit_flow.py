@@ -146,12 +146,12 @@ def test_what_is_wrong_with_a_policy_is_told_by_its_own_keys(place, client):
 def test_no_team_gives_the_built_in_policys_name_to_another(place, client, reviewer):
     for name in ("default", "Default"):
         other = reviewer.put(f"/policies/{name}", json={"name": name, "fail_on": "critical"})
-        assert "is the built-in policy" in str(problem(other, 422, "invalid_input"))
+        assert "are of the built-in policy" in str(problem(other, 422, "invalid_input"))
     body = {"model": place.upload(client, b"weights"), "manifest": {"model": {"name": "by-default"}}}
     for name in ("default", "Default"):
         sent = body | {"policy": {"name": name, "fail_on": "critical"}}
         job = good(client.post("/audits", json=sent))["job_id"]
-        assert Policy.model_validate(_policy_of(place, job)).label == "(unnamed)"
+        assert Policy.model_validate(_policy_of(place, job)).label == "default@critical"
     job = good(client.post("/audits", json=body | {"policy": "default"}))["job_id"]
     assert Policy.model_validate(_policy_of(place, job)) == Policy()
     good(reviewer.put("/policies/default", json={"name": "default"}))

@@ -150,6 +150,20 @@ def test_a_policy_of_the_command_line_is_taken_there(there, house, model, tmp_pa
         assert json.loads(house.services.store.get_bytes(inputs["policy.json"]))["fail_on"] == fail_on
 
 
+def test_a_flag_beside_what_the_team_keeps_is_taken_there(there, house, model, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("name: kept-here\nfail_on: low\n")
+    with house.client(Role.REVIEWER) as reviewer:
+        try:
+            good(reviewer.put("/policies/default", json={"name": "default"}))
+            good(reviewer.put("/policies/kept-here", json={"name": "kept-here", "fail_on": "low"}))
+            for arguments in ((), ("--policy", policy)):
+                done = there("submit", model, "-q", "--no-wait", "--fail-on", "medium", *arguments)
+                assert done.returncode == 0, done.stderr
+        finally:
+            good(reviewer.delete("/policies/default"))
+
+
 def test_a_refused_submission_says_the_same_as_here(there, model):
     (model.parent / "auditor.yaml").write_text(yaml.safe_dump({"model": {"name": "refused"}}))
     done = there("submit", model)

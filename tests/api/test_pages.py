@@ -304,6 +304,10 @@ def test_pictures_that_an_older_version_let_through_are_told_as_unreadable(house
     assert answer.status_code == 500
     assert "the pictures of the report" in answer.text
     assert "cannot be read: rows: Input should be" in answer.text
+    before = audited(house, sample_report(Verdict.FAIL), sample_gallery(n_rows=2))
+    root = reviewer.page(f"/compare?before={before['job_id']}&after={ids['job_id']}")
+    assert "The audit after has none" in root.text
+    assert "What changed" in root.text
 
 
 def test_a_failed_job_says_what_to_do(house):

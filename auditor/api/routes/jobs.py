@@ -16,9 +16,10 @@ from auditor.api.pages import After, Limit, page_of
 from auditor.api.rights import RIGHTS, require
 from auditor.api.server import Caller, TheCaller
 from auditor.contracts.base import digest_of
-from auditor.contracts.jobs import JobKind, JobView
+from auditor.contracts.jobs import JobKind, JobState, JobView
 from auditor.contracts.service import Page
 from auditor.errors import AuditorError
+from auditor.service.policies import refuse_replaced
 from auditor.service.states import TERMINAL
 from auditor.service.trail import note
 
@@ -61,6 +62,10 @@ def cancel_job(job_id: str, caller: TheCaller) -> JobView:
 @router.post("/jobs/{job_id}/resume")
 def resume_job(job_id: str, caller: TheCaller) -> JobView:
     """Go on with a job that was cancelled or has failed."""
+    with caller.transactions() as tx:
+        job = tx.jobs.get(job_id)
+        if job.state is not JobState.DONE:
+            refuse_replaced(tx, caller.services.store, job)
     view = caller.services.jobs.resume(job_id)
     _note(caller, "job.resume", view)
     if caller.server.background is not None:

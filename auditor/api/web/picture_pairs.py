@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from auditor.api.references import reference_of
 from auditor.api.routes.reports import pictures_of, signed
@@ -12,6 +13,7 @@ from auditor.api.web.pixelated import coarse
 from auditor.contracts.people import Role
 from auditor.contracts.report import Gallery, GalleryRow
 from auditor.service.records import StoredReport
+from auditor.service.reports import unless_gone
 
 _Key = tuple[str, int, str]
 PREVIEWED = 4
@@ -55,7 +57,7 @@ class PicturePairs:
     Attributes:
         before: reference of the first audit.
         after: of the second.
-        without: the audits that have no pictures (any more).
+        without: the audits that have no pictures (any more), or none that can be read.
         pairs: those of the first audit in its order, then what the second has alone.
         n_pairs: how many there are, shown or not.
     """
@@ -90,7 +92,8 @@ def pair_pictures(
         most: pairs to show; None: all.
     """
     sides = {"before": before, "after": after}
-    galleries = {side: caller.services.audits.gallery_of(entry) for side, entry in sides.items()}
+    audits = caller.services.audits
+    galleries = {side: unless_gone(partial(audits.gallery_of, entry)) for side, entry in sides.items()}
     rows = {side: _by_class(gallery) for side, gallery in galleries.items()}
     keys = list(dict.fromkeys([*rows["before"], *rows["after"]]))
 

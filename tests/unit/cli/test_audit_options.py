@@ -43,6 +43,14 @@ def test_a_policy_file_wins_over_the_manifest(tmp_path):
     assert effective_policy(MANIFEST, path, None).name == "strict"
 
 
+def test_what_the_flag_changes_is_not_called_by_the_policys_name(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("name: strict\nfail_on: low\n")
+    assert effective_policy(MANIFEST, None, "critical").name == "team@critical"
+    assert effective_policy(MANIFEST, None, "medium").name == "team"
+    assert effective_policy(MANIFEST, path, "high").name == "strict@high"
+
+
 def test_an_unknown_level_lists_the_known_ones():
     with pytest.raises(InvalidInput, match="low, medium, high, critical"):
         effective_policy(MANIFEST, None, "hihg")

@@ -106,6 +106,17 @@ def test_another_policy_decides_anew(run, tmp_path):
     assert "another policy than the report's" in result.stderr
 
 
+def test_a_pass_by_what_a_flag_loosened_is_not_told_as_one_by_the_policy(run, tmp_path):
+    medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20), policy=Policy(name="strict", fail_on=RiskLevel.LOW))
+    run(medium, "--fail-on", "low", code=1)
+    for flags in ((), ("--policy", str(tmp_path / "p.yaml"))):
+        (tmp_path / "p.yaml").write_text("name: strict\nfail_on: low\n")
+        answer = json.loads(run(medium, *flags, "--fail-on", "high", "-f", "json", code=0).stdout)
+        assert (answer["verdict"], answer["policy"]["name"]) == ("pass", "strict@high")
+        markdown = run(medium, *flags, "--fail-on", "high", "-f", "markdown", code=0).stdout
+        assert "Policy strict@\u200bhigh 1 fails on high" in markdown
+
+
 def test_fail_on_overrides_the_policy(run):
     medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
     assert medium.verdict.level is RiskLevel.MEDIUM
@@ -162,7 +173,7 @@ def test_a_file_that_a_stricter_gate_failed_is_failed_again(run, app, tmp_path):
     medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
     run(medium, "--fail-on", "medium", "-o", f"json={out}", code=1)
     again = CliRunner().invoke(app, ["gate", str(out)])
-    assert (again.exit_code, "policy '(unnamed)'" in again.stderr) == (1, True), again.stderr
+    assert (again.exit_code, "policy 'default@medium'" in again.stderr) == (1, True), again.stderr
     assert CliRunner().invoke(app, ["gate", str(out), "--fail-on", "high"]).exit_code == 0
 
 

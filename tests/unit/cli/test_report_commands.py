@@ -62,7 +62,7 @@ class TestConvert:
         path.write_text(render(decided, "json", stored=report))
         shown = run("convert", path, "-f", "junit")
         assert "<failure" in shown.stdout
-        assert "policy '(unnamed)': fail" in shown.stderr
+        assert "policy 'default@medium': fail" in shown.stderr
 
     @pytest.mark.parametrize("fmt", ["json", "html", "markdown", "md"])
     def test_to_stdout(self, run, stored, fmt):

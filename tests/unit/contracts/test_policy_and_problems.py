@@ -12,7 +12,7 @@ from auditor.contracts.policy import Policy, RiskLevel, Thresholds
 from auditor.contracts.problems import problems_in
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewAudit
-from auditor.testing.reports import sample_report
+from auditor.testing.reports import sample_gallery, sample_report
 
 
 def test_access_covers_what_is_weaker():
@@ -43,10 +43,21 @@ def test_digests_follow_content():
 
 def test_the_built_in_policys_name_is_told_of_it_alone():
     for name in ("default", "Default", "default ", "default@medium", "", "@low"):
-        assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == "(unnamed)"
-    assert Policy().label == "default"
+        assert Policy(name=name, version="2").label == "(unnamed)"
+        assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == "default@critical"
+        assert Policy(name=name).label == "default"
     for name in ("team", "team@low", "default-strict"):
         assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == name
+
+
+def test_what_is_made_to_fail_on_another_level_is_not_called_the_same():
+    strict = Policy(name="strict", fail_on=RiskLevel.LOW)
+    assert strict.failing_on(RiskLevel.LOW) is strict
+    looser = strict.failing_on(RiskLevel.HIGH)
+    assert (looser.name, looser.label, looser.fail_on) == ("strict@high", "strict@high", RiskLevel.HIGH)
+    assert looser.failing_on(RiskLevel.CRITICAL).name == "strict@critical"
+    assert Policy(name="team@v2").failing_on(RiskLevel.LOW).name == "team@v2@low"
+    assert Policy().failing_on(RiskLevel.LOW).failing_on(RiskLevel.HIGH).label == "default"
 
 
 def test_a_report_round_trips():
@@ -73,6 +84,12 @@ def test_keys_are_told_however_blank_and_tags_of_unions_never():
         NewAudit.model_validate(sent)
     (line,) = problems_in(caught.value, NewAudit)
     assert line.startswith("policy. : unknown key. Known: name, version")
+
+
+def test_every_picture_is_judged():
+    row = sample_gallery(1).rows[0]
+    with pytest.raises(ValidationError, match="4 of 5 reconstructions are judged"):
+        type(row).model_validate(row.model_dump() | {"accepted": row.accepted[1:]})
 
 
 def test_problems_behind_a_union_tag():

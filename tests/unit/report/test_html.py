@@ -292,6 +292,7 @@ class TestAuditPage:
         fake = row.model_copy(
             update={
                 "reconstructions_png": (b"<svg onload=1>", *row.reconstructions_png),
+                "accepted": (True, *row.accepted),
                 "nearest_public_png": b"GIF89a",
             }
         )
@@ -312,10 +313,13 @@ class TestAuditPage:
         assert "looser than the built-in one" in render_html(sample_report(policy=loose))
 
     def test_another_policy_is_not_called_as_the_built_in_one(self):
-        report = sample_report(policy=Policy(fail_on=RiskLevel.CRITICAL))
+        report = sample_report(policy=Policy(thresholds=Thresholds(min_attacks=1)))
         for text in (render_html(report), render_markdown(report)):
             assert "olicy (unnamed) 1" in text
             assert "olicy default" not in text
+        report = sample_report(policy=Policy(fail_on=RiskLevel.CRITICAL))
+        assert "policy default@critical 1" in render_html(report)
+        assert "Policy default@\u200bcritical 1" in render_markdown(report), "nobody on GitHub is meant"
         assert "policy default 1" in render_html(sample_report())
 
     def test_a_level_of_loose_thresholds_is_not_said_to_mean_more(self):

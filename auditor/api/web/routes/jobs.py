@@ -11,10 +11,8 @@ from auditor.api.server import Caller, TheCaller
 from auditor.api.web.guard import PageRoute
 from auditor.api.web.jobs_shown import row_of, starts_in, time_left
 from auditor.api.web.render import go, page
-from auditor.contracts.jobs import JobKind, UnitState
-from auditor.contracts.policy import Policy
-from auditor.errors import InvalidInput
-from auditor.service.policies import problems_of_given
+from auditor.contracts.jobs import UnitState
+from auditor.service.policies import refuse_replaced
 from auditor.service.states import TERMINAL
 from auditor.service.trail import note
 
@@ -74,10 +72,7 @@ def rerun(job_id: str, caller: TheCaller) -> Response:
     with caller.transactions() as tx:
         job = tx.jobs.get(job_id)
         submission = tx.submissions.get(job.submission_id)
-        if job.kind is JobKind.AUDIT:  # a repair goes by the policy of the audit that it repairs
-            policy = Policy.model_validate_json(caller.services.store.get_bytes(submission.inputs["policy.json"]))
-            if problems := problems_of_given(tx, policy):
-                raise InvalidInput([f"policy: {item}" for item in problems], remedy="Submit it anew, by this policy.")
+        refuse_replaced(tx, caller.services.store, job)
     started = caller.services.jobs.start(
         job.kind, job.payload, submission, new_submission=False, fresh=False, again=True
     )
