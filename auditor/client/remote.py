@@ -190,10 +190,10 @@ class RemoteReviews:
             view = self._client.baseline(model)
         except NotFound:
             raise NotFound(f"no audit is approved as the baseline of '{model}'", remedy=_APPROVE_ONE) from None
-        require_full(_entry(self._client.report_entry(view.digest)), view.digest[:12])
         day = datetime.fromisoformat(view.approved_at).date()
         approval = Approval(approver=view.approved_by, approved=day, findings=view.findings)
         try:
+            require_full(_entry(self._client.report_entry(view.digest)), view.digest[:12])
             return self._client.audit_report(view.digest), approval
         except (NotFound, UnreadableReport) as error:
             text = f"the audit that is approved as the baseline of '{model}': {error}"

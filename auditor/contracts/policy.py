@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,9 @@ class RiskLevel(StrEnum):
     def rank(self) -> int:
         """0 (low) to 3 (critical)."""
         return list(RiskLevel).index(self)
+
+
+_LEVELS = re.compile(rf"(@({'|'.join(RiskLevel)})\s*)+\Z", re.IGNORECASE)
 
 
 class Verdict(StrEnum):
@@ -117,23 +121,31 @@ class Policy(Contract):
 
     @property
     def family(self) -> str:
-        """Its name without the level that `failing_on` adds."""
-        name, _, level = self.name.rpartition("@")
-        return name if level.casefold() in list(RiskLevel) else self.name
+        """Its name without the level that `failing_on` puts behind it."""
+        return _LEVELS.sub("", self.name)
 
     def failing_on(self, level: RiskLevel) -> Policy:
         """The same with another `fail_on`, which its name then tells: `strict@high`."""
         if level is self.fail_on:
             return self
-        return self.model_copy(update={"fail_on": level, "name": f"{self.family[:80]}@{level}"})
+        return self.model_copy(update={"fail_on": level, "name": f"{self.family}@{level}"})
+
+    def decides_like(self, other: Policy) -> bool:
+        """Whether they are the same, whatever they are called."""
+        return self.model_copy(update={"name": other.name}) == other
+
+    @property
+    def called_default(self) -> bool:
+        """Whether it has no name but the built-in policy's."""
+        return self.name.partition("@")[0].strip().casefold() in ("", Policy().name)
 
     @property
     def label(self) -> str:
-        """Its name as people are told it: `default` is told of the built-in policy alone, `default@low` of its like."""
-        if self.name.partition("@")[0].strip().casefold() not in ("", Policy().name):
-            return self.name
+        """Its name as people are told it: a level behind it is that of `fail_on`, and `default` is the built-in one."""
+        if not self.called_default:
+            return self.name if self.family == self.name else f"{self.family}@{self.fail_on}"
         like = Policy().failing_on(self.fail_on)
-        return like.name if self.model_copy(update={"name": like.name}) == like else "(unnamed)"
+        return like.name if self.decides_like(like) else "(unnamed)"
 
     @property
     def pass_sentence(self) -> str:

@@ -99,8 +99,8 @@ def by_its_evidence(report: AuditReport) -> AuditReport:
 
 
 def same_policy(report: AuditReport, policy: Policy) -> bool:
-    """Whether the report's own verdict was made by `policy`."""
-    return digest_of(policy) == report.verdict.policy_digest
+    """Whether the report's own verdict was made by `policy`, whatever it is called."""
+    return digest_of(policy.model_copy(update={"name": report.policy.name})) == report.verdict.policy_digest
 
 
 def _decided(report: AuditReport, found: Assessment, policy: Policy) -> AuditReport:

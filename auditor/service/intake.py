@@ -85,7 +85,10 @@ class Intake:
                 if reference is not None
             }
             digests["model"] = _digest(tx, FileRef(upload=request.model), "model", problems)
-            policy = _policy(tx, request, problems)
+            try:
+                policy = _policy(tx, request, problems)
+            except InvalidInput as error:
+                problems += [f"policy: {problem}" for problem in error.problems]
         if problems:
             raise InvalidInput(problems, remedy="Correct what is listed; files are uploaded, then named under `files`.")
         with own_folder(self._scratch, "submission") as name:
@@ -125,11 +128,14 @@ def _digest(tx: UnitOfWork, reference: FileRef, where: str, problems: list[str])
 def _policy(tx: UnitOfWork, request: NewAudit, problems: list[str]) -> Policy:
     if isinstance(request.policy, str):
         stored = tx.policies.find(name=request.policy)
-        if stored is not None:
-            return policy_in(stored)
-        if request.policy != Policy().name:
-            problems.append(f"policy: there is no policy '{request.policy}'")
-        return Policy()
+        if stored is None:
+            if request.policy != Policy().name:
+                problems.append(f"policy: there is no policy '{request.policy}'")
+            return Policy()
+        kept = policy_in(stored)
+        if kept.label != kept.name:  # older versions kept them
+            problems.append(f"policy: '{kept.name}' of your team would be told as '{kept.label}': give it another name")
+        return kept
     given = request.policy or request.manifest.policy or Policy()
     problems += [f"policy: {problem}" for problem in problems_of_given(tx, given)]
     return given

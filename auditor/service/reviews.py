@@ -16,7 +16,7 @@ from auditor.contracts.policy import Policy, RiskLevel
 from auditor.contracts.report import AuditReport
 from auditor.contracts.service import NewWaiver
 from auditor.contracts.waiver import Waiver
-from auditor.errors import InvalidInput, NotFound, UnreadableReport
+from auditor.errors import InvalidInput, NotFound, StorageAway, StorageFailure, UnreadableReport
 from auditor.risk.baseline import shortcomings
 from auditor.risk.gate import Baseline as Compared
 from auditor.risk.gate import by_its_evidence, decide_gate
@@ -175,13 +175,15 @@ class Reviews:
             approved = tx.baselines.find(name=model)
             if approved is None:
                 raise NotFound(f"no audit is approved as the baseline of '{model}'", remedy=APPROVE_ONE)
-            entry = tx.reports.find(approved.digest)
-            require_full(entry, approved.digest[:12])
             try:
+                entry = tx.reports.find(approved.digest)
                 before = self._read(entry)
-            except (NotFound, UnreadableReport) as error:
+            except StorageAway:
+                raise
+            except (NotFound, StorageFailure, UnreadableReport) as error:
                 text = f"the audit that is approved as the baseline of '{model}': {error}"
                 raise NotFound(text, remedy=APPROVE_ONE) from None
+            require_full(entry, approved.digest[:12])
             baseline = compared(before, report, approval_of(approved))
             return self._with_waivers(tx, report, baseline)
 

@@ -158,8 +158,8 @@ def test_no_team_gives_the_built_in_policys_name_to_another(place, client, revie
     with place.services.database() as tx:
         row = tx.policies.find(name="default")
         tx.policies.change(row.id, policy=row.policy | {"fail_on": "low"})
-    job = good(client.post("/audits", json=body | {"policy": "default"}))["job_id"]
-    assert _policy_of(place, job)["fail_on"] == "low", "as an older version kept it"
+    refused = problem(client.post("/audits", json=body | {"policy": "default"}), 422, "invalid_input")
+    assert "would be told as 'default@low'" in str(refused), "as an older version kept it"
     good(reviewer.delete("/policies/default"))
 
 

@@ -10,7 +10,7 @@ from auditor.contracts.people import Role
 from auditor.contracts.policy import Policy, RiskLevel
 from auditor.service.accounts import NamedPolicy
 from auditor.service.records import LOCAL_TEAM
-from auditor.testing.handlers import let_go, wait_for
+from auditor.testing.handlers import hold, let_go, wait_for
 
 
 @pytest.fixture
@@ -46,11 +46,56 @@ def test_what_fail_on_makes_of_the_teams_policy_is_taken_and_nothing_else_of_tha
     for wrong in (
         looser.model_copy(update={"thresholds": thresholds}),
         looser.model_copy(update={"name": kept.name}),
-        looser.model_copy(update={"name": f"{kept.name}@low"}),
-        looser.model_copy(update={"name": f"{kept.name.upper()}@CRITICAL"}),
+        *(
+            looser.model_copy(update={"name": f"{kept.name}{levels}", "thresholds": thresholds})
+            for levels in ("@low", "@low@critical", "@critical@critical", "@CRITICAL")
+        ),
     ):
-        (line,) = problem(client.post("/audits", json=body(house, client, wrong)), 422, "invalid_input")["problems"]
-        assert f"another policy '{kept.name}'" in line, wrong.name
+        lines = problem(client.post("/audits", json=body(house, client, wrong)), 422, "invalid_input")["problems"]
+        assert f"another policy '{kept.name}'" in lines[-1], wrong.name
+
+
+def test_a_long_name_is_not_cut(house, client, reviewer):
+    longs = [Policy(name=name, fail_on=RiskLevel.LOW) for name in ("b" * 80, "b" * 80 + "2", "c" * 100)]
+    for long in longs:
+        good(reviewer.put(f"/policies/{long.name}", json=long.model_dump(mode="json")))
+    for long in longs:
+        good(client.post("/audits", json=body(house, client, long.failing_on(RiskLevel.MEDIUM))))
+    problem(client.post("/audits", json=body(house, client, Policy(name="d" * 101))), 422, "invalid_input")
+
+
+def test_no_name_says_another_level_than_the_policy_fails_on(house, client):
+    sent = {"name": "nobodys@low", "fail_on": "critical"}
+    said = problem(client.post("/audits", json=body(house, client, sent)), 422, "invalid_input")
+    assert said["problems"] == ["policy: it is called 'nobodys@low', and fails on critical"]
+
+
+def test_two_policies_never_come_to_one_name(house, client, kept):
+    """An older version let a team keep what `--fail-on` makes of another of its policies."""
+    loose = kept.failing_on(RiskLevel.CRITICAL)
+    older(house, loose.model_copy(update={"version": "0"}).model_dump(mode="json"))
+    assert "another policy" in str(
+        problem(client.post("/audits", json=body(house, client, loose)), 422, "invalid_input")
+    )
+    good(client.post("/audits", json=body(house, client, kept)))
+
+
+def test_a_default_that_an_older_version_kept_is_not_given_for_the_built_in_one(house, client, reviewer):
+    older(house, Policy(version="0", fail_on=RiskLevel.CRITICAL).model_dump(mode="json"))
+    try:
+        sent = body(house, client, {}) | {"policy": "default"}
+        (line,) = problem(client.post("/audits", json=sent), 422, "invalid_input")["problems"]
+        assert "'default' of your team would be told as '(unnamed)'" in line
+        good(client.post("/audits", json=body(house, client, {})))
+    finally:
+        good(reviewer.delete("/policies/default"))
+
+
+def older(house, policy):
+    """Keep a policy as an older version let a team keep it."""
+    now = house.services.clock.now()
+    with house.services.database() as tx:
+        tx.policies.add(NamedPolicy(secrets.token_hex(16), now, LOCAL_TEAM, policy["name"], policy, "ann"))
 
 
 def test_nobody_keeps_a_policy_by_a_name_that_fail_on_makes(reviewer, kept):
@@ -90,13 +135,27 @@ def test_an_audit_goes_on_by_the_policy_of_today_or_not_at_all(house, client, re
     assert house.wait(client, job)["state"] == "done", "nothing else has the name"
     good(reviewer.put(f"/policies/{kept.name}", json=stricter))
     good(client.post(f"/jobs/{job}/resume"))
+    said = problem(client.post("/remediations", json={"audit": job}), 422, "invalid_input")
+    assert "the policy of this audit: your team has another policy" in said["problems"][0]
+
+
+def test_an_audit_that_runs_is_not_stopped_by_a_new_policy(house, client, reviewer, kept):
+    hold(house.settings.home)
+    job = good(client.post("/audits", json=body(house, client, kept, "slow-running")))["job_id"]
+    wait_for(lambda: ("attack/ppa/0", "running") in units(client, job))
+    good(reviewer.put(f"/policies/{kept.name}", json=kept.model_copy(update={"version": "2"}).model_dump(mode="json")))
+    assert good(client.post(f"/jobs/{job}/resume"))["state"] == "running"
+    let_go(house.settings.home)
+    assert house.wait(client, job)["state"] == "done"
+
+
+def units(client, job):
+    return [(unit["key"], unit["state"]) for unit in good(client.get(f"/jobs/{job}"))["units"]]
 
 
 def test_a_policy_that_another_version_kept_hides_no_other(house, client, reviewer, kept):
-    name, now = f"old-{secrets.token_hex(4)}", house.services.clock.now()
-    policy = Policy(name=name).model_dump(mode="json") | {"max_leak": 3}
-    with house.services.database() as tx:
-        tx.policies.add(NamedPolicy(secrets.token_hex(16), now, LOCAL_TEAM, name, policy, "ann"))
+    name = f"old-{secrets.token_hex(4)}"
+    older(house, Policy(name=name).model_dump(mode="json") | {"max_leak": 3})
     rows = {row["name"]: row for row in good(reviewer.get("/policies"))["items"]}
     assert rows[kept.name]["policy"]["fail_on"] == "low"
     assert rows[name]["policy"] is None
@@ -107,9 +166,9 @@ def test_a_policy_that_another_version_kept_hides_no_other(house, client, review
         assert "max_leak: unknown key" in root.text
         assert kept.name in root.text
     for asked in (name, Policy(name=name).model_dump(mode="json")):
-        sent = body(house, client, {}) | {"policy": asked}
-        said = problem(client.post("/audits", json=sent), 422, "invalid_input")
-        assert f"the team's policy '{name}' cannot be read" in said["problems"][0]
-        assert "writes it anew" in said["remedy"]
+        sent = body(house, client, {}) | {"policy": asked, "files": {"no-such": {"upload": "f" * 32}}}
+        said = problem(client.post("/audits", json=sent), 422, "invalid_input")["problems"]
+        assert said[0] == "files: the manifest names no path 'no-such'"
+        assert f"policy: the team's policy '{name}' cannot be read" in said[1]
     good(reviewer.put(f"/policies/{name}", json={"name": name}))
     assert good(reviewer.get(f"/policies/{name}"))["problem"] == ""

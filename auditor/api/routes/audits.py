@@ -17,6 +17,7 @@ from auditor.api.server import Caller, TheCaller
 from auditor.api.views import submission_view
 from auditor.contracts.service import NewAudit, NewRemediation, Page, StartedView, SubmissionView
 from auditor.service.jobs import Started
+from auditor.service.policies import refuse_replaced
 from auditor.service.trail import note
 from remediation.service import RepairRequest
 
@@ -38,6 +39,8 @@ def _start_audit(caller: Caller, body: NewAudit) -> StartedView:
 @router.post("/remediations", status_code=202)
 def start_remediation(body: NewRemediation, caller: TheCaller) -> StartedView:
     """Repair what an audit found, and audit again."""
+    job_id = caller.services.audits.find_report(body.audit).job_id
+    refuse_replaced(caller.transactions, caller.services.store, job_id)
     request = RepairRequest(
         reference=body.audit,
         weights=body.weights,

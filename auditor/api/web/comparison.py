@@ -75,7 +75,7 @@ def _warnings(before: AuditReport, after: AuditReport) -> list[str]:
     ]
     if before.provenance.code_digest != after.provenance.code_digest:
         lines.append("the two audits ran on different versions of the auditor")
-    if before.policy != after.policy:
+    if not before.policy.decides_like(after.policy):
         lines.append("the two audits were decided by different policies: levels and verdicts may differ by that")
     for one, other, name in ((before, after, "first"), (after, before, "second")):
         keys = {outcome.key for outcome in other.attacks}

@@ -117,6 +117,19 @@ def test_a_pass_by_what_a_flag_loosened_is_not_told_as_one_by_the_policy(run, tm
         assert "Policy strict@\u200bhigh 1 fails on high" in markdown
 
 
+def test_a_stored_fail_keeps_its_force_where_only_the_name_is_another(run, tmp_path):
+    """An older version did not tell `--fail-on` with the name."""
+    asked = Policy(name="p", fail_on=RiskLevel.CRITICAL)
+    report = sample_report(Verdict.PASS, policy=asked)
+    assert report.verdict.verdict is Verdict.PASS
+    report = report.model_copy(update={"verdict": report.verdict.model_copy(update={"verdict": Verdict.FAIL})})
+    report = report.model_copy(update={"content_digest": content_digest_of(report)})
+    (tmp_path / "p.yaml").write_text("name: p\nfail_on: low\n")
+    flags = ("--policy", str(tmp_path / "p.yaml"), "--fail-on", "critical", "--allow-inconclusive")
+    result = run(report, *flags, code=1)
+    assert "another policy than the report's" not in result.stderr
+
+
 def test_fail_on_overrides_the_policy(run):
     medium = sample_report(Verdict.PASS, lift=(0.15, 0.11, 0.20))
     assert medium.verdict.level is RiskLevel.MEDIUM

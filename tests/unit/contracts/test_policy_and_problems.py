@@ -46,7 +46,7 @@ def test_the_built_in_policys_name_is_told_of_it_alone():
         assert Policy(name=name, version="2").label == "(unnamed)"
         assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == "default@critical"
         assert Policy(name=name).label == "default"
-    for name in ("team", "team@low", "default-strict"):
+    for name in ("team", "team@v2", "default-strict"):
         assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == name
 
 
@@ -58,6 +58,16 @@ def test_what_is_made_to_fail_on_another_level_is_not_called_the_same():
     assert looser.failing_on(RiskLevel.CRITICAL).name == "strict@critical"
     assert Policy(name="team@v2").failing_on(RiskLevel.LOW).name == "team@v2@low"
     assert Policy().failing_on(RiskLevel.LOW).failing_on(RiskLevel.HIGH).label == "default"
+    long = Policy(name="a" * 120)
+    assert long.failing_on(RiskLevel.LOW).name == "a" * 120 + "@low", "no two policies come to one name"
+
+
+def test_a_level_behind_a_name_is_the_one_that_it_fails_on():
+    for name in ("strict@low", "strict@LOW ", "strict@low@low", "strict@low@critical", "strict@critical"):
+        policy = Policy(name=name, fail_on=RiskLevel.CRITICAL)
+        assert (policy.family, policy.label) == ("strict", "strict@critical")
+    for name in ("low", "strict@lower", "strict@v2", "strict-low"):
+        assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == name
 
 
 def test_a_report_round_trips():

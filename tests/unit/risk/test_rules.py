@@ -7,7 +7,7 @@ from auditor import proportions
 from auditor.contracts import outcome, policy, report, scores
 from auditor.risk import rules
 
-CODE = "950731806d00f512"
+CODE = "949bff10488ab039"
 """Of the rules of this number."""
 
 

@@ -72,7 +72,7 @@ def rerun(job_id: str, caller: TheCaller) -> Response:
     with caller.transactions() as tx:
         job = tx.jobs.get(job_id)
         submission = tx.submissions.get(job.submission_id)
-        refuse_replaced(tx, caller.services.store, job)
+    refuse_replaced(caller.transactions, caller.services.store, job_id)
     started = caller.services.jobs.start(
         job.kind, job.payload, submission, new_submission=False, fresh=False, again=True
     )
