@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -24,9 +23,6 @@ class RiskLevel(StrEnum):
     def rank(self) -> int:
         """0 (low) to 3 (critical)."""
         return list(RiskLevel).index(self)
-
-
-_LEVELS = re.compile(rf"(@({'|'.join(RiskLevel)})\s*)+\Z", re.IGNORECASE)
 
 
 class Verdict(StrEnum):
@@ -122,7 +118,10 @@ class Policy(Contract):
     @property
     def family(self) -> str:
         """Its name without the level that `failing_on` puts behind it."""
-        return _LEVELS.sub("", self.name)
+        parts = self.name.split("@")
+        while len(parts) > 1 and parts[-1].strip().casefold() in set(RiskLevel):
+            parts.pop()
+        return "@".join(parts)
 
     def failing_on(self, level: RiskLevel) -> Policy:
         """The same with another `fail_on`, which its name then tells: `strict@high`."""

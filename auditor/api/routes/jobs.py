@@ -64,7 +64,7 @@ def resume_job(job_id: str, caller: TheCaller) -> JobView:
     """Go on with a job that was cancelled or has failed."""
     with caller.transactions() as tx:
         job = tx.jobs.get(job_id)
-    if job.cancel_requested or job.state in (JobState.CANCELLED, JobState.FAILED):
+    if job.state is not JobState.DONE and (job.cancel_requested or job.state in TERMINAL):
         refuse_replaced(caller.transactions, caller.services.store, job.id)
     view = caller.services.jobs.resume(job_id)
     _note(caller, "job.resume", view)

@@ -66,6 +66,9 @@ def test_a_level_behind_a_name_is_the_one_that_it_fails_on():
     for name in ("strict@low", "strict@LOW ", "strict@low@low", "strict@low@critical", "strict@critical"):
         policy = Policy(name=name, fail_on=RiskLevel.CRITICAL)
         assert (policy.family, policy.label) == ("strict", "strict@critical")
+    endless = "a" + "@low" * 500_000
+    assert Policy(name=endless).family == "a"
+    assert Policy(name=f"{endless}x").family == f"{endless}x", "at once, however long"
     for name in ("low", "strict@lower", "strict@v2", "strict-low"):
         assert Policy(name=name, fail_on=RiskLevel.CRITICAL).label == name
 

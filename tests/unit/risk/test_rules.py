@@ -7,7 +7,7 @@ from auditor import proportions
 from auditor.contracts import outcome, policy, report, scores
 from auditor.risk import rules
 
-CODE = "949bff10488ab039"
+CODE = "7629368e524ec567"
 """Of the rules of this number."""
 
 
